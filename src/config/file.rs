@@ -1,0 +1,301 @@
+//! The configuration file as a person writes it: a mirror for serde and for the JSON Schema, no logic. The comments here
+//! are what `tokenbroker schema` says of each key; `Config` is what the program uses.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+
+use crate::oauth::file::{ClientAuth, DialectFile, Grant, OneOrMany};
+use crate::secret::Secret;
+use crate::secret::source::SecretSource;
+use crate::units::{Size, Span};
+
+/// The configuration of tokenbroker: where applications connect, and which token goes to which API.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct File {
+    /// What outlives the process.
+    pub store: StoreFile,
+    /// The operator's listener.
+    pub admin: AdminFile,
+    /// Bounds of the process as a whole.
+    pub limits: LimitsFile,
+    /// Client certificates, by name.
+    pub identity: BTreeMap<String, IdentityFile>,
+    /// Ways to get an access token, by name.
+    pub token: BTreeMap<String, TokenFile>,
+    /// Where applications connect, and the API behind it, by name.
+    pub route: BTreeMap<String, RouteFile>,
+    /// Dialects of your own, by name.
+    #[schemars(with = "BTreeMap<String, DialectFile>")]
+    pub dialect: BTreeMap<String, toml::Table>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub struct StoreFile {
+    /// `memory` keeps nothing across restarts.
+    pub kind: StoreKind,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum StoreKind {
+    #[default]
+    Memory,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub struct AdminFile {
+    /// Loopback address and port, or `unix:/path`; `127.0.0.1:8400` when not given.
+    pub listen: Option<String>,
+    /// The key that POST requests need; made at start when not given.
+    pub key: Option<SecretFile>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub struct LimitsFile {
+    /// Client connections at a time; more wait in the kernel's queue. 1024 when not given.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub connections: Option<u32>,
+    /// Longest request or response head; `64KiB` when not given.
+    pub head: Option<Size>,
+    /// Most fields in a head; 100 when not given.
+    #[schemars(range(min = 8, max = 1000))]
+    pub headers: Option<u16>,
+    /// How long a client may take to send a head, and how long an idle connection is kept; `10s` when not given.
+    pub head_timeout: Option<Span>,
+    /// How long requests in flight have after SIGTERM; `20s` when not given.
+    pub drain_timeout: Option<Span>,
+    /// Threads that serve requests; one per core, up to four, when not given.
+    #[schemars(range(min = 1, max = 64))]
+    pub threads: Option<u16>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub struct IdentityFile {
+    /// The client certificate and its chain, PEM.
+    pub cert: Option<PathBuf>,
+    /// Its private key, PEM: PKCS#8, SEC1 or PKCS#1.
+    pub key: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub struct TokenFile {
+    /// A built-in dialect or a `[dialect.NAME]` of this file; `oauth2` when not given.
+    pub dialect: Option<String>,
+    /// The grant; the dialect's when not given.
+    pub grant: Option<Grant>,
+    /// The token endpoint.
+    pub url: Option<String>,
+    /// The vendor's base URL; the dialect's when not given.
+    pub base_url: Option<String>,
+    pub client_id: Option<String>,
+    pub client_secret: Option<SecretFile>,
+    /// How the client proves who it is; the dialect's when not given.
+    pub client_auth: Option<ClientAuth>,
+    /// For the `password` grant.
+    pub username: Option<String>,
+    /// For the `password` grant.
+    pub password: Option<SecretFile>,
+    /// The first refresh token, for the `refresh_token` grant.
+    pub refresh_token: Option<SecretFile>,
+    /// The token itself, for the `static` grant.
+    pub access_token: Option<SecretFile>,
+    pub scope: Vec<String>,
+    /// Extra request parameters.
+    pub params: BTreeMap<String, SecretFile>,
+    /// Extra request headers.
+    pub headers: BTreeMap<String, SecretFile>,
+    /// The client certificate for the token server: a name under `[identity]`.
+    pub identity: Option<String>,
+    /// More roots to trust, PEM.
+    pub ca: Option<PathBuf>,
+    /// Whom to trust; `system` when not given.
+    pub roots: RootsFile,
+    /// The name in the server's certificate, where it is not the URL's.
+    pub server_name: Option<String>,
+    /// Origins the token may ever be sent to; those of the routes that name it, when not given.
+    pub send_to: Vec<String>,
+    /// Fraction of the lifetime at which the background refresh starts, jittered by 5 %; 0.75 when not given.
+    #[schemars(range(min = 0.1, max = 0.95))]
+    pub refresh_at: Option<f64>,
+    /// The lifetime where the server does not tell; `5m` when not given.
+    pub default_lifetime: Option<Span>,
+    /// One exchange as a whole; `10s` when not given.
+    pub timeout: Option<Span>,
+    /// Get the token at start; at the first request when false. True when not given.
+    pub eager: Option<bool>,
+    /// Does it count for readiness? True when not given.
+    pub required: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub struct RouteFile {
+    /// Loopback address and port, or `unix:/path`; one or a list. Required.
+    pub listen: Option<OneOrMany<String>>,
+    /// Only requests for this host name.
+    pub host: Option<String>,
+    /// Only paths under this one, on segment boundaries; `/` when not given.
+    pub path: Option<String>,
+    /// Is the matched path removed before forwarding? True when not given.
+    pub strip: Option<bool>,
+    /// The API: scheme, host, optional port and base path. Required.
+    pub upstream: Option<String>,
+    /// Permits `http://` to another machine.
+    pub unsafe_plain_upstream: bool,
+    /// A name under `[token]`, the route's own name when not given; `false` forwards without one.
+    pub token: Option<TokenRef>,
+    /// The client certificate for the API: a name under `[identity]`.
+    pub identity: Option<String>,
+    /// More roots to trust, PEM.
+    pub ca: Option<PathBuf>,
+    /// Whom to trust; `system` when not given.
+    pub roots: RootsFile,
+    /// The name in the API's certificate, where it is not the URL's.
+    pub server_name: Option<String>,
+    /// What to do with a credential that the client sent; `replace` when not given.
+    pub authorization: Authorization,
+    /// The header that carries the token; the dialect's when not given.
+    pub header: Option<String>,
+    /// How the token is written; the dialect's when not given.
+    pub format: Option<String>,
+    /// Extra request headers.
+    pub headers: BTreeMap<String, SecretFile>,
+    /// Allowed methods; all when not given.
+    pub methods: Vec<String>,
+    /// Allowed path prefixes, on segment boundaries; all when not given.
+    pub paths: Vec<String>,
+    /// How long a request waits for a token exchange in flight; `5s` when not given.
+    pub token_wait: Option<Span>,
+    /// After a 401 from the API: one refresh and one replay. True when not given.
+    pub retry_unauthorized: Option<bool>,
+    /// Larger request bodies are not held for a replay; `64KiB` when not given.
+    pub replay_body_max: Option<Size>,
+    /// Name, TCP and TLS together; `3s` when not given.
+    pub connect_timeout: Option<Span>,
+    /// To the response head; `60s` when not given.
+    pub response_timeout: Option<Span>,
+    /// Between the bytes of a body or a tunnel; `5m` when not given.
+    pub idle_timeout: Option<Span>,
+    /// Is a `Location` that points at the upstream mapped back? True when not given.
+    pub rewrite_location: Option<bool>,
+    /// `Host` names to answer to; `localhost`, `127.0.0.1` and `[::1]` when not given.
+    pub accept_hosts: Option<Vec<String>>,
+    /// Browser origins to answer to; none when not given.
+    pub accept_origins: Vec<String>,
+}
+
+/// A name under `[token]`, or `false` for none.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum TokenRef {
+    Name(String),
+    Off(bool),
+}
+
+/// Whom to trust.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum RootsFile {
+    /// The system's roots and Mozilla's, and those of `ca`.
+    #[default]
+    System,
+    /// Those of `ca` alone.
+    Ca,
+}
+
+/// What to do with a credential that the client sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Authorization {
+    /// Ours takes its place.
+    #[default]
+    Replace,
+    /// It wins, and the token is not sent.
+    Keep,
+    /// The request is refused.
+    Reject,
+}
+
+/// A secret as it is written: `{ file = "…" }`, `{ env = "…" }`, `{ exec = ["…"] }`, `{ credential = "…" }`, or bare text.
+#[derive(Clone, Debug)]
+pub struct SecretFile(pub SecretSource);
+
+impl<'de> Deserialize<'de> for SecretFile {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Inline(String),
+            Source(Source),
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Source {
+            File(PathBuf),
+            Env(String),
+            Exec(Vec<String>),
+            Credential(String),
+        }
+        // Security: serde's own error would quote the value; the shape was checked before.
+        let written = Written::deserialize(deserializer).map_err(|_| serde::de::Error::custom("not a secret"))?;
+        Ok(Self(match written {
+            Written::Inline(text) => SecretSource::Inline(Secret::new(text)),
+            Written::Source(Source::File(path)) => SecretSource::File(path),
+            Written::Source(Source::Env(name)) => SecretSource::Env(name),
+            Written::Source(Source::Exec(argv)) => SecretSource::Exec(argv),
+            Written::Source(Source::Credential(name)) => SecretSource::Credential(name),
+        }))
+    }
+}
+
+impl JsonSchema for SecretFile {
+    fn schema_name() -> Cow<'static, str> {
+        "Secret".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "Where a secret is read from. A bare string is accepted with a warning.",
+            "anyOf": [
+                { "type": "string", "writeOnly": true },
+                {
+                    "type": "object",
+                    "properties": {
+                        "file": { "type": "string", "description": "A file; one trailing newline is stripped." },
+                        "env": { "type": "string", "description": "An environment variable." },
+                        "exec": {
+                            "type": "array",
+                            "items": { "type": "string" },
+                            "minItems": 1,
+                            "description": "A command, without a shell; 10 s, 64 KiB."
+                        },
+                        "credential": { "type": "string", "description": "A systemd credential (LoadCredential=)." }
+                    },
+                    "additionalProperties": false,
+                    "minProperties": 1,
+                    "maxProperties": 1
+                }
+            ]
+        })
+    }
+}

@@ -1,0 +1,181 @@
+//! The configuration that the program runs on: validated, with every default filled in.
+//!
+//! `file` is what a person types, `shape` and `validate` turn it into a [`Config`], with all problems at once. Secrets are
+//! not in here, only where they are read from.
+
+pub mod file;
+pub mod not_yet;
+pub mod problem;
+pub mod shape;
+mod validate;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, Method};
+use jiff::Timestamp;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+
+pub use file::Authorization;
+pub use problem::{Problem, Report};
+
+use crate::connect::Endpoint;
+use crate::identity::Leaf;
+use crate::oauth::dialect::Dialect;
+use crate::oauth::file::{ClientAuth, Grant};
+use crate::oauth::template::Template;
+use crate::secret::source::SecretSource;
+
+/// A valid configuration.
+#[derive(Debug)]
+pub struct Config {
+    pub admin: Admin,
+    pub limits: Limits,
+    pub tokens: BTreeMap<String, Arc<Token>>,
+    pub routes: BTreeMap<String, Arc<Route>>,
+    /// What the client certificates in use say of themselves.
+    pub certificates: BTreeMap<String, Leaf>,
+}
+
+/// The operator's listener.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    pub listen: Listen,
+    /// `None`: made at start.
+    pub key: Option<SecretSource>,
+}
+
+/// Bounds of the process as a whole.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub connections: usize,
+    /// Bytes.
+    pub head_max: usize,
+    pub headers_max: usize,
+    pub head_timeout: Duration,
+    pub drain_timeout: Duration,
+    pub threads: usize,
+}
+
+/// Where to listen: loopback or a Unix socket, nothing else.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Listen {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// One configured way to get an access token.
+#[derive(Debug)]
+pub struct Token {
+    pub name: String,
+    pub dialect: Dialect,
+    pub grant: Grant,
+    pub client_auth: ClientAuth,
+    pub url: Option<String>,
+    pub base_url: Option<String>,
+    pub client_id: Option<String>,
+    pub client_secret: Option<SecretSource>,
+    pub username: Option<String>,
+    pub password: Option<SecretSource>,
+    pub refresh_token: Option<SecretSource>,
+    pub access_token: Option<SecretSource>,
+    /// Joined with the dialect's separator.
+    pub scope: Option<String>,
+    pub params: BTreeMap<String, SecretSource>,
+    pub headers: Vec<(HeaderName, SecretSource)>,
+    /// Name of the identity and what its certificate says.
+    pub identity: Option<(String, Leaf)>,
+    pub tls: Arc<ClientConfig>,
+    pub server_name: Option<ServerName<'static>>,
+    /// The origins it may be sent to; empty for those of the routes that name it.
+    pub send_to: Vec<String>,
+    /// Fraction of the lifetime, before jitter.
+    pub refresh_at: f64,
+    pub default_lifetime: Duration,
+    pub timeout: Duration,
+    pub eager: bool,
+    pub required: bool,
+}
+
+/// Where an application connects, and the API behind it.
+#[derive(Debug)]
+pub struct Route {
+    pub name: String,
+    pub listen: Vec<Listen>,
+    /// Lower case.
+    pub host: Option<String>,
+    /// Without a trailing slash; empty for all paths.
+    pub path: String,
+    pub strip: bool,
+    pub upstream: Upstream,
+    pub token: Option<String>,
+    pub authorization: Authorization,
+    pub header: HeaderName,
+    pub format: Template,
+    pub headers: Vec<(HeaderName, SecretSource)>,
+    /// Empty for all.
+    pub methods: Vec<Method>,
+    /// Without trailing slashes; empty for all.
+    pub paths: Vec<String>,
+    pub token_wait: Duration,
+    pub retry_unauthorized: bool,
+    /// Bytes.
+    pub replay_body_max: usize,
+    pub connect_timeout: Duration,
+    pub response_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub rewrite_location: bool,
+    /// Lower case.
+    pub accept_hosts: Vec<String>,
+    /// Lower case.
+    pub accept_origins: Vec<String>,
+}
+
+/// The API behind a route.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    pub endpoint: Endpoint,
+    /// As it is written into `Host`: with the port unless it is the scheme's own.
+    pub authority: String,
+    /// Without a trailing slash; empty for none.
+    pub base_path: String,
+}
+
+impl Upstream {
+    pub fn scheme(&self) -> &'static str {
+        if self.endpoint.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// Scheme, host and port.
+    pub fn origin(&self) -> String {
+        format!("{}://{}", self.scheme(), self.authority)
+    }
+}
+
+/// Reads and checks a file. The configuration is there exactly if the report has no problem.
+pub fn load(path: &Path, now: Timestamp) -> (Option<Config>, Report) {
+    let fatal = |problem: String, hint: &str| {
+        let problem = Problem { place: None, key: String::new(), problem, hint: hint.into() };
+        (None, Report { file: path.to_owned(), problems: vec![problem], warnings: Vec::new() })
+    };
+    let text = match std::fs::read(path).map(String::from_utf8) {
+        Ok(Ok(text)) => text,
+        Ok(Err(_)) => return fatal("is not UTF-8 text".into(), "TOML is UTF-8"),
+        Err(e) => return fatal(format!("cannot be read: {e}"), "name the file with -c"),
+    };
+    validate::run(path, &text, now)
+}

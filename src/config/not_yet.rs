@@ -1,0 +1,45 @@
+//! What is promised but not built yet: refused by name, so that nobody mistakes it for working.
+
+/// Keys, by the kind of table they belong to.
+pub const KEYS: &[(&str, &[&str])] = &[
+    ("store", &["path", "key", "url", "prefix"]),
+    ("admin", &["probes"]),
+    ("identity.*", &["p12", "password"]),
+    (
+        "token.*",
+        &["issuer", "authorize_url", "revoke_url", "redirect_uri", "vars", "limit", "secret_expires", "rotate"],
+    ),
+    ("route.*", &["forwarded", "clients", "unsafe_listen", "http2"]),
+    ("dialect.*", &["limit", "exchange", "revoke", "authorize", "secrets", "clients"]),
+    ("dialect.*.answer", &["same_token", "exclusive"]),
+    ("dialect.*.error.*.when", &["secret_younger_than"]),
+    ("dialect.*.inject", &["headers"]),
+];
+
+/// Values, by key.
+pub const VALUES: &[(&str, &[&str])] = &[
+    ("store.kind", &["file", "redis"]),
+    ("token.*.grant", GRANTS),
+    ("dialect.*.grant", GRANTS),
+    ("token.*.client_auth", CLIENT_AUTHS),
+    ("dialect.*.client_auth", CLIENT_AUTHS),
+    ("token.*.dialect", &["comap", "vanco", "covata", "netrex"]),
+];
+
+const GRANTS: &[&str] = &["authorization_code", "device_code", "jwt_bearer", "token_exchange"];
+const CLIENT_AUTHS: &[&str] = &["client_secret_jwt", "private_key_jwt"];
+
+/// Commands of the program.
+pub const COMMANDS: &[&str] = &[
+    "status", "reload", "login", "logout", "token", "client", "store", "secret", "exec", "init", "try", "dialects",
+    "explain", "completions", "man",
+];
+
+/// Is `word` in the row of `table` whose pattern matches the path? `*` stands for any one step.
+pub fn has(table: &[(&str, &[&str])], path: &[String], word: &str) -> bool {
+    table.iter().any(|(pattern, words)| {
+        let steps = pattern.split('.');
+        let matches = steps.clone().count() == path.len() && steps.zip(path).all(|(p, step)| p == "*" || p == step);
+        matches && words.contains(&word)
+    })
+}

@@ -1,0 +1,322 @@
+//! The strict check of a file against the schema of [`File`]: unknown keys, wrong types, wrong words, everything at once,
+//! each with its place. What passes is handed on; what does not is left out, so that the rest can be checked further.
+//!
+//! The schema is derived from the same structs that serde fills, so there is one description of the file.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use schemars::generate::SchemaSettings;
+use serde::Deserialize;
+use serde_json::Value as Json;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::file::File;
+use super::not_yet;
+use super::problem::{Problem, Report, nearest};
+use crate::units;
+
+/// The JSON Schema of the configuration file. TOML has no null, so neither has the schema.
+pub fn schema() -> &'static Json {
+    static SCHEMA: OnceLock<Json> = OnceLock::new();
+    SCHEMA.get_or_init(|| {
+        let schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<File>();
+        without_null(schema.to_value())
+    })
+}
+
+fn without_null(schema: Json) -> Json {
+    match schema {
+        Json::Object(mut node) => {
+            if let Some(Json::Array(types)) = node.get_mut("type") {
+                types.retain(|kind| kind != "null");
+                if let [only] = types.as_slice() {
+                    let only = only.clone();
+                    node.insert("type".into(), only);
+                }
+            }
+            if node.get("default").is_some_and(|default| default.is_null() || default.as_object().is_some_and(|d| d.is_empty())) {
+                node.remove("default");
+            }
+            if let Some(Json::Array(branches)) = node.get_mut("anyOf") {
+                branches.retain(|branch| branch.get("type").is_none_or(|kind| kind != "null"));
+                if let [Json::Object(only)] = branches.as_slice() {
+                    let only = only.clone();
+                    node.remove("anyOf");
+                    for (key, value) in only {
+                        node.entry(key).or_insert(value);
+                    }
+                }
+            }
+            Json::Object(node.into_iter().map(|(key, value)| (key, without_null(value))).collect())
+        }
+        Json::Array(list) => Json::Array(list.into_iter().map(without_null).collect()),
+        other => other,
+    }
+}
+
+/// A parsed file that remembers where everything stands.
+pub struct Document<'t> {
+    text: &'t str,
+    root: Spanned<DeValue<'t>>,
+    pub report: Report,
+}
+
+impl<'t> Document<'t> {
+    /// Parses the text; syntax errors and duplicate keys go into the report.
+    pub fn parse(file: &Path, text: &'t str) -> Self {
+        let (root, errors) = DeTable::parse_recoverable(text);
+        let span = root.span();
+        let root = Spanned::new(span, DeValue::Table(root.into_inner()));
+        let report = Report { file: file.to_owned(), problems: Vec::new(), warnings: Vec::new() };
+        let mut document = Self { text, root, report };
+        for error in errors {
+            let place = error.span().map(|span| document.place(span));
+            // Security: only the message; toml's own rendering would quote the line.
+            let problem = error.message().trim().replace('\n', ", ");
+            document.report.problems.push(Problem { place, key: String::new(), problem, hint: String::new() });
+        }
+        document
+    }
+
+    /// Checks the shape and returns what is well-formed.
+    pub fn check(&mut self) -> File {
+        let mut found = Vec::new();
+        let walker = Walker { document: self, found: &mut found };
+        let kept = walker.run();
+        self.report.problems.append(&mut found);
+        match File::deserialize(kept) {
+            Ok(file) => file,
+            Err(e) => {
+                let problem = format!("cannot be read: {}", e.message());
+                self.report.problems.push(Problem { place: None, key: String::new(), problem, hint: String::new() });
+                File::default()
+            }
+        }
+    }
+
+    fn place(&self, span: Range<usize>) -> (usize, usize) {
+        let before = &self.text[..span.start.min(self.text.len())];
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    }
+
+    /// Where a key stands, or the nearest table above it that does.
+    pub fn locate(&self, path: &[&str]) -> Option<(usize, usize)> {
+        let mut value = self.root.get_ref();
+        let mut span = None;
+        for step in path {
+            let next = match value {
+                DeValue::Table(table) => table.iter().find(|(key, _)| key.get_ref() == step).map(|(k, v)| (k.span(), v)),
+                DeValue::Array(list) => step.parse::<usize>().ok().and_then(|i| list.get(i)).map(|v| (v.span(), v)),
+                _ => None,
+            };
+            let Some((at, found)) = next else { break };
+            span = Some(at);
+            value = found.get_ref();
+        }
+        span.map(|span| self.place(span))
+    }
+}
+
+struct Walker<'d, 't> {
+    document: &'d Document<'t>,
+    found: &'d mut Vec<Problem>,
+}
+
+impl<'d> Walker<'d, '_> {
+    fn run(mut self) -> toml::Table {
+        let root: &'d Spanned<DeValue<'_>> = &self.document.root;
+        match self.value(schema(), root, &mut Vec::new()) {
+            Some(toml::Value::Table(table)) => table,
+            _ => toml::Table::new(),
+        }
+    }
+
+    fn add(&mut self, span: Range<usize>, path: &[String], problem: impl Into<String>, hint: impl Into<String>) {
+        let place = Some(self.document.place(span));
+        self.found.push(Problem { place, key: path.join("."), problem: problem.into(), hint: hint.into() });
+    }
+
+    /// The value if it fits the schema, without the parts that do not.
+    fn value(&mut self, schema: &Json, value: &Spanned<DeValue<'_>>, path: &mut Vec<String>) -> Option<toml::Value> {
+        let branches = branches(schema);
+        let kind = kind(value.get_ref());
+        let fitting = branches.iter().find(|branch| fits(branch, kind));
+        let Some(branch) = fitting else {
+            let mut wanted: Vec<_> = branches.iter().filter_map(|b| b.get("type").and_then(Json::as_str)).map(name).collect();
+            wanted.dedup();
+            self.add(value.span(), path, format!("expected {}, found {}", wanted.join(" or "), name(kind)), "");
+            return None;
+        };
+        match value.get_ref() {
+            DeValue::Table(table) => self.table(branch, table, value.span(), path),
+            DeValue::Array(list) => {
+                let any = Json::Bool(true);
+                let items = branch.get("items").unwrap_or(&any);
+                let mut kept = Vec::new();
+                for (index, item) in list.iter().enumerate() {
+                    path.push(index.to_string());
+                    kept.extend(self.value(items, item, path));
+                    path.pop();
+                }
+                if branch.get("minItems").is_some() && list.is_empty() {
+                    self.add(value.span(), path, "must not be empty", "");
+                }
+                Some(toml::Value::Array(kept))
+            }
+            DeValue::String(text) => self.text(branch, text, value.span(), path),
+            other => self.number(branch, other, value.span(), path),
+        }
+    }
+
+    fn table(
+        &mut self,
+        schema: &Json,
+        table: &DeTable<'_>,
+        span: Range<usize>,
+        path: &mut Vec<String>,
+    ) -> Option<toml::Value> {
+        let known = schema.get("properties").and_then(Json::as_object);
+        let others = schema.get("additionalProperties").filter(|others| **others != Json::Bool(false));
+        let mut kept = toml::Table::new();
+        for (key, value) in table {
+            let name = key.get_ref().to_string();
+            let at = path.clone();
+            path.push(name.clone());
+            match known.and_then(|known| known.get(&name)).or(others) {
+                Some(schema) => {
+                    if let Some(value) = self.value(schema, value, path) {
+                        kept.insert(name, value);
+                    }
+                }
+                None if not_yet::has(not_yet::KEYS, &at, &name) => {
+                    self.add(key.span(), path, "not yet: this version cannot do that", "remove it");
+                }
+                None => {
+                    let names: Vec<_> = known.map(|known| known.keys().map(String::as_str).collect()).unwrap_or_default();
+                    let hint = match nearest(&name, names.iter().copied()) {
+                        Some(near) => format!("did you mean `{near}`?"),
+                        None => format!("known here: {}", names.join(", ")),
+                    };
+                    self.add(key.span(), path, "unknown key", hint);
+                }
+            }
+            path.pop();
+        }
+        for required in schema.get("required").and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str) {
+            if !table.iter().any(|(key, _)| key.get_ref() == required) {
+                self.add(span.clone(), path, format!("`{required}` is missing"), "");
+                return None;
+            }
+        }
+        if schema.get("maxProperties").is_some() && table.len() != 1 {
+            let names: Vec<_> = known.into_iter().flat_map(serde_json::Map::keys).map(String::as_str).collect();
+            self.add(span, path, "needs exactly one key", format!("one of {}", names.join(", ")));
+            return None;
+        }
+        let whole = schema.get("maxProperties").is_none() || kept.len() == 1;
+        whole.then_some(toml::Value::Table(kept))
+    }
+
+    fn text(&mut self, schema: &Json, text: &str, span: Range<usize>, path: &[String]) -> Option<toml::Value> {
+        if let Some(words) = schema.get("enum").and_then(Json::as_array) {
+            let words: Vec<_> = words.iter().filter_map(Json::as_str).collect();
+            if !words.contains(&text) {
+                if not_yet::has(not_yet::VALUES, path, text) {
+                    self.add(span, path, format!("{text:?} is not yet there in this version"), format!("one of {}", words.join(", ")));
+                } else {
+                    let near = nearest(text, words.iter().copied()).map(|near| format!("did you mean {near:?}? "));
+                    let hint = format!("{}one of {}", near.unwrap_or_default(), words.join(", "));
+                    self.add(span, path, format!("{text:?} is not known here"), hint);
+                }
+                return None;
+            }
+        }
+        let unit = match schema.get("format").and_then(Json::as_str) {
+            Some("duration") => units::duration(text).err(),
+            Some("size") => units::size(text).err(),
+            _ => None,
+        };
+        match unit {
+            Some(help) => {
+                self.add(span, path, format!("{text:?} is not understood"), help);
+                None
+            }
+            None => Some(toml::Value::String(text.to_owned())),
+        }
+    }
+
+    fn number(&mut self, schema: &Json, value: &DeValue<'_>, span: Range<usize>, path: &[String]) -> Option<toml::Value> {
+        let value = match value {
+            DeValue::Integer(n) => i64::from_str_radix(n.as_str(), n.radix()).ok().map(toml::Value::Integer),
+            DeValue::Float(n) => n.as_str().parse().ok().map(toml::Value::Float),
+            DeValue::Boolean(b) => Some(toml::Value::Boolean(*b)),
+            DeValue::Datetime(at) => Some(toml::Value::Datetime(*at)),
+            DeValue::String(_) | DeValue::Array(_) | DeValue::Table(_) => None,
+        };
+        #[expect(clippy::cast_precision_loss, reason = "only held against small bounds")]
+        let n = value.as_ref().and_then(|v| v.as_float().or_else(|| v.as_integer().map(|n| n as f64)));
+        let bound = |name| schema.get(name).and_then(Json::as_f64);
+        let (low, high) = (bound("minimum"), bound("maximum"));
+        match (value, n) {
+            (None, _) => self.add(span, path, "this number is too large", ""),
+            (Some(_), Some(n)) if low.is_some_and(|low| n < low) || high.is_some_and(|high| n > high) => {
+                let (low, high) = (low.unwrap_or(f64::MIN), high.unwrap_or(f64::MAX));
+                self.add(span, path, format!("{n} is out of range"), format!("from {low} to {high}"));
+            }
+            (Some(value), _) if schema.get("type") == Some(&Json::from("number")) => {
+                return n.map(toml::Value::Float).or(Some(value));
+            }
+            (Some(value), _) => return Some(value),
+        }
+        None
+    }
+}
+
+/// The alternatives of a schema, with references followed.
+fn branches(node: &Json) -> Vec<&Json> {
+    if let Some(name) = node.get("$ref").and_then(Json::as_str) {
+        return schema().pointer(name.trim_start_matches('#')).map(branches).unwrap_or_default();
+    }
+    match node.get("anyOf").and_then(Json::as_array) {
+        Some(all) => all.iter().flat_map(branches).collect(),
+        None => vec![node],
+    }
+}
+
+fn fits(schema: &Json, kind: &str) -> bool {
+    match schema.get("type").and_then(Json::as_str) {
+        Some("number") => kind == "number" || kind == "integer",
+        Some(wanted) => wanted == kind,
+        None => true,
+    }
+}
+
+/// The schema's word for a TOML type.
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "string",
+        DeValue::Integer(_) => "integer",
+        DeValue::Float(_) => "number",
+        DeValue::Boolean(_) => "boolean",
+        DeValue::Datetime(_) => "date",
+        DeValue::Array(_) => "array",
+        DeValue::Table(_) => "object",
+    }
+}
+
+/// The same for people.
+fn name(kind: &str) -> &str {
+    match kind {
+        "string" => "text in quotes",
+        "integer" => "a whole number",
+        "number" => "a number",
+        "boolean" => "true or false",
+        "date" => "a date",
+        "array" => "a list",
+        _ => "a table",
+    }
+}

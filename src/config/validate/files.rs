@@ -1,0 +1,23 @@
+//! Who else may read or change the files that hold secrets.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::Check;
+
+impl Check<'_> {
+    /// A file that its group or everybody may change is refused, one that everybody may read is warned about, except where
+    /// container engines mount secrets. Symbolic links are followed. A file that is not there is somebody else's problem.
+    pub(super) fn private(&mut self, file: &Path, key: &[&str]) {
+        let Ok(meta) = file.metadata() else { return };
+        let mode = meta.permissions().mode();
+        let shown = file.display();
+        if mode & 0o022 != 0 {
+            let problem = format!("{shown} can be changed by others (mode {:04o})", mode & 0o7777);
+            self.problem(key, &problem, "chmod go-w");
+        } else if mode & 0o004 != 0 && !key.is_empty() && !file.starts_with("/run/secrets") {
+            let problem = format!("{shown} can be read by everybody (mode {:04o})", mode & 0o7777);
+            self.warning(key, &problem, "chmod o-r");
+        }
+    }
+}

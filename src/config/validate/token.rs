@@ -1,0 +1,265 @@
+//! `[token.NAME]`: is everything there that its dialect, grant and client authentication need, and nothing that would be
+//! ignored?
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+use rustls_pki_types::ServerName;
+
+use super::{Check, Named};
+use crate::config::Token;
+use crate::config::file::{RouteFile, SecretFile, TokenFile, TokenRef};
+use crate::identity::{Identity, Roots, client_config};
+use crate::oauth::builtin;
+use crate::oauth::dialect::Dialect;
+use crate::oauth::file::{ClientAuth, Grant};
+use crate::secret::source::SecretSource;
+
+impl Check<'_> {
+    pub(super) fn tokens(
+        &mut self,
+        files: &BTreeMap<String, TokenFile>,
+        named: &Named,
+        routes: &BTreeMap<String, RouteFile>,
+    ) -> BTreeMap<String, Arc<Token>> {
+        let mut tokens = BTreeMap::new();
+        for (name, file) in files {
+            if let Some(token) = self.token(name, file, named) {
+                tokens.insert(name.clone(), Arc::new(token));
+            }
+            let used = routes.iter().any(|(route, file)| match &file.token {
+                Some(TokenRef::Name(token)) => token == name,
+                Some(TokenRef::Off(_)) => false,
+                None => route == name,
+            });
+            if !used && !routes.is_empty() {
+                self.warning(&["token", name], "no route uses this token", "name it in a route, or remove it");
+            }
+        }
+        tokens
+    }
+
+    fn token(&mut self, name: &str, file: &TokenFile, named: &Named) -> Option<Token> {
+        let dialect = self.dialect_of(name, file, named)?;
+        let grant = file.grant.or(dialect.grant).unwrap_or(Grant::ClientCredentials);
+        let client_auth = file.client_auth.or(dialect.client_auth).unwrap_or(ClientAuth::ClientSecretBasic);
+        self.needs(name, file, &dialect);
+        self.grant_needs(name, file, &dialect, grant);
+        if grant != Grant::Static {
+            self.client_needs(name, file, client_auth);
+        }
+        for (key, url) in [("url", &file.url), ("base_url", &file.base_url)] {
+            if let Some(url) = url {
+                self.token_url(url, &["token", name, key]);
+            }
+        }
+        let identity = self.identity_of(["token", name], file.identity.as_deref(), named);
+        let roots = self.trust(["token", name], file.ca.as_ref(), file.roots);
+        let tls = self.tls(["token", name], &roots, identity);
+        let refresh_at = file.refresh_at.or(dialect.refresh_at).unwrap_or(0.75);
+        self.scope(name, file);
+        Some(Token {
+            name: name.to_owned(),
+            grant,
+            client_auth,
+            url: file.url.clone(),
+            base_url: file.base_url.clone().or_else(|| dialect.base_url.clone()),
+            client_id: file.client_id.clone(),
+            client_secret: self.optional(name, "client_secret", file.client_secret.as_ref()),
+            username: file.username.clone(),
+            password: self.optional(name, "password", file.password.as_ref()),
+            refresh_token: self.optional(name, "refresh_token", file.refresh_token.as_ref()),
+            access_token: self.optional(name, "access_token", file.access_token.as_ref()),
+            scope: (!file.scope.is_empty()).then(|| file.scope.join(&dialect.scope_separator)),
+            params: self.secrets(&file.params, &["token", name, "params"]).collect(),
+            headers: self.headers(&file.headers, &["token", name, "headers"]),
+            identity: identity.and_then(|identity| Some((file.identity.clone()?, identity.leaf.clone()))),
+            tls,
+            server_name: self.server_name(["token", name], file.server_name.as_deref()),
+            send_to: self.send_to(name, file),
+            refresh_at,
+            default_lifetime: self.timeout(file.default_lifetime, 300, &["token", name, "default_lifetime"]),
+            timeout: self.timeout(file.timeout, 10, &["token", name, "timeout"]).min(Duration::from_secs(300)),
+            eager: file.eager.unwrap_or(true),
+            required: file.required.unwrap_or(true),
+            dialect,
+        })
+    }
+
+    fn dialect_of(&mut self, name: &str, file: &TokenFile, named: &Named) -> Option<Dialect> {
+        let wanted = file.dialect.as_deref().unwrap_or("oauth2");
+        if let Some(own) = named.dialects.get(wanted) {
+            return own.clone();
+        }
+        let found = builtin::built_in(wanted);
+        if found.is_none() {
+            let key = ["token", name, "dialect"];
+            if crate::config::not_yet::has(crate::config::not_yet::VALUES, &key.map(str::to_owned), wanted) {
+                self.problem(&key, &format!("{wanted:?} is not yet there in this version"), "describe it in a [dialect] of your own");
+            } else {
+                let built_in = builtin::BUILT_IN.iter().map(|(name, _)| *name);
+                let known: Vec<_> = built_in.chain(named.dialects.keys().map(String::as_str)).collect();
+                self.unknown(&key, "dialect", wanted, &known);
+            }
+        }
+        found
+    }
+
+    /// What the dialect says it needs.
+    fn needs(&mut self, name: &str, file: &TokenFile, dialect: &Dialect) {
+        for need in &dialect.needs {
+            let there = match need.split_once('.') {
+                Some(("headers", header)) => file.headers.keys().any(|key| key.eq_ignore_ascii_case(header)),
+                Some(("params", param)) => file.params.contains_key(param),
+                _ => match need.as_str() {
+                    "url" => file.url.is_some() || file.grant == Some(Grant::Static),
+                    "base_url" => file.base_url.is_some() || dialect.base_url.is_some(),
+                    "client_id" => file.client_id.is_some(),
+                    "client_secret" => file.client_secret.is_some(),
+                    "username" => file.username.is_some(),
+                    "password" => file.password.is_some(),
+                    "identity" => file.identity.is_some(),
+                    "scope" => !file.scope.is_empty(),
+                    _ => true,
+                },
+            };
+            if !there {
+                let problem = format!("the dialect {} needs `{need}`", dialect.name);
+                self.problem(&["token", name], &problem, "add it to this table");
+            }
+        }
+    }
+
+    /// What the grant needs, and what it would silently ignore.
+    fn grant_needs(&mut self, name: &str, file: &TokenFile, dialect: &Dialect, grant: Grant) {
+        let needs: &[(&str, bool)] = match grant {
+            Grant::ClientCredentials => &[],
+            Grant::Password => &[("username", file.username.is_some()), ("password", file.password.is_some())],
+            Grant::RefreshToken => &[("refresh_token", file.refresh_token.is_some())],
+            Grant::Static => &[("access_token", file.access_token.is_some())],
+        };
+        for (key, there) in needs {
+            if !there && !dialect.needs.iter().any(|need| need == key) {
+                self.problem(&["token", name], &format!("the grant {} needs `{key}`", grant.as_str()), "add it to this table");
+            }
+        }
+        let operation = match grant {
+            Grant::ClientCredentials | Grant::Password => dialect.acquire.is_some(),
+            Grant::RefreshToken => dialect.renew.is_some(),
+            Grant::Static => true,
+        };
+        if !operation {
+            let problem = format!("the dialect {} has no request for the grant {}", dialect.name, grant.as_str());
+            self.problem(&["token", name, "grant"], &problem, "choose another grant or dialect");
+        }
+        let password = grant == Grant::Password;
+        for (key, given, used) in [
+            ("username", file.username.is_some(), password),
+            ("password", file.password.is_some(), password),
+            ("refresh_token", file.refresh_token.is_some(), grant == Grant::RefreshToken),
+            ("access_token", file.access_token.is_some(), grant == Grant::Static),
+        ] {
+            if given && !used {
+                let problem = format!("is not used by the grant {}", grant.as_str());
+                self.problem(&["token", name, key], &problem, "set the grant that is meant, or remove it");
+            }
+        }
+        if grant == Grant::RefreshToken {
+            let problem = "a rotated refresh token is lost at a restart: the store is in memory";
+            self.warning(&["token", name, "grant"], problem, "a durable store is not yet there in this version");
+        }
+    }
+
+    fn client_needs(&mut self, name: &str, file: &TokenFile, auth: ClientAuth) {
+        let there = |key: &str| match key {
+            "client_id" => file.client_id.is_some(),
+            "client_secret" => file.client_secret.is_some(),
+            _ => file.identity.is_some(),
+        };
+        let needs: &[&str] = match auth {
+            ClientAuth::ClientSecretBasic | ClientAuth::ClientSecretPost => &["client_id", "client_secret"],
+            ClientAuth::TlsClientAuth | ClientAuth::SelfSignedTlsClientAuth => &["client_id", "identity"],
+            ClientAuth::None => &[],
+        };
+        for key in needs {
+            if !there(key) {
+                let problem = format!("the client authentication needs `{key}`");
+                self.problem(&["token", name], &problem, "add it, or set client_auth to what the vendor expects");
+            }
+        }
+        if file.client_secret.is_some() && !needs.contains(&"client_secret") && auth != ClientAuth::None {
+            self.problem(&["token", name, "client_secret"], "is not used by this client_auth", "remove it, or set another client_auth");
+        }
+    }
+
+    fn scope(&mut self, name: &str, file: &TokenFile) {
+        if file.scope.iter().any(|scope| scope.is_empty() || scope.contains(char::is_whitespace)) {
+            self.problem(&["token", name, "scope"], "a scope is one word", "write a list: [\"read\", \"write\"]");
+        }
+    }
+
+    fn send_to(&mut self, name: &str, file: &TokenFile) -> Vec<String> {
+        file.send_to.iter().map(|origin| self.origin(origin, &["token", name, "send_to"])).collect()
+    }
+
+    pub(super) fn identity_of<'n>(&mut self, table: [&str; 2], wanted: Option<&str>, named: &'n Named) -> Option<&'n Identity> {
+        let wanted = wanted?;
+        match named.identities.get(wanted) {
+            Some(identity) => identity.as_deref(),
+            None => {
+                let known: Vec<_> = named.identities.keys().map(String::as_str).collect();
+                self.unknown(&[table[0], table[1], "identity"], "[identity]", wanted, &known);
+                None
+            }
+        }
+    }
+
+    pub(super) fn tls(&mut self, table: [&str; 2], roots: &Roots, identity: Option<&Identity>) -> Arc<rustls::ClientConfig> {
+        client_config(roots, identity).unwrap_or_else(|e| {
+            self.problem(&[table[0], table[1], "ca"], &e.problem, e.hint);
+            #[expect(clippy::unwrap_used, reason = "no roots and no certificate: nothing that could be refused")]
+            client_config(&Roots::default(), None).unwrap()
+        })
+    }
+
+    pub(super) fn server_name(&mut self, table: [&str; 2], name: Option<&str>) -> Option<ServerName<'static>> {
+        let name = name?;
+        let parsed = ServerName::try_from(name.to_owned()).ok();
+        if parsed.is_none() {
+            self.problem(&[table[0], table[1], "server_name"], "is not a host name", "written like api.example.com");
+        }
+        parsed
+    }
+
+    fn optional(&mut self, name: &str, key: &str, secret: Option<&SecretFile>) -> Option<SecretSource> {
+        secret.map(|secret| self.secret(secret.clone(), &["token", name, key], true))
+    }
+
+    fn secrets<'m>(
+        &'m mut self,
+        written: &'m BTreeMap<String, SecretFile>,
+        path: &'m [&'m str; 3],
+    ) -> impl Iterator<Item = (String, SecretSource)> + 'm {
+        written.iter().map(|(key, secret)| {
+            (key.clone(), self.secret(secret.clone(), &[path[0], path[1], path[2], key.as_str()], false))
+        })
+    }
+
+    /// Extra request headers; framing, hop-by-hop fields and `Host` are not for the configuration to set.
+    pub(super) fn headers(&mut self, written: &BTreeMap<String, SecretFile>, path: &[&str; 3]) -> Vec<(HeaderName, SecretSource)> {
+        let mut headers = Vec::new();
+        for (name, source) in self.secrets(written, path).collect::<Vec<_>>() {
+            let key = [path[0], path[1], path[2], name.as_str()];
+            match HeaderName::from_bytes(name.as_bytes()) {
+                Ok(header) if crate::fields::is_ours(&header) => {
+                    self.problem(&key, "the broker sets this field itself", "remove it");
+                }
+                Ok(header) => headers.push((header, source)),
+                Err(_) => self.problem(&key, "is not a header name", "letters, digits and hyphens"),
+            }
+        }
+        headers
+    }
+}

@@ -1,0 +1,264 @@
+//! One connection to a host: name → addresses → TCP → TLS, within one deadline.
+//!
+//! Names are resolved asynchronously (hickory), so a dead name server blocks no thread and a static binary needs no libc
+//! plug-ins. Addresses are tried as RFC 8305 says. Proxy variables of the environment are not read.
+
+use std::error::Error;
+use std::fs::Metadata;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::ResolverConfig;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use rustls::{AlertDescription, CertificateError, ClientConfig};
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// How long an address has before the next one is tried beside it (RFC 8305 §5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// More addresses than this are not tried.
+const ADDRESSES_MAX: usize = 8;
+
+/// Where to connect to.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// A name, or an IP address without brackets.
+    pub host: String,
+    pub port: u16,
+    pub tls: Option<Tls>,
+}
+
+/// How to speak TLS to an endpoint.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    pub config: Arc<ClientConfig>,
+    /// The name that is sent (SNI) and that the certificate must bear.
+    pub name: ServerName<'static>,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("the name {host} could not be resolved: {why}")]
+    Dns { host: String, why: String },
+    #[error("cannot connect to {address}: {source}")]
+    Tcp { address: String, source: io::Error },
+    #[error("no connection to {address} within {seconds} s")]
+    Timeout { address: String, seconds: f32 },
+    #[error("no TLS with {host}: {}", tls_sentence(source))]
+    Tls { host: String, source: io::Error },
+}
+
+/// Makes connections; shared by everything that needs one.
+#[derive(Default)]
+pub struct Dialer {
+    /// The resolver, and the state of `/etc/resolv.conf` it was made from.
+    resolver: Mutex<Option<(Option<SystemTime>, Arc<TokioResolver>)>>,
+}
+
+impl Dialer {
+    /// Connects, TLS handshake included, within `timeout`.
+    pub async fn connect(&self, endpoint: &Endpoint, timeout: Duration) -> Result<Stream, ConnectError> {
+        match tokio::time::timeout(timeout, self.dial(endpoint)).await {
+            Ok(connected) => connected,
+            Err(_) => Err(ConnectError::Timeout {
+                address: format!("{}:{}", endpoint.host, endpoint.port),
+                seconds: timeout.as_secs_f32(),
+            }),
+        }
+    }
+
+    async fn dial(&self, endpoint: &Endpoint) -> Result<Stream, ConnectError> {
+        let addresses = self.resolve(&endpoint.host).await?;
+        let tcp = first_of(addresses, endpoint.port).await?;
+        let Some(tls) = &endpoint.tls else { return Ok(Stream::Plain(tcp)) };
+        let connector = TlsConnector::from(Arc::clone(&tls.config));
+        match connector.connect(tls.name.clone(), tcp).await {
+            Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
+            Err(source) => Err(ConnectError::Tls { host: endpoint.host.clone(), source }),
+        }
+    }
+
+    /// The addresses of a host, both families in turn, at most [`ADDRESSES_MAX`].
+    async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, ConnectError> {
+        if let Ok(address) = host.parse() {
+            return Ok(vec![address]);
+        }
+        let failed = |why: String| ConnectError::Dns { host: host.to_owned(), why };
+        let resolver = self.resolver().map_err(failed)?;
+        let found = resolver.lookup_ip(host).await.map_err(|e| failed(e.to_string()))?;
+        let (six, four): (Vec<_>, Vec<_>) = found.iter().partition(IpAddr::is_ipv6);
+        let mut mixed: Vec<_> = six.iter().enumerate().chain(four.iter().enumerate()).collect();
+        mixed.sort_by_key(|(rank, _)| *rank);
+        Ok(mixed.into_iter().map(|(_, address)| *address).take(ADDRESSES_MAX).collect())
+    }
+
+    /// The resolver of the system's current settings: a VPN that comes up rewrites them.
+    fn resolver(&self) -> Result<Arc<TokioResolver>, String> {
+        let stamp = std::fs::metadata("/etc/resolv.conf").and_then(|meta: Metadata| meta.modified()).ok();
+        let mut held = self.resolver.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, resolver)) = &*held
+            && *of == stamp
+        {
+            return Ok(Arc::clone(resolver));
+        }
+        let builder = TokioResolver::builder_tokio().unwrap_or_else(|_| {
+            // No usable resolv.conf, as in an empty image: /etc/hosts and localhost still work.
+            TokioResolver::builder_with_config(ResolverConfig::default(), TokioRuntimeProvider::default())
+        });
+        let resolver = Arc::new(builder.build().map_err(|e| e.to_string())?);
+        *held = Some((stamp, Arc::clone(&resolver)));
+        Ok(resolver)
+    }
+}
+
+/// Connects to whichever address answers first (RFC 8305 §5).
+async fn first_of(addresses: Vec<IpAddr>, port: u16) -> Result<TcpStream, ConnectError> {
+    let mut waiting = addresses.into_iter();
+    let mut attempts = FuturesUnordered::new();
+    let mut failure = None;
+    loop {
+        let more = match waiting.next() {
+            Some(address) => {
+                attempts.push(tcp(SocketAddr::new(address, port)));
+                waiting.len() > 0
+            }
+            None => false,
+        };
+        let finished = if more {
+            match tokio::time::timeout(ATTEMPT_DELAY, attempts.next()).await {
+                Ok(finished) => finished,
+                Err(_) => continue,
+            }
+        } else {
+            attempts.next().await
+        };
+        match finished {
+            Some(Ok(stream)) => return Ok(stream),
+            Some(Err(e)) => failure = Some(e),
+            None => {
+                let none = || ConnectError::Dns { host: String::new(), why: "it has no address".into() };
+                return Err(failure.unwrap_or_else(none));
+            }
+        }
+    }
+}
+
+async fn tcp(address: SocketAddr) -> Result<TcpStream, ConnectError> {
+    let failed = |source| ConnectError::Tcp { address: address.to_string(), source };
+    let stream = TcpStream::connect(address).await.map_err(failed)?;
+    stream.set_nodelay(true).map_err(failed)?;
+    Ok(stream)
+}
+
+/// A connected socket, with or without TLS.
+pub enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+macro_rules! either {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Stream::Plain($stream) => $call,
+            Stream::Tls($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        either!(self, stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        either!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+}
+
+/// The TLS error at the bottom of another, if that is what it is. Under TLS 1.3 a server refuses a client certificate only
+/// when the answer is read.
+pub fn tls_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return Some(tls);
+        }
+        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+/// Did the peer say, by an alert, that it wants another client certificate?
+pub fn refuses_our_certificate(error: &rustls::Error) -> bool {
+    use AlertDescription as Alert;
+    matches!(
+        error,
+        rustls::Error::AlertReceived(
+            Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::UnknownCA
+                | Alert::AccessDenied
+                | Alert::CertificateRequired
+        )
+    )
+}
+
+/// A TLS failure in words for the operator, with what to do.
+fn tls_sentence(error: &io::Error) -> String {
+    let Some(tls) = tls_error(error) else {
+        return format!("{error} during the handshake; is this port really TLS?");
+    };
+    let fix = match tls {
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => "name its CA with `ca`",
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => "set `server_name` to the name in the certificate",
+        rustls::Error::InvalidCertificate(_) => "the server's certificate has to be renewed by its owner",
+        rustls::Error::AlertReceived(AlertDescription::ProtocolVersion) => "it offers no TLS 1.2 or 1.3",
+        tls if refuses_our_certificate(tls) => "it wants another client certificate: see `identity`",
+        _ => "is this port really TLS 1.2 or 1.3?",
+    };
+    format!("{tls} ({fix})")
+}

@@ -1,0 +1,188 @@
+//! Client certificates and trusted roots: PEM files to one rustls configuration.
+//!
+//! An [`Identity`] is a snapshot: chain, key and what the leaf says of itself were read together and fit each other. It
+//! never changes; a changed file makes a new one. Errors name the file and, once the certificate could be read, its
+//! subject, serial number and dates, because that is what one has to tell the vendor.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use jiff::Timestamp;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+
+/// A client certificate chain with its key.
+pub struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    pub leaf: Leaf,
+}
+
+/// What a certificate says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    pub subject: String,
+    /// Hexadecimal, colon-separated.
+    pub serial: String,
+    pub not_before: Timestamp,
+    pub not_after: Timestamp,
+}
+
+impl fmt::Display for Leaf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { subject, serial, not_before, not_after } = self;
+        write!(f, "subject {subject}, serial {serial}, valid {not_before} to {not_after}")
+    }
+}
+
+/// Why an identity or a root cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{problem}; {hint}")]
+pub struct IdentityError {
+    pub problem: String,
+    pub hint: &'static str,
+}
+
+fn error(problem: String, hint: &'static str) -> IdentityError {
+    IdentityError { problem, hint }
+}
+
+impl Identity {
+    /// Reads chain and key and holds them against each other and against `now`.
+    pub fn load(cert: &Path, key: &Path, now: Timestamp) -> Result<Self, IdentityError> {
+        let chain = certificates(cert)?;
+        let leaf = Leaf::of(&chain[0], cert)?;
+        if leaf.not_after <= now {
+            return Err(error(
+                format!("the client certificate {} has expired ({leaf})", cert.display()),
+                "get a new certificate, and give it to the vendor if they keep a copy",
+            ));
+        }
+        if leaf.not_before > now {
+            return Err(error(
+                format!("the client certificate {} is not valid yet ({leaf})", cert.display()),
+                "check this machine's clock",
+            ));
+        }
+        let identity = Self { chain, key: private_key(key)?, leaf };
+        client_config(&Roots { system: false, extra: Vec::new() }, Some(&identity)).map_err(|e| {
+            let (cert, key, leaf) = (cert.display(), key.display(), &identity.leaf);
+            error(format!("{key} does not go with {cert} ({leaf}): {}", e.problem), e.hint)
+        })?;
+        Ok(identity)
+    }
+}
+
+impl Leaf {
+    fn of(der: &CertificateDer<'_>, path: &Path) -> Result<Self, IdentityError> {
+        let unreadable = |why: String| {
+            error(format!("{} does not hold a readable certificate: {why}", path.display()), "it must be X.509 in PEM")
+        };
+        let certificate = Certificate::from_der(der).map_err(|e| unreadable(e.to_string()))?;
+        let tbs = certificate.tbs_certificate();
+        let time = |time: &x509_cert::time::Time| {
+            let seconds = i64::try_from(time.to_unix_duration().as_secs()).map_err(|e| unreadable(e.to_string()))?;
+            Timestamp::from_second(seconds).map_err(|e| unreadable(e.to_string()))
+        };
+        Ok(Self {
+            subject: tbs.subject().to_string(),
+            serial: tbs.serial_number().to_string(),
+            not_before: time(&tbs.validity().not_before)?,
+            not_after: time(&tbs.validity().not_after)?,
+        })
+    }
+}
+
+/// Whom to trust: the system's roots, more from a file, or those of the file alone.
+#[derive(Clone, Debug, Default)]
+pub struct Roots {
+    pub system: bool,
+    pub extra: Vec<CertificateDer<'static>>,
+}
+
+impl Roots {
+    pub fn load(system: bool, ca: Option<&PathBuf>) -> Result<Self, IdentityError> {
+        let extra = ca.map(|path| certificates(path)).transpose()?.unwrap_or_default();
+        Ok(Self { system, extra })
+    }
+}
+
+/// The rustls configuration for one peer: TLS 1.2 or 1.3, HTTP/1.1 by ALPN, the provider passed explicitly.
+pub fn client_config(roots: &Roots, identity: Option<&Identity>) -> Result<Arc<ClientConfig>, IdentityError> {
+    let mut store = if roots.system { system_roots().clone() } else { RootCertStore::empty() };
+    for root in &roots.extra {
+        store.add(root.clone()).map_err(|e| {
+            error(format!("a certificate of the CA file cannot be trusted: {e}"), "it must hold the CA's certificates, in PEM")
+        })?;
+    }
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| error(e.to_string(), "this is a fault of the broker"))?
+        .with_root_certificates(store);
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key()).map_err(|e| match e {
+            rustls::Error::InconsistentKeys(_) => error(
+                "the private key is not the certificate's".into(),
+                "the first certificate of the file must be the client's own, and the key must belong to it",
+            ),
+            e => error(format!("the private key cannot be used: {e}"), "RSA, ECDSA P-256, P-384 and Ed25519 keys are supported"),
+        })?,
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// The one crypto provider of the program.
+pub fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    Arc::clone(PROVIDER.get_or_init(|| Arc::new(ring::default_provider())))
+}
+
+/// The system's CA store merged with Mozilla's, which an empty container image needs. Read once.
+fn system_roots() -> &'static RootCertStore {
+    static ROOTS: OnceLock<RootCertStore> = OnceLock::new();
+    ROOTS.get_or_init(|| {
+        let mut store = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        store
+    })
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let pem = read(path)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(error(
+            format!("{} holds no certificate", path.display()),
+            "it must be PEM, with -----BEGIN CERTIFICATE-----",
+        )),
+        Ok(found) => Ok(found),
+        Err(e) => Err(error(format!("{} is not valid PEM: {e}", path.display()), "look at the file: is it cut off?")),
+    }
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
+    let pem = zeroize::Zeroizing::new(read(path)?);
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|e| {
+        let encrypted = pem.windows(9).any(|w| w == b"ENCRYPTED");
+        let path = path.display();
+        if encrypted {
+            error(format!("the private key {path} is encrypted"), "decrypt it: openssl pkey -in KEY -out KEY.plain, mode 0600")
+        } else if matches!(e, rustls_pki_types::pem::Error::NoItemsFound) {
+            error(format!("{path} holds no private key"), "it must be PEM: PKCS#8, SEC1 or PKCS#1")
+        } else {
+            // Security: the parser's own words may quote a line of the key.
+            error(format!("the private key {path} is not valid PEM"), "look at the file: is it cut off?")
+        }
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
+    std::fs::read(path).map_err(|e| error(format!("cannot read {}: {e}", path.display()), "check the path and its permissions"))
+}

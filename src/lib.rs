@@ -1,0 +1,13 @@
+pub mod clock;
+pub mod config;
+pub mod connect;
+pub mod door;
+pub mod fields;
+pub mod identity;
+pub mod oauth;
+pub mod problem;
+pub mod proxy;
+pub mod secret;
+pub mod telemetry;
+pub mod token;
+pub mod units;

@@ -1,0 +1,16 @@
+//! The OAuth 2 protocol and its dialects: pure functions from dialect, inputs and `now` to a request, and from an answer
+//! to a token or a classified error. Only `client` does I/O; nothing here reads a clock or knows a vendor.
+
+pub mod builtin;
+pub mod client;
+pub mod dialect;
+pub mod error;
+pub mod expiry;
+pub mod file;
+pub mod jwt;
+pub mod place;
+pub mod request;
+pub mod response;
+pub mod template;
+
+pub use error::{Class, TokenError};

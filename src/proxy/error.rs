@@ -1,0 +1,120 @@
+//! What the application sees when the broker cannot serve: the one place where the data path makes error answers.
+
+use std::error::Error;
+
+use http::StatusCode;
+
+use crate::connect::{self, ConnectError};
+use crate::problem::Problem;
+use crate::token::cache::{State, Unavailable};
+
+/// Why a request was not answered by the API. The texts are for the log; the application gets [`Self::problem`].
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// Refused before anything reached the API.
+    #[error("{}: {}", .0.code, .0.detail)]
+    Refused(Problem),
+    #[error("no usable token: {}", .0.state.as_str())]
+    Token(Unavailable),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("TLS: {0}")]
+    Tls(String),
+    #[error("an idle connection had been closed: {0}")]
+    Stale(String),
+    #[error("{0}")]
+    Protocol(String),
+    #[error("{0}")]
+    Timeout(String),
+    /// The client's own request body broke off.
+    #[error("the request body broke off: {0}")]
+    Client(String),
+}
+
+impl From<Problem> for ProxyError {
+    fn from(problem: Problem) -> Self {
+        Self::Refused(problem)
+    }
+}
+
+impl ProxyError {
+    /// Classifies what hyper says of an exchange with the API.
+    pub fn of_exchange(error: hyper::Error, reused: bool) -> Self {
+        let text = with_cause(&error);
+        if let Some(tls) = connect::tls_error(&error) {
+            return Self::Tls(tls.to_string());
+        }
+        if error.is_user() {
+            return Self::Client(text);
+        }
+        let cut = error.is_incomplete_message() || error.is_canceled() || error.is_closed() || is_reset(&error);
+        if reused && cut { Self::Stale(text) } else { Self::Protocol(text) }
+    }
+
+    /// The answer for the application.
+    pub fn problem(&self) -> Problem {
+        let bad_gateway = |code, proxy_status, detail: &str| Problem {
+            proxy_status,
+            ..Problem::new(StatusCode::BAD_GATEWAY, code, detail)
+        };
+        let timeout = |proxy_status, detail: &str| Problem {
+            proxy_status,
+            ..Problem::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", detail)
+        };
+        match self {
+            Self::Refused(problem) => problem.clone(),
+            Self::Token(unavailable) => no_token(*unavailable),
+            Self::Connect(ConnectError::Dns { .. }) => {
+                bad_gateway("upstream_unreachable", "dns_error", "the API's name could not be resolved")
+            }
+            Self::Connect(ConnectError::Tcp { .. }) => {
+                bad_gateway("upstream_unreachable", "connection_refused", "the API could not be reached")
+            }
+            Self::Connect(ConnectError::Timeout { .. }) => timeout("connection_timeout", "no connection to the API in time"),
+            Self::Connect(ConnectError::Tls { .. }) | Self::Tls(_) => {
+                bad_gateway("upstream_tls", "tls_protocol_error", "no TLS connection to the API: see the broker's log")
+            }
+            Self::Stale(_) | Self::Protocol(_) => {
+                bad_gateway("upstream_protocol", "http_protocol_error", "the API's answer was not valid HTTP, or broke off")
+            }
+            Self::Timeout(_) => timeout("http_response_timeout", "the API sent no answer in time"),
+            Self::Client(_) => Problem {
+                proxy_status: "http_request_error",
+                close: true,
+                ..Problem::new(StatusCode::BAD_REQUEST, "bad_request", "the request body broke off")
+            },
+        }
+    }
+}
+
+fn no_token(unavailable: Unavailable) -> Problem {
+    let (code, detail) = match unavailable.state {
+        State::Rejected => ("credentials_rejected", "the token server refuses the broker's credentials: see its status"),
+        State::NeedsLogin => ("login_required", "a person has to log in again: see the broker's status"),
+        State::Pending | State::Valid | State::Degraded | State::Expired => {
+            ("token_unavailable", "there is no usable access token right now: see the broker's status")
+        }
+    };
+    Problem {
+        retry_after: Some(unavailable.retry_after),
+        proxy_status: "proxy_internal_response",
+        ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
+    }
+}
+
+fn is_reset(error: &hyper::Error) -> bool {
+    let io = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| {
+        matches!(
+            io.kind(),
+            std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::UnexpectedEof
+        )
+    })
+}
+
+fn with_cause(error: &dyn Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}

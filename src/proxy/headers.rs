@@ -1,0 +1,175 @@
+//! The head for each side is built anew from the other's: what belongs to one connection, to routing or to somebody else's
+//! credentials does not pass.
+
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, LOCATION,
+    TRANSFER_ENCODING, UPGRADE, VARY,
+};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, response};
+
+use super::body::Body;
+use super::route::Route;
+use crate::fields::{is_forwarding, is_hop_by_hop, is_ours, with_hyphens};
+
+const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+const PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
+
+/// The request head for the upstream. `credential` is what the broker adds; `None` lets a client's own pass, if the route
+/// says so. Framing is left to hyper: a length that the client sent is the body's, and stays.
+pub fn to_upstream(head: &Parts, route: &Route, credential: Option<HeaderValue>, websocket: bool) -> HeaderMap {
+    let keep_theirs = credential.is_none() && route.config.authorization == crate::config::Authorization::Keep;
+    let nominated = nominated(&head.headers);
+    let mut out = HeaderMap::with_capacity(head.headers.len() + route.extra.len() + 3);
+    out.insert(HOST, route.host.clone());
+    for (name, value) in &head.headers {
+        if *name == CONTENT_LENGTH {
+            out.insert(name, value.clone());
+        } else if passes(name, route, keep_theirs) && !nominated.contains(name) {
+            out.append(name, value.clone());
+        }
+    }
+    for (name, value) in &route.extra {
+        out.insert(name, value.clone());
+    }
+    // Security: whatever stood there is gone; exactly one credential field, ours.
+    if let Some(credential) = credential {
+        out.insert(route.config.header.clone(), credential);
+    }
+    if websocket {
+        out.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        out.insert(UPGRADE, WEBSOCKET);
+    }
+    out
+}
+
+fn passes(name: &HeaderName, route: &Route, keep_theirs: bool) -> bool {
+    if is_ours(name) {
+        return false;
+    }
+    if route.is_credential(name) {
+        return keep_theirs && !route.extra.iter().any(|(extra, _)| extra == name);
+    }
+    // Security: a server that reads `_` as `-` would see a second credential or framing field.
+    with_hyphens(name).is_none_or(|hyphened| !is_ours(&hyphened) && !route.is_credential(&hyphened))
+}
+
+/// The fields that `Connection` names besides its own options (RFC 9110 §7.6.1).
+fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+    let mut names = Vec::new();
+    for value in headers.get_all(CONNECTION) {
+        for option in value.as_bytes().split(|byte| *byte == b',') {
+            let option = option.trim_ascii();
+            let common = [&b"keep-alive"[..], b"close", b"upgrade"].iter().any(|known| option.eq_ignore_ascii_case(known));
+            if let (false, Ok(name)) = (common, HeaderName::from_bytes(option)) {
+                names.push(name);
+            }
+        }
+    }
+    names
+}
+
+/// Did the client send a credential of its own?
+pub fn has_credential(headers: &HeaderMap, route: &Route) -> bool {
+    headers.contains_key(http::header::AUTHORIZATION) || headers.contains_key(&route.config.header)
+}
+
+/// The response head for the client.
+pub fn to_client(head: response::Parts, route: &Route, request: &Parts, page: Option<&HeaderValue>) -> response::Parts {
+    let nominated = nominated(&head.headers);
+    let chunked = head.headers.contains_key(TRANSFER_ENCODING);
+    let mut out = HeaderMap::with_capacity(head.headers.len() + 2);
+    for (name, value) in &head.headers {
+        let dropped = is_hop_by_hop(name)
+            || (chunked && *name == CONTENT_LENGTH)
+            || (page.is_some() && name.as_str().starts_with("access-control-"))
+            || nominated.contains(name);
+        if !dropped {
+            let mapped = (*name == LOCATION && route.config.rewrite_location).then(|| {
+                let target = route.map_back(value.to_str().ok()?, request.headers.get(HOST))?;
+                HeaderValue::from_str(&target).ok()
+            });
+            out.append(name, mapped.flatten().unwrap_or_else(|| value.clone()));
+        }
+    }
+    if let Some(origin) = page {
+        out.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        out.append(VARY, HeaderValue::from_static("Origin"));
+    }
+    let mut made = Response::new(()).into_parts().0;
+    made.status = head.status;
+    made.headers = out;
+    if let Some(reason) = head.extensions.get::<hyper::ext::ReasonPhrase>() {
+        made.extensions.insert(reason.clone());
+    }
+    made
+}
+
+/// Are the transfer codings of that response ours to undo? hyper undoes `chunked` alone.
+pub fn only_chunked(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    }
+}
+
+/// Is that a WebSocket handshake (RFC 6455 §4.1)? Any other upgrade is ignored, as a server may (RFC 9110 §7.8).
+pub fn wants_websocket(head: &Parts, has_body: bool) -> bool {
+    let named = |wanted: &[u8]| {
+        let options = head.headers.get_all(CONNECTION).iter().flat_map(|v| v.as_bytes().split(|b| *b == b','));
+        options.into_iter().any(|option| option.trim_ascii().eq_ignore_ascii_case(wanted))
+    };
+    head.method == Method::GET && !has_body && is_websocket(&head.headers) && named(b"upgrade")
+}
+
+/// Is `websocket` the one protocol named by `Upgrade`?
+pub fn is_websocket(headers: &HeaderMap) -> bool {
+    let mut protocols = headers.get_all(UPGRADE).iter();
+    let first = protocols.next();
+    first.is_some_and(|p| p.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket")) && protocols.next().is_none()
+}
+
+/// The upstream's agreement to a WebSocket, for the client.
+pub fn websocket_agreed(mut head: response::Parts, upstream: &HeaderMap) -> Response<Body> {
+    for (name, value) in upstream {
+        if !is_hop_by_hop(name) && !is_forwarding(name) && *name != CONTENT_LENGTH && !head.headers.contains_key(name) {
+            head.headers.append(name, value.clone());
+        }
+    }
+    head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    head.headers.insert(UPGRADE, WEBSOCKET);
+    Response::from_parts(head, Body::empty())
+}
+
+/// What the client expects: `Some(true)` for 100-continue, which hyper answers; `Some(false)` for anything else.
+pub fn expects(headers: &HeaderMap) -> Option<bool> {
+    headers.get(EXPECT).map(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// The answer to a CORS preflight of a listed origin, if that is what the request is (Fetch §4.8).
+pub fn preflight(request: &Parts, route: &Route, page: &HeaderValue) -> Option<Response<Body>> {
+    let wanted = request.headers.get(ACCESS_CONTROL_REQUEST_METHOD)?;
+    if request.method != Method::OPTIONS {
+        return None;
+    }
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, page.clone());
+    headers.insert(VARY, HeaderValue::from_static("Origin"));
+    let allowed = route.config.methods.is_empty() || route.config.methods.iter().any(|m| m.as_str().as_bytes() == wanted.as_bytes());
+    if allowed {
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, wanted.clone());
+    }
+    if let Some(names) = request.headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
+    }
+    if request.headers.contains_key("access-control-request-private-network") {
+        headers.insert(PRIVATE_NETWORK, HeaderValue::from_static("true"));
+    }
+    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    Some(response)
+}

@@ -1,0 +1,104 @@
+//! The data path: a tower service for each listener and worker thread.
+//!
+//! The layers carry what concerns every request alike; the steps of a request are plain functions in `forward`. Nothing in
+//! here can fetch a token, only wait for one.
+
+mod body;
+mod error;
+mod forward;
+mod headers;
+mod inject;
+mod retry;
+mod route;
+mod upgrade;
+mod upstream;
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::FutureExt;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tower::{Service, ServiceBuilder, service_fn};
+use tracing::{debug, error, info};
+
+pub use body::Body;
+pub use forward::Context;
+use forward::{Answered, forward};
+pub use route::{Route, Routes, TokenUse};
+pub use upstream::Upstream;
+
+use crate::problem::Problem;
+use crate::telemetry::metrics::{Metrics, Origin};
+
+/// The service of one listener on one worker, outermost layer first.
+pub fn service(
+    context: Arc<Context>,
+    metrics: Arc<Metrics>,
+) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone {
+    ServiceBuilder::new()
+        .layer_fn(observe)
+        .layer_fn(move |inner| catch_panic(inner, Arc::clone(&metrics)))
+        .service(service_fn(move |request| {
+            let context = Arc::clone(&context);
+            async move { Ok::<_, Infallible>(forward(&context, request).await) }
+        }))
+}
+
+/// Counts, times and logs; unwraps the answer.
+fn observe<S>(inner: S) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone
+where
+    S: Service<Request<Incoming>, Response = Answered, Error = Infallible, Future: Send> + Clone,
+{
+    service_fn(move |request: Request<Incoming>| {
+        let started = now();
+        let method = request.method().clone();
+        let answered = inner.clone().call(request);
+        async move {
+            let Answered { response, route, error } = answered.await?;
+            let elapsed = started.elapsed();
+            let origin = if error.is_some() { Origin::Broker } else { Origin::Upstream };
+            let status = response.status();
+            if let Some(route) = &route {
+                route.metrics.answered(status, origin, elapsed.as_secs_f64());
+            }
+            // Security: no target, no field: they may hold secrets.
+            let route = route.as_ref().map(|route| route.config.name.as_str());
+            match error {
+                Some(error) => info!(route, %method, status = status.as_u16(), %error, "answered by the broker"),
+                None => debug!(route, %method, status = status.as_u16(), ?elapsed, "forwarded"),
+            }
+            Ok(response)
+        }
+    })
+}
+
+/// A panic costs one request, not the process.
+fn catch_panic<S>(
+    inner: S,
+    metrics: Arc<Metrics>,
+) -> impl Service<Request<Incoming>, Response = Answered, Error = Infallible, Future: Send> + Clone
+where
+    S: Service<Request<Incoming>, Response = Answered, Error = Infallible, Future: Send> + Clone,
+{
+    service_fn(move |request| {
+        let answer = AssertUnwindSafe(inner.clone().call(request)).catch_unwind();
+        let metrics = Arc::clone(&metrics);
+        async move {
+            answer.await.unwrap_or_else(|_| {
+                metrics.panics.inc();
+                error!("a request ended in a panic: this is a fault of the broker");
+                let detail = "this is a fault of the broker: see its log";
+                let problem = Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail);
+                Ok(Answered { response: problem.response(), route: None, error: Some(problem.into()) })
+            })
+        }
+    })
+}
+
+#[expect(clippy::disallowed_methods, reason = "how long a request took, for the histogram; nothing is decided by it")]
+fn now() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,219 @@
+//! Which route a request belongs to, and the exact target it is forwarded with. Decides on the bytes that are sent: a
+//! target that a server might read in another way is refused where a path decides anything.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::header::{AUTHORIZATION, HeaderName};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, StatusCode, Uri};
+
+use super::upstream::Upstream;
+use crate::config;
+use crate::door::{self, Host};
+use crate::problem::Problem;
+use crate::telemetry::metrics::RouteMetrics;
+use crate::token::cache::Slot;
+
+/// Longer targets are refused (RFC 9112 §3 recommends to take at least 8000 octets).
+const TARGET_MAX: usize = 16 * 1024;
+
+/// A route at work.
+pub struct Route {
+    pub config: Arc<config::Route>,
+    pub upstream: Upstream,
+    pub token: Option<TokenUse>,
+    /// `Host` for the upstream.
+    pub host: HeaderValue,
+    /// Extra request headers, secrets read.
+    pub extra: Vec<(HeaderName, HeaderValue)>,
+    pub metrics: Arc<RouteMetrics>,
+}
+
+/// The token of a route, and in which of its formats it is sent.
+pub struct TokenUse {
+    pub slot: Arc<Slot>,
+    pub format: usize,
+}
+
+/// The routes of one listener.
+pub struct Routes {
+    /// Those with a host first, then longer paths first.
+    routes: Vec<Arc<Route>>,
+    /// `None` for a Unix socket.
+    port: Option<u16>,
+}
+
+impl Routes {
+    pub fn new(mut routes: Vec<Arc<Route>>, port: Option<u16>) -> Self {
+        routes.sort_by_key(|route| (route.config.host.is_none(), std::cmp::Reverse(route.config.path.len())));
+        Self { routes, port }
+    }
+
+    /// The route for a host and a path; `Ok(None)` if the host is served here but the path is not.
+    pub fn find(&self, host: Option<&Host>, path: &str) -> Result<Option<&Arc<Route>>, Problem> {
+        let mut known = false;
+        for route in &self.routes {
+            if self.answers(route, host) {
+                known = true;
+                if under(path, &route.config.path) {
+                    return Ok(Some(route));
+                }
+            }
+        }
+        if known { Ok(None) } else { Err(door::host_refused()) }
+    }
+
+    fn answers(&self, route: &Route, host: Option<&Host>) -> bool {
+        match (&route.config.host, host) {
+            (Some(wanted), Some(host)) => door::is_ours(host, std::slice::from_ref(wanted), self.port),
+            (Some(_), None) => false,
+            (None, Some(host)) => door::is_ours(host, &route.config.accept_hosts, self.port),
+            (None, None) => true,
+        }
+    }
+
+    /// May a page of that origin use any route here?
+    pub fn lists_origin(&self, origin: &str) -> bool {
+        self.routes.iter().any(|route| route.config.accept_origins.iter().any(|listed| listed == origin))
+    }
+}
+
+/// Is the path the prefix, or below it? Prefixes have no trailing slash.
+fn under(path: &str, prefix: &str) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Refuses the methods that are never forwarded, and targets whose form does not go with the method (RFC 9112 §3.2).
+pub fn check_form(head: &Parts) -> Result<(), Problem> {
+    // `TRACE` would send the token back in the answer's body; some servers take its lower-case and IIS's old name for it.
+    let method = head.method.as_str();
+    if head.method == Method::CONNECT || method.eq_ignore_ascii_case("TRACE") || method.eq_ignore_ascii_case("TRACK") {
+        let refused = method_refused("this method is never forwarded", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".into());
+        return Err(Problem { close: true, ..refused });
+    }
+    let uri = &head.uri;
+    let absolute = uri.scheme_str().is_some_and(|scheme| scheme.eq_ignore_ascii_case("http")) && uri.authority().is_some();
+    let origin = uri.scheme().is_none() && uri.authority().is_none() && uri.path().starts_with('/');
+    let asterisk = head.method == Method::OPTIONS && uri.path() == "*";
+    if !(absolute || origin || asterisk) {
+        return Err(door::bad_request("the request's target is not a path"));
+    }
+    if uri.path_and_query().is_some_and(|target| target.as_str().len() > TARGET_MAX) {
+        let detail = "the request's target is longer than 16 KiB";
+        return Err(Problem { close: true, ..Problem::new(StatusCode::URI_TOO_LONG, "target_too_long", detail) });
+    }
+    Ok(())
+}
+
+impl Route {
+    /// Refuses what the route does not allow.
+    pub fn check_allowed(&self, head: &Parts) -> Result<(), Problem> {
+        let config = &self.config;
+        if !config.methods.is_empty() && !config.methods.contains(&head.method) {
+            let allowed: Vec<_> = config.methods.iter().map(Method::as_str).collect();
+            return Err(method_refused("the route does not allow this method: see its `methods`", allowed.join(", ")));
+        }
+        let path = head.uri.path();
+        // Security: where a path decides something, every server on the way has to read it as we do.
+        let decides = !config.path.is_empty() || !config.paths.is_empty() || !config.upstream.base_path.is_empty();
+        if decides && is_ambiguous(path) {
+            let detail = "the path can be read in more than one way, and this route decides by paths";
+            return Err(Problem::new(StatusCode::FORBIDDEN, "path_refused", detail));
+        }
+        if !config.paths.is_empty() && !config.paths.iter().any(|allowed| under(path, allowed)) {
+            let detail = "the route does not allow this path: see its `paths`";
+            return Err(Problem::new(StatusCode::FORBIDDEN, "path_refused", detail));
+        }
+        Ok(())
+    }
+
+    /// The target as the upstream gets it: byte for byte what was judged, without the route's own path, below the base path.
+    pub fn target(&self, head: &Parts) -> Result<Uri, Problem> {
+        let sent = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let config = &self.config;
+        let stripped = if config.strip { sent.strip_prefix(config.path.as_str()).unwrap_or(sent) } else { sent };
+        if stripped.len() == sent.len() && config.upstream.base_path.is_empty() && head.uri.authority().is_none() {
+            return Ok(head.uri.clone());
+        }
+        let slash = if stripped.starts_with('/') { "" } else { "/" };
+        let target = format!("{}{slash}{stripped}", config.upstream.base_path);
+        let target = PathAndQuery::try_from(target).map_err(|_| door::bad_request("the request's target is not a path"))?;
+        Ok(Uri::from(target))
+    }
+
+    /// A `Location` that points at the upstream, as the client has to follow it; `None` to leave it as it is.
+    pub fn map_back(&self, location: &str, client_host: Option<&HeaderValue>) -> Option<String> {
+        let config = &self.config;
+        let origin = config.upstream.origin();
+        let own_port = if config.upstream.scheme() == "https" { ":443" } else { ":80" };
+        let after = strip_prefix_ignore_case(location, &origin).map(|rest| rest.strip_prefix(own_port).unwrap_or(rest));
+        let (absolute, target) = match after {
+            Some(rest) if rest.is_empty() || rest.starts_with(['/', '?', '#']) => (true, rest),
+            Some(_) => return None,
+            None if location.starts_with('/') && !location.starts_with("//") => (false, location),
+            None => return None,
+        };
+        let cut = target.find(['?', '#']).unwrap_or(target.len());
+        let (path, rest) = target.split_at(cut);
+        if !under(path, &config.upstream.base_path) {
+            return None;
+        }
+        let below = &path[config.upstream.base_path.len()..];
+        let prefix: Cow<'_, str> = if config.strip { config.path.as_str().into() } else { "".into() };
+        let slash = if below.is_empty() && prefix.is_empty() { "/" } else { "" };
+        let host = if absolute { format!("http://{}", client_host?.to_str().ok()?) } else { String::new() };
+        let mapped = format!("{host}{prefix}{below}{slash}{rest}");
+        (mapped != location).then_some(mapped)
+    }
+
+    /// The fields that a client may not set itself: the credential and the route's own.
+    pub fn is_credential(&self, name: &HeaderName) -> bool {
+        *name == AUTHORIZATION || *name == self.config.header || self.extra.iter().any(|(extra, _)| extra == name)
+    }
+}
+
+fn method_refused(detail: &str, allow: String) -> Problem {
+    Problem { allow: Some(allow), ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_refused", detail) }
+}
+
+fn strip_prefix_ignore_case<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
+    let head = text.get(..prefix.len())?;
+    head.eq_ignore_ascii_case(prefix).then(|| &text[prefix.len()..])
+}
+
+/// Might another server see other segments than we do? Dot segments, doubled or encoded slashes, backslashes, and path
+/// parameters on dots (`/..;/`) are where readings differ.
+fn is_ambiguous(path: &str) -> bool {
+    let dots = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
+    let escape = |at: usize| path.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+    path.contains('\\')
+        || path.contains("//")
+        || path.split('/').any(dots)
+        || path.match_indices('%').any(|(at, _)| matches!(escape(at), None | Some(b'.' | b'/' | b'\\' | 0..=0x1f | 0x7f)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_end_at_segments() {
+        assert!(under("/api", "/api") && under("/api/x", "/api") && under("/anything", ""));
+        assert!(!under("/apix", "/api") && !under("/ap", "/api"));
+    }
+
+    #[test]
+    fn paths_that_can_be_read_in_two_ways_are_known() {
+        for path in [
+            "/a/../b", "/a/..", "/./a", "/a/%2e%2e/b", "/a/..%2fb", "/a%5c..%5cb", "/a/..;/b", "//a", "/a\\b", "/a%00", "/a/%0d%0a", "/%zz",
+            "/%2",
+        ] {
+            assert!(is_ambiguous(path), "{path}");
+        }
+        for path in ["/", "/a.b/..c/...", "/a;v=1/b", "/a%20b", "/%c3%a4", "/a%25"] {
+            assert!(!is_ambiguous(path), "{path}");
+        }
+    }
+}

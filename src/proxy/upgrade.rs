@@ -1,0 +1,74 @@
+//! WebSocket: after the upstream's own 101, bytes pass both ways until one side ends, nothing moves for too long, or the
+//! broker stops.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+/// Joins the two sides once both have switched protocols.
+pub async fn tunnel(client: OnUpgrade, upstream: OnUpgrade, idle: Duration, stop: CancellationToken) {
+    let (client, upstream) = match tokio::try_join!(client, upstream) {
+        Ok(both) => both,
+        Err(error) => {
+            debug!(%error, "a WebSocket did not come about");
+            return;
+        }
+    };
+    let moved = Arc::new(AtomicU64::new(0));
+    let mut client = Watched { io: TokioIo::new(client), moved: Arc::clone(&moved) };
+    let mut upstream = Watched { io: TokioIo::new(upstream), moved: Arc::clone(&moved) };
+    tokio::select! {
+        ended = copy_bidirectional(&mut client, &mut upstream) => debug!(?ended, "a WebSocket ended"),
+        () = still(&moved, idle) => debug!(idle_seconds = idle.as_secs(), "a WebSocket was cut: nothing moved"),
+        () = stop.cancelled() => debug!("a WebSocket was cut: the broker stops"),
+    }
+}
+
+/// Ends when `moved` has not changed for `idle`, give or take a quarter.
+async fn still(moved: &AtomicU64, idle: Duration) {
+    let (mut last, mut quiet) = (0, 0);
+    while quiet < 4 {
+        tokio::time::sleep(idle / 4).await;
+        let now = moved.load(Ordering::Relaxed);
+        quiet = if now == last { quiet + 1 } else { 0 };
+        last = now;
+    }
+}
+
+/// Counts the bytes read.
+struct Watched {
+    io: TokioIo<Upgraded>,
+    moved: Arc<AtomicU64>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        self.moved.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        polled
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,187 @@
+//! Where a secret is read from: a file, the environment, a command, a systemd credential, or (with a warning) the
+//! configuration itself.
+//!
+//! A source is read again at each use that matters, so that a rotated file is picked up without a restart. Errors name
+//! the source, never what it held.
+
+use std::fs::Metadata;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+use zeroize::Zeroizing;
+
+use super::Secret;
+
+/// A secret is at most this long; a longer one is a mistake in the path.
+pub const LENGTH_MAX: u64 = 64 * 1024;
+/// A command that prints a secret has this long.
+pub const EXEC_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// Written in the configuration: accepted with a warning.
+    Inline(Secret),
+    File(PathBuf),
+    Env(String),
+    /// Program and arguments; no shell.
+    Exec(Vec<String>),
+    /// A file of that name in systemd's `$CREDENTIALS_DIRECTORY`.
+    Credential(String),
+}
+
+/// Why a secret could not be had. The text is for the operator.
+#[derive(Debug, thiserror::Error)]
+#[error("{problem}; {hint}")]
+pub struct SecretError {
+    pub problem: String,
+    pub hint: &'static str,
+}
+
+fn error(problem: String, hint: &'static str) -> SecretError {
+    SecretError { problem, hint }
+}
+
+impl SecretSource {
+    /// Reads the secret: one trailing newline is stripped, an empty one is an error. Bounded by [`LENGTH_MAX`] and, for
+    /// a command, [`EXEC_TIMEOUT`].
+    pub async fn read(&self) -> Result<Secret, SecretError> {
+        match self {
+            Self::Inline(secret) => Ok(secret.clone()),
+            Self::Exec(argv) => text(exec(argv).await?, || format!("the command {:?}", argv[0])),
+            Self::File(_) | Self::Env(_) | Self::Credential(_) => self.look(),
+        }
+    }
+
+    /// Reads everything that can be read without running a command; for one, says only whether its program is there.
+    pub fn look(&self) -> Result<Secret, SecretError> {
+        match self {
+            Self::Inline(secret) => Ok(secret.clone()),
+            Self::File(path) => file(path),
+            Self::Env(name) => environment(name),
+            Self::Credential(name) => file(&credential_path(name)?),
+            Self::Exec(argv) => program(&argv[0]).map(|()| Secret::new(String::new())),
+        }
+    }
+
+    /// Changes when the file behind the source does; constant for the other kinds. Costs one `stat`.
+    pub fn stamp(&self) -> u64 {
+        let path = match self {
+            Self::File(path) => path.clone(),
+            Self::Credential(name) => match credential_path(name) {
+                Ok(path) => path,
+                Err(_) => return 0,
+            },
+            _ => return 0,
+        };
+        let mut hasher = DefaultHasher::new();
+        if let Ok(meta) = path.metadata() {
+            (meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec(), meta.ctime_nsec()).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
+    /// The file behind the source, if there is one.
+    pub fn path(&self) -> Option<PathBuf> {
+        match self {
+            Self::File(path) => Some(path.clone()),
+            Self::Credential(name) => credential_path(name).ok(),
+            _ => None,
+        }
+    }
+}
+
+fn file(path: &Path) -> Result<Secret, SecretError> {
+    let describe = || format!("the file {}", path.display());
+    let meta = path.metadata().map_err(|e| error(format!("cannot read {}: {e}", describe()), "check the path and its permissions"))?;
+    regular(&meta, path)?;
+    if meta.len() > LENGTH_MAX {
+        return Err(error(format!("{} is larger than 64 KiB", describe()), "a secret is a short text: check the path"));
+    }
+    let bytes = std::fs::read(path).map_err(|e| error(format!("cannot read {}: {e}", describe()), "check its permissions"))?;
+    text(Zeroizing::new(bytes), describe)
+}
+
+/// A directory, a device or a pipe would block or never end.
+fn regular(meta: &Metadata, path: &Path) -> Result<(), SecretError> {
+    if meta.is_file() { Ok(()) } else { Err(error(format!("{} is not a regular file", path.display()), "name the file itself")) }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads secrets from the environment")]
+fn environment(name: &str) -> Result<Secret, SecretError> {
+    match std::env::var(name) {
+        Ok(value) => text(Zeroizing::new(value.into_bytes()), || format!("the environment variable {name}")),
+        Err(std::env::VarError::NotPresent) => {
+            Err(error(format!("the environment variable {name} is not set"), "set it for the broker's process, or use { file = \"…\" }"))
+        }
+        Err(std::env::VarError::NotUnicode(_)) => {
+            Err(error(format!("the environment variable {name} is not valid UTF-8"), "a secret is text"))
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "systemd names the directory in the environment")]
+fn credential_path(name: &str) -> Result<PathBuf, SecretError> {
+    match std::env::var_os("CREDENTIALS_DIRECTORY") {
+        Some(directory) => Ok(Path::new(&directory).join(name)),
+        None => Err(error(
+            format!("no systemd credentials here, so {name:?} cannot be read"),
+            "start the broker from a unit with LoadCredential=, or use { file = \"…\" }",
+        )),
+    }
+}
+
+/// Is there such a program, as a path or in `PATH`?
+#[expect(clippy::disallowed_methods, reason = "PATH is how a program is found")]
+fn program(name: &str) -> Result<(), SecretError> {
+    let found = if name.contains('/') {
+        Path::new(name).is_file()
+    } else {
+        std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()))
+    };
+    if found { Ok(()) } else { Err(error(format!("the command {name:?} was not found"), "give its full path")) }
+}
+
+async fn exec(argv: &[String]) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+    let failed = |why: String| error(format!("the command {:?} {why}", argv[0]), "run it by hand to see why; its output is never shown here");
+    let mut child = Command::new(&argv[0])
+        .args(&argv[1..])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|e| failed(format!("could not be started: {e}")))?;
+    let Some(stdout) = child.stdout.take() else { return Err(failed("has no output".into())) };
+    let finished = tokio::time::timeout(EXEC_TIMEOUT, async {
+        let mut out = Zeroizing::new(Vec::with_capacity(1024));
+        stdout.take(LENGTH_MAX + 1).read_to_end(&mut out).await?;
+        Ok::<_, std::io::Error>((out, child.wait().await?))
+    });
+    let (out, status) = match finished.await {
+        Ok(Ok(done)) => done,
+        Ok(Err(e)) => return Err(failed(format!("could not be read: {e}"))),
+        Err(_) => return Err(failed("did not end within 10 s".into())),
+    };
+    if !status.success() {
+        return Err(failed(format!("failed ({status})")));
+    }
+    if out.len() as u64 > LENGTH_MAX {
+        return Err(failed("printed more than 64 KiB".into()));
+    }
+    Ok(out)
+}
+
+fn text(bytes: Zeroizing<Vec<u8>>, describe: impl Fn() -> String) -> Result<Secret, SecretError> {
+    let value = std::str::from_utf8(&bytes).map_err(|_| error(format!("{} does not hold UTF-8 text", describe()), "a secret is text"))?;
+    let value = value.strip_suffix('\n').map_or(value, |v| v.strip_suffix('\r').unwrap_or(v));
+    if value.is_empty() {
+        return Err(error(format!("{} is empty", describe()), "put the secret there"));
+    }
+    Ok(Secret::new(value.to_owned()))
+}
+

@@ -1,0 +1,175 @@
+//! Every metric of the program. The names are public API; a path, a URL or a client's bytes are never a label, so the
+//! number of series depends on the configuration alone.
+
+use std::sync::{Mutex, PoisonError};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+/// What a scrape is served as.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type Label = Vec<(&'static str, String)>;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Request {
+    route: String,
+    status_class: &'static str,
+    origin: &'static str,
+}
+
+/// Seconds, from a loopback hop to the slowest answer a route waits for by default.
+#[derive(Clone)]
+struct Buckets;
+
+impl MetricConstructor<Histogram> for Buckets {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0])
+    }
+}
+
+/// The program's counters and gauges.
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    requests: Family<Request, Counter>,
+    durations: Family<Label, Histogram, Buckets>,
+    retries: Family<Label, Counter>,
+    refreshes: Family<Label, Counter>,
+    token_expiry: Family<Label, Gauge>,
+    token_state: Family<Label, Gauge>,
+    certificate_expiry: Family<Label, Gauge>,
+    /// Requests that ended in a caught panic.
+    pub panics: Counter,
+    /// Connections that are open on the routes' listeners.
+    pub connections: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let metrics = Self {
+            registry: Mutex::new(Registry::with_prefix("tokenbroker")),
+            requests: Family::default(),
+            durations: Family::new_with_constructor(Buckets),
+            retries: Family::default(),
+            refreshes: Family::default(),
+            token_expiry: Family::default(),
+            token_state: Family::default(),
+            certificate_expiry: Family::default(),
+            panics: Counter::default(),
+            connections: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&self) {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let r = &mut *registry;
+        r.register("requests", "Requests answered, by who made the answer", self.requests.clone());
+        r.register("request_duration_seconds", "From request head to response head", self.durations.clone());
+        r.register("upstream_retries", "Requests sent to the upstream a second time", self.retries.clone());
+        r.register("token_refreshes", "Token exchanges, by outcome", self.refreshes.clone());
+        r.register("token_expiry_timestamp_seconds", "When the access token expires", self.token_expiry.clone());
+        r.register("token_state", "1 for the state the token is in", self.token_state.clone());
+        r.register(
+            "certificate_expiry_timestamp_seconds",
+            "When the client certificate expires",
+            self.certificate_expiry.clone(),
+        );
+        r.register("panics", "Requests that ended in a caught panic", self.panics.clone());
+        r.register("connections", "Open client connections", self.connections.clone());
+        r.register("build", "Build information", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
+    }
+
+    /// The handles of one route, looked up once so that a request only adds.
+    pub fn route(&self, route: &str) -> RouteMetrics {
+        let counter = |status_class, origin| {
+            self.requests.get_or_create_owned(&Request { route: route.into(), status_class, origin })
+        };
+        let both = |class| [counter(class, "upstream"), counter(class, "broker")];
+        let label = vec![("route", route.to_owned())];
+        RouteMetrics {
+            requests: [both("1xx"), both("2xx"), both("3xx"), both("4xx"), both("5xx")],
+            duration: self.durations.get_or_create_owned(&label),
+            retries: self.retries.get_or_create_owned(&label),
+        }
+    }
+
+    /// Counts one token exchange.
+    pub fn refreshed(&self, token: &str, outcome: &'static str) {
+        self.refreshes.get_or_create(&vec![("token", token.to_owned()), ("outcome", outcome.to_owned())]).inc();
+    }
+
+    /// Sets what a scrape says of a token: its state out of all `states`, and its expiry in Unix seconds.
+    pub fn token(&self, token: &str, state: &str, states: &[&str], expiry: Option<i64>) {
+        for each in states {
+            let label = vec![("token", token.to_owned()), ("state", (*each).to_owned())];
+            self.token_state.get_or_create(&label).set(i64::from(*each == state));
+        }
+        set(&self.token_expiry, vec![("token", token.to_owned())], expiry);
+    }
+
+    pub fn certificate(&self, identity: &str, expiry: i64) {
+        set(&self.certificate_expiry, vec![("identity", identity.to_owned())], Some(expiry));
+    }
+
+    /// All of it as OpenMetrics text.
+    pub fn encode(&self) -> String {
+        let mut out = String::with_capacity(8 * 1024);
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        match text::encode(&mut out, &registry) {
+            Ok(()) => out,
+            Err(std::fmt::Error) => String::new(),
+        }
+    }
+}
+
+fn set(family: &Family<Label, Gauge>, label: Label, value: Option<i64>) {
+    match value {
+        Some(value) => {
+            family.get_or_create(&label).set(value);
+        }
+        None => {
+            family.remove(&label);
+        }
+    }
+}
+
+/// Who made an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Upstream,
+    Broker,
+}
+
+/// One route's counters.
+#[derive(Debug)]
+pub struct RouteMetrics {
+    /// By status class, then by origin.
+    requests: [[Counter; 2]; 5],
+    duration: Histogram,
+    pub retries: Counter,
+}
+
+impl RouteMetrics {
+    pub fn answered(&self, status: http::StatusCode, origin: Origin, seconds: f64) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
+        self.requests[class][origin as usize].inc();
+        self.duration.observe(seconds);
+    }
+
+    /// Requests answered so far, and those of them that the broker answered itself.
+    pub fn totals(&self) -> (u64, u64) {
+        let sum = |origin: Origin| self.requests.iter().map(|class| class[origin as usize].get()).sum::<u64>();
+        let own = sum(Origin::Broker);
+        (own + sum(Origin::Upstream), own)
+    }
+}

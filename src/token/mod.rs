@@ -1,0 +1,58 @@
+//! Tokens at work: how one is obtained, kept fresh and handed to requests.
+//!
+//! One task a token (`refresh`) owns everything that changes; it publishes snapshots (`cache`) that requests read without
+//! a lock.
+
+pub mod backoff;
+pub mod cache;
+pub mod refresh;
+pub mod schedule;
+pub mod source;
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use http::HeaderValue;
+use jiff::Timestamp;
+
+use crate::clock::{Moment, Now};
+use crate::oauth::template::Template;
+use crate::secret::{Fingerprint, Secret};
+
+/// An access token in use, written out ready for each of the formats that routes send it in.
+#[derive(Debug)]
+pub struct Token {
+    pub fingerprint: Fingerprint,
+    pub obtained_at: Timestamp,
+    /// `None`: it does not expire.
+    pub expires: Option<Moment>,
+    digest: [u8; 32],
+    values: Vec<HeaderValue>,
+}
+
+impl Token {
+    /// `sent` is when the request for it was sent: its life is counted from there. `None` if it cannot stand in a header.
+    pub fn new(secret: &Secret, formats: &[Template], sent: Now, lifetime: Option<Duration>) -> Option<Self> {
+        let written = |format: &Template| {
+            let text = format.render(|_| Some(Cow::Borrowed(secret.expose())))?;
+            let mut value = HeaderValue::from_str(&text).ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        };
+        Some(Self {
+            fingerprint: secret.fingerprint(),
+            obtained_at: sent.wall,
+            expires: lifetime.map(|lifetime| Moment::after(sent, lifetime)),
+            digest: secret.digest(),
+            values: formats.iter().map(written).collect::<Option<_>>()?,
+        })
+    }
+
+    pub fn usable(&self, now: Now) -> bool {
+        self.expires.is_none_or(|expires| !expires.reached(now))
+    }
+
+    pub fn is(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}

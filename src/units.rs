@@ -1,0 +1,125 @@
+//! Durations and sizes as people write them: `10s`, `5m`, `64KiB`.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{Deserialize, Deserializer, Error};
+
+/// No duration of the configuration is longer.
+pub const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// A duration in the configuration, such as `"10s"`, `"500ms"` or `"1h30m"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+/// A number of bytes in the configuration, such as `"64KiB"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+/// Reads `1h30m`: numbers, each with one of the units ms, s, m, h, d.
+pub fn duration(text: &str) -> Result<Duration, &'static str> {
+    const HELP: &str = "a duration is written like \"10s\", \"500ms\", \"5m\", \"1h30m\" or \"7d\"";
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    if rest.is_empty() {
+        return Err(HELP);
+    }
+    while !rest.is_empty() {
+        let (number, after) = leading_number(rest).ok_or(HELP)?;
+        let unit_len = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
+        let milliseconds = match &after[..unit_len] {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return Err(HELP),
+        };
+        let part = number.checked_mul(milliseconds).map(Duration::from_millis).ok_or(HELP)?;
+        total = total.saturating_add(part);
+        rest = &after[unit_len..];
+    }
+    if total > DURATION_MAX { Err("a duration is at most 100 years") } else { Ok(total) }
+}
+
+/// Reads `64KiB`: a number and one of the units B, KiB, MiB, GiB.
+pub fn size(text: &str) -> Result<u64, &'static str> {
+    const HELP: &str = "a size is written like \"64KiB\", \"1MiB\" or \"512B\"";
+    let (number, unit) = leading_number(text).ok_or(HELP)?;
+    let factor = match unit {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(HELP),
+    };
+    number.checked_mul(factor).ok_or(HELP)
+}
+
+fn leading_number(text: &str) -> Option<(u64, &str)> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    Some((text[..digits].parse().ok()?, &text[digits..]))
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        duration(&String::deserialize(deserializer)?).map(Self).map_err(D::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        size(&String::deserialize(deserializer)?).map(Self).map_err(D::Error::custom)
+    }
+}
+
+impl JsonSchema for Span {
+    fn schema_name() -> Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "duration", "pattern": "^([0-9]+(ms|s|m|h|d))+$" })
+    }
+}
+
+impl JsonSchema for Size {
+    fn schema_name() -> Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "size", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_numbers_with_units() {
+        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        for wrong in ["", "10", "s", "10 s", "-1s", "1.5h", "10sec", "99999999999999999999s", "40000d"] {
+            assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_binary() {
+        assert_eq!(size("64KiB"), Ok(65536));
+        for wrong in ["", "64", "64KB", "64 KiB", "99999999999GiB", "-1B"] {
+            assert!(size(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
