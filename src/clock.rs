@@ -50,6 +50,11 @@ fn nanos(tv_nsec: i64) -> i32 {
     i32::try_from(tv_nsec).unwrap_or(0)
 }
 
+/// For people and for JSON: RFC 3339 with milliseconds.
+pub fn rfc3339(time: Timestamp) -> String {
+    format!("{time:.3}")
+}
+
 /// A moment that counts as reached as soon as either clock has passed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {

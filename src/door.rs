@@ -62,7 +62,11 @@ pub fn host(head: &Parts) -> Result<Option<Host>, Problem> {
     match head.uri.authority() {
         Some(authority) => {
             let target = parse_host(authority.as_str()).ok_or_else(|| bad_request("the target is not a URL"))?;
-            if field.is_some_and(|field| field != target) { Err(bad_request("Host and target differ")) } else { Ok(Some(target)) }
+            if field.is_some_and(|field| field != target) {
+                Err(bad_request("Host and target differ"))
+            } else {
+                Ok(Some(target))
+            }
         }
         None if field.is_none() && head.version >= Version::HTTP_11 => Err(bad_request("Host is missing")),
         None => Ok(field),
@@ -133,7 +137,9 @@ mod tests {
         assert_eq!(parse_host("127.0.0.1"), host("127.0.0.1", None));
         assert_eq!(parse_host("[::1]:8403"), host("[::1]", Some(8403)));
         assert_eq!(parse_host("[::1]"), host("[::1]", None));
-        for wrong in ["", ":80", "a:", "a:b", "a:99999", "a b", "a,b", "u@a", "a/b", "[::1", "[::1]x", "[a]", "a:+1", "ä"] {
+        for wrong in
+            ["", ":80", "a:", "a:b", "a:99999", "a b", "a,b", "u@a", "a/b", "[::1", "[::1]x", "[a]", "a:+1", "ä"]
+        {
             assert_eq!(parse_host(wrong), None, "{wrong:?}");
         }
     }
@@ -161,7 +167,10 @@ mod tests {
         assert_eq!(judged(&[("sec-fetch-mode", "cors")]), Ok(From::Here), "Node's fetch sends this");
         assert_eq!(judged(&[("sec-fetch-site", "none")]), Ok(From::Here));
         assert_eq!(judged(&[("origin", "http://127.0.0.1:8403"), ("sec-fetch-site", "same-origin")]), Ok(From::Here));
-        assert!(matches!(judged(&[("origin", "https://APP.example"), ("sec-fetch-site", "cross-site")]), Ok(From::Listed(_))));
+        assert!(matches!(
+            judged(&[("origin", "https://APP.example"), ("sec-fetch-site", "cross-site")]),
+            Ok(From::Listed(_))
+        ));
         for foreign in [
             &[("origin", "https://evil.example")][..],
             &[("origin", "null")],

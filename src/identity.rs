@@ -117,7 +117,10 @@ pub fn client_config(roots: &Roots, identity: Option<&Identity>) -> Result<Arc<C
     let mut store = if roots.system { system_roots().clone() } else { RootCertStore::empty() };
     for root in &roots.extra {
         store.add(root.clone()).map_err(|e| {
-            error(format!("a certificate of the CA file cannot be trusted: {e}"), "it must hold the CA's certificates, in PEM")
+            error(
+                format!("a certificate of the CA file cannot be trusted: {e}"),
+                "it must hold the CA's certificates, in PEM",
+            )
         })?;
     }
     let builder = ClientConfig::builder_with_provider(provider())
@@ -126,13 +129,18 @@ pub fn client_config(roots: &Roots, identity: Option<&Identity>) -> Result<Arc<C
         .with_root_certificates(store);
     let mut config = match identity {
         None => builder.with_no_client_auth(),
-        Some(identity) => builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key()).map_err(|e| match e {
-            rustls::Error::InconsistentKeys(_) => error(
-                "the private key is not the certificate's".into(),
-                "the first certificate of the file must be the client's own, and the key must belong to it",
-            ),
-            e => error(format!("the private key cannot be used: {e}"), "RSA, ECDSA P-256, P-384 and Ed25519 keys are supported"),
-        })?,
+        Some(identity) => {
+            builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key()).map_err(|e| match e {
+                rustls::Error::InconsistentKeys(_) => error(
+                    "the private key is not the certificate's".into(),
+                    "the first certificate of the file must be the client's own, and the key must belong to it",
+                ),
+                e => error(
+                    format!("the private key cannot be used: {e}"),
+                    "RSA, ECDSA P-256, P-384 and Ed25519 keys are supported",
+                ),
+            })?
+        }
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
@@ -173,7 +181,10 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
         let encrypted = pem.windows(9).any(|w| w == b"ENCRYPTED");
         let path = path.display();
         if encrypted {
-            error(format!("the private key {path} is encrypted"), "decrypt it: openssl pkey -in KEY -out KEY.plain, mode 0600")
+            error(
+                format!("the private key {path} is encrypted"),
+                "decrypt it: openssl pkey -in KEY -out KEY.plain, mode 0600",
+            )
         } else if matches!(e, rustls_pki_types::pem::Error::NoItemsFound) {
             error(format!("{path} holds no private key"), "it must be PEM: PKCS#8, SEC1 or PKCS#1")
         } else {
@@ -184,5 +195,6 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
-    std::fs::read(path).map_err(|e| error(format!("cannot read {}: {e}", path.display()), "check the path and its permissions"))
+    std::fs::read(path)
+        .map_err(|e| error(format!("cannot read {}: {e}", path.display()), "check the path and its permissions"))
 }

@@ -1,3 +1,6 @@
+pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connect;
@@ -8,6 +11,10 @@ pub mod oauth;
 pub mod problem;
 pub mod proxy;
 pub mod secret;
+pub mod server;
+pub mod signal;
+#[cfg(feature = "demo")]
+pub mod standin;
 pub mod telemetry;
 pub mod token;
 pub mod units;

@@ -45,7 +45,9 @@ impl Problem {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Ok(value) = HeaderValue::from_str(&format!("tokenbroker; error={}; details={}", self.proxy_status, self.code)) {
+        if let Ok(value) =
+            HeaderValue::from_str(&format!("tokenbroker; error={}; details={}", self.proxy_status, self.code))
+        {
             headers.insert(PROXY_STATUS, value);
         }
         if let Some(delay) = self.retry_after {

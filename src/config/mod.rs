@@ -179,3 +179,9 @@ pub fn load(path: &Path, now: Timestamp) -> (Option<Config>, Report) {
     };
     validate::run(path, &text, now)
 }
+
+/// Where a broker with this file has its operator's listener, whatever else the file holds.
+pub fn admin_listen(path: &Path) -> Result<Listen, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: cannot be read: {e}", path.display()))?;
+    validate::admin_listen(path, &text)
+}

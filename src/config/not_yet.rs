@@ -31,8 +31,21 @@ const CLIENT_AUTHS: &[&str] = &["client_secret_jwt", "private_key_jwt"];
 
 /// Commands of the program.
 pub const COMMANDS: &[&str] = &[
-    "status", "reload", "login", "logout", "token", "client", "store", "secret", "exec", "init", "try", "dialects",
-    "explain", "completions", "man",
+    "status",
+    "reload",
+    "login",
+    "logout",
+    "token",
+    "client",
+    "store",
+    "secret",
+    "exec",
+    "init",
+    "try",
+    "dialects",
+    "explain",
+    "completions",
+    "man",
 ];
 
 /// Is `word` in the row of `table` whose pattern matches the path? `*` stands for any one step.

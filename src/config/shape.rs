@@ -37,7 +37,10 @@ fn without_null(schema: Json) -> Json {
                     node.insert("type".into(), only);
                 }
             }
-            if node.get("default").is_some_and(|default| default.is_null() || default.as_object().is_some_and(|d| d.is_empty())) {
+            if node
+                .get("default")
+                .is_some_and(|default| default.is_null() || default.as_object().is_some_and(|d| d.is_empty()))
+            {
                 node.remove("default");
             }
             if let Some(Json::Array(branches)) = node.get_mut("anyOf") {
@@ -109,7 +112,9 @@ impl<'t> Document<'t> {
         let mut span = None;
         for step in path {
             let next = match value {
-                DeValue::Table(table) => table.iter().find(|(key, _)| key.get_ref() == step).map(|(k, v)| (k.span(), v)),
+                DeValue::Table(table) => {
+                    table.iter().find(|(key, _)| key.get_ref() == step).map(|(k, v)| (k.span(), v))
+                }
                 DeValue::Array(list) => step.parse::<usize>().ok().and_then(|i| list.get(i)).map(|v| (v.span(), v)),
                 _ => None,
             };
@@ -146,7 +151,8 @@ impl<'d> Walker<'d, '_> {
         let kind = kind(value.get_ref());
         let fitting = branches.iter().find(|branch| fits(branch, kind));
         let Some(branch) = fitting else {
-            let mut wanted: Vec<_> = branches.iter().filter_map(|b| b.get("type").and_then(Json::as_str)).map(name).collect();
+            let mut wanted: Vec<_> =
+                branches.iter().filter_map(|b| b.get("type").and_then(Json::as_str)).map(name).collect();
             wanted.dedup();
             self.add(value.span(), path, format!("expected {}, found {}", wanted.join(" or "), name(kind)), "");
             return None;
@@ -196,7 +202,8 @@ impl<'d> Walker<'d, '_> {
                     self.add(key.span(), path, "not yet: this version cannot do that", "remove it");
                 }
                 None => {
-                    let names: Vec<_> = known.map(|known| known.keys().map(String::as_str).collect()).unwrap_or_default();
+                    let names: Vec<_> =
+                        known.map(|known| known.keys().map(String::as_str).collect()).unwrap_or_default();
                     let hint = match nearest(&name, names.iter().copied()) {
                         Some(near) => format!("did you mean `{near}`?"),
                         None => format!("known here: {}", names.join(", ")),
@@ -226,7 +233,12 @@ impl<'d> Walker<'d, '_> {
             let words: Vec<_> = words.iter().filter_map(Json::as_str).collect();
             if !words.contains(&text) {
                 if not_yet::has(not_yet::VALUES, path, text) {
-                    self.add(span, path, format!("{text:?} is not yet there in this version"), format!("one of {}", words.join(", ")));
+                    self.add(
+                        span,
+                        path,
+                        format!("{text:?} is not yet there in this version"),
+                        format!("one of {}", words.join(", ")),
+                    );
                 } else {
                     let near = nearest(text, words.iter().copied()).map(|near| format!("did you mean {near:?}? "));
                     let hint = format!("{}one of {}", near.unwrap_or_default(), words.join(", "));
@@ -249,7 +261,13 @@ impl<'d> Walker<'d, '_> {
         }
     }
 
-    fn number(&mut self, schema: &Json, value: &DeValue<'_>, span: Range<usize>, path: &[String]) -> Option<toml::Value> {
+    fn number(
+        &mut self,
+        schema: &Json,
+        value: &DeValue<'_>,
+        span: Range<usize>,
+        path: &[String],
+    ) -> Option<toml::Value> {
         let value = match value {
             DeValue::Integer(n) => i64::from_str_radix(n.as_str(), n.radix()).ok().map(toml::Value::Integer),
             DeValue::Float(n) => n.as_str().parse().ok().map(toml::Value::Float),

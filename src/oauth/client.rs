@@ -55,7 +55,8 @@ impl Client {
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         match uri.scheme_str() {
             Some("https") => {
-                let named = || ServerName::try_from(host.clone()).map_err(|_| wrong("the token URL's host is no valid name"));
+                let named =
+                    || ServerName::try_from(host.clone()).map_err(|_| wrong("the token URL's host is no valid name"));
                 let name = self.server_name.clone().map_or_else(named, Ok)?;
                 let tls = Some(Tls { config: Arc::clone(&self.tls), name });
                 Ok(Endpoint { host, port: uri.port_u16().unwrap_or(443), tls })
@@ -95,7 +96,8 @@ impl Client {
 
 /// Is that this machine, without asking a name server?
 pub fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.to_canonical().is_loopback())
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.to_canonical().is_loopback())
 }
 
 /// Moves scheme and authority from the target to `Host` (RFC 9112 §3.2.1).

@@ -17,9 +17,8 @@ use super::place::Places;
 use super::template::{Template, TemplateError};
 
 /// The names a template of a token request may use.
-pub const REQUEST_NAMES: &[&str] = &[
-    "base_url", "url", "grant", "client_id", "client_secret", "username", "password", "refresh_token", "scope",
-];
+pub const REQUEST_NAMES: &[&str] =
+    &["base_url", "url", "grant", "client_id", "client_secret", "username", "password", "refresh_token", "scope"];
 
 /// The only name a template of `[inject]` or of a route may use.
 pub const INJECT_NAMES: &[&str] = &["access_token"];
@@ -232,7 +231,10 @@ fn param(key: &str, value: Value, f: &mut Faults) -> Option<Param> {
     Some(match value {
         Value::String(text) => Param::Text(f.template(key, &text, REQUEST_NAMES)?),
         Value::Object(table) => Param::Table(
-            table.into_iter().filter_map(|(name, v)| Some((name.clone(), param(&format!("{key}.{name}"), v, f)?))).collect(),
+            table
+                .into_iter()
+                .filter_map(|(name, v)| Some((name.clone(), param(&format!("{key}.{name}"), v, f)?)))
+                .collect(),
         ),
         Value::Array(list) => Param::List(list.into_iter().filter_map(|v| param(key, v, f)).collect()),
         literal => Param::Literal(literal),
@@ -244,7 +246,10 @@ const MESSAGE_PLACES: [&str; 6] =
 
 fn answer_rules(file: AnswerFile, f: &mut Faults) -> AnswerRules {
     let expires = file.expires.unwrap_or_else(|| {
-        ExpiresFile::Table(ExpiresTable { r#in: Some(OneOrMany::One("json:expires_in".into())), ..ExpiresTable::default() })
+        ExpiresFile::Table(ExpiresTable {
+            r#in: Some(OneOrMany::One("json:expires_in".into())),
+            ..ExpiresTable::default()
+        })
     });
     let success = file.success.unwrap_or_default();
     AnswerRules {
@@ -269,7 +274,11 @@ fn compile_rule(index: usize, file: RuleFile, f: &mut Faults) -> Option<Rule> {
     let message = match file.when.message.map(|text| RegexBuilder::new(&text).case_insensitive(true).build()) {
         Some(Ok(regex)) => Some(regex),
         Some(Err(e)) => {
-            f.add(format!("error[{index}].when.message"), format!("not a regular expression: {e}"), "see docs.rs/regex");
+            f.add(
+                format!("error[{index}].when.message"),
+                format!("not a regular expression: {e}"),
+                "see docs.rs/regex",
+            );
             return None;
         }
         None => None,

@@ -73,9 +73,9 @@ impl Inputs {
 /// Builds the request of `op`: an absolute URI, all headers but `Host`, the body.
 pub fn build(dialect: &Dialect, op: Op, inputs: &Inputs) -> Result<Request<Vec<u8>>, TokenError> {
     let wrong = |problem: String| TokenError::new(Class::Config, problem, "correct the token's configuration");
-    let operation = dialect
-        .operation(op)
-        .ok_or_else(|| wrong(format!("the dialect {:?} cannot {}", dialect.name, if op == Op::Acquire { "log in" } else { "renew" })))?;
+    let operation = dialect.operation(op).ok_or_else(|| {
+        wrong(format!("the dialect {:?} cannot {}", dialect.name, if op == Op::Acquire { "log in" } else { "renew" }))
+    })?;
     let params = parameters(operation, inputs);
     let mut url = operation
         .url
@@ -139,8 +139,8 @@ fn credentials(dialect: &Dialect, inputs: &Inputs, headers: &mut HeaderMap) -> R
 }
 
 fn set(headers: &mut HeaderMap, name: &HeaderName, value: &str) -> Result<(), String> {
-    let mut value =
-        HeaderValue::from_str(value).map_err(|_| format!("the value of the header {name} has bytes that no header may have"))?;
+    let mut value = HeaderValue::from_str(value)
+        .map_err(|_| format!("the value of the header {name} has bytes that no header may have"))?;
     value.set_sensitive(true);
     headers.insert(name, value);
     Ok(())

@@ -87,11 +87,13 @@ fn usable(token: &Secret, token_type: Option<String>) -> Result<(), TokenError> 
         ));
     }
     match token_type {
-        Some(kind) if ["mac", "n_a", "dpop", "pop"].contains(&kind.to_ascii_lowercase().as_str()) => Err(TokenError::new(
-            Class::Config,
-            format!("the server issued a token of type {}, not a bearer token", cleaned(&kind, &[])),
-            "ask the vendor for bearer tokens for this client",
-        )),
+        Some(kind) if ["mac", "n_a", "dpop", "pop"].contains(&kind.to_ascii_lowercase().as_str()) => {
+            Err(TokenError::new(
+                Class::Config,
+                format!("the server issued a token of type {}, not a bearer token", cleaned(&kind, &[])),
+                "ask the vendor for bearer tokens for this client",
+            ))
+        }
         _ => Ok(()),
     }
 }
@@ -156,7 +158,8 @@ fn refusal(
     let problem = problem(op, reply, json, code.as_deref().map(|code| cleaned(code, &secrets)));
     let mut error = TokenError::new(class, problem, fix(class, op, inputs));
     let html = text.trim_start().starts_with('<');
-    error.vendor = message.or_else(|| (json.is_none() && !html).then(|| text.into_owned())).map(|m| cleaned(&m, &secrets));
+    error.vendor =
+        message.or_else(|| (json.is_none() && !html).then(|| text.into_owned())).map(|m| cleaned(&m, &secrets));
     error.vendor = error.vendor.filter(|message| !message.is_empty() && Some(message) != code.as_ref());
     error.retry_after = retry_after(reply);
     error
@@ -201,7 +204,8 @@ fn problem(op: Op, reply: &Reply, json: Option<&Value>, code: Option<String>) ->
         None if reply.status.is_redirection() => {
             let to = reply.headers.get(header::LOCATION).and_then(|to| to.to_str().ok()).unwrap_or("nowhere");
             // Security: only scheme and host; a query could hold what we sent.
-            let to: String = to.split(['?', '#']).next().unwrap_or_default().split('/').take(3).collect::<Vec<_>>().join("/");
+            let to: String =
+                to.split(['?', '#']).next().unwrap_or_default().split('/').take(3).collect::<Vec<_>>().join("/");
             format!("the token server redirects to {} (HTTP {status}), which is never followed", cleaned(&to, &[]))
         }
         None if !reply.status.is_success() => format!("the token server refused {what} (HTTP {status})"),
@@ -215,15 +219,23 @@ fn fix(class: Class, op: Op, inputs: &Inputs) -> &'static str {
     match (class, op) {
         (Class::Transient, _) => "the broker tries again; if it stays so, check that the URL is the token endpoint",
         (Class::RateLimited, _) => "the broker waits and tries again",
-        (Class::Unknown, _) => "the broker tries again; an [[error]] rule in a [dialect] can say what this answer means",
-        (Class::SecretExpired, _) => "get a new client secret from the vendor and put it where client_secret is read from",
+        (Class::Unknown, _) => {
+            "the broker tries again; an [[error]] rule in a [dialect] can say what this answer means"
+        }
+        (Class::SecretExpired, _) => {
+            "get a new client secret from the vendor and put it where client_secret is read from"
+        }
         (Class::ClientRejected, Op::Acquire) if inputs.password.is_some() => {
             "check client_id, client_secret, username and password: the server does not say which is wrong"
         }
-        (Class::ClientRejected, _) => "check client_id and client_secret, and whether client_auth is the one the server expects",
+        (Class::ClientRejected, _) => {
+            "check client_id and client_secret, and whether client_auth is the one the server expects"
+        }
         (Class::Config, _) => "check url, grant, scope and params against the vendor's documentation",
         (Class::UserAction, _) => "the vendor has to accept this client certificate",
-        (Class::GrantRejected, Op::Acquire) => "check username and password; the broker will not try them again by itself",
+        (Class::GrantRejected, Op::Acquire) => {
+            "check username and password; the broker will not try them again by itself"
+        }
         (Class::GrantRejected, Op::Renew) => "the refresh token is dead: a new login is needed",
     }
 }

@@ -70,13 +70,17 @@ impl ProxyError {
             Self::Connect(ConnectError::Tcp { .. }) => {
                 bad_gateway("upstream_unreachable", "connection_refused", "the API could not be reached")
             }
-            Self::Connect(ConnectError::Timeout { .. }) => timeout("connection_timeout", "no connection to the API in time"),
+            Self::Connect(ConnectError::Timeout { .. }) => {
+                timeout("connection_timeout", "no connection to the API in time")
+            }
             Self::Connect(ConnectError::Tls { .. }) | Self::Tls(_) => {
                 bad_gateway("upstream_tls", "tls_protocol_error", "no TLS connection to the API: see the broker's log")
             }
-            Self::Stale(_) | Self::Protocol(_) => {
-                bad_gateway("upstream_protocol", "http_protocol_error", "the API's answer was not valid HTTP, or broke off")
-            }
+            Self::Stale(_) | Self::Protocol(_) => bad_gateway(
+                "upstream_protocol",
+                "http_protocol_error",
+                "the API's answer was not valid HTTP, or broke off",
+            ),
             Self::Timeout(_) => timeout("http_response_timeout", "the API sent no answer in time"),
             Self::Client(_) => Problem {
                 proxy_status: "http_request_error",
@@ -89,7 +93,9 @@ impl ProxyError {
 
 fn no_token(unavailable: Unavailable) -> Problem {
     let (code, detail) = match unavailable.state {
-        State::Rejected => ("credentials_rejected", "the token server refuses the broker's credentials: see its status"),
+        State::Rejected => {
+            ("credentials_rejected", "the token server refuses the broker's credentials: see its status")
+        }
         State::NeedsLogin => ("login_required", "a person has to log in again: see the broker's status"),
         State::Pending | State::Valid | State::Degraded | State::Expired => {
             ("token_unavailable", "there is no usable access token right now: see the broker's status")

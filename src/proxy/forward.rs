@@ -81,7 +81,8 @@ async fn line(
     if head.version >= Version::HTTP_11 && headers::expects(&head.headers) == Some(false) {
         return Err(expectation_failed().into());
     }
-    let held_max = if route.token.is_some() && route.config.retry_unauthorized { route.config.replay_body_max } else { 0 };
+    let held_max =
+        if route.token.is_some() && route.config.retry_unauthorized { route.config.replay_body_max } else { 0 };
     let (first, upload) = Upload::new(body, held_max, route.config.idle_timeout);
     let websocket = headers::wants_websocket(&head, upload.is_some());
     let exchange = Exchange { head, route, worker: context.worker, upload, websocket };

@@ -61,7 +61,8 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
     for value in headers.get_all(CONNECTION) {
         for option in value.as_bytes().split(|byte| *byte == b',') {
             let option = option.trim_ascii();
-            let common = [&b"keep-alive"[..], b"close", b"upgrade"].iter().any(|known| option.eq_ignore_ascii_case(known));
+            let common =
+                [&b"keep-alive"[..], b"close", b"upgrade"].iter().any(|known| option.eq_ignore_ascii_case(known));
             if let (false, Ok(name)) = (common, HeaderName::from_bytes(option)) {
                 names.push(name);
             }
@@ -160,7 +161,8 @@ pub fn preflight(request: &Parts, route: &Route, page: &HeaderValue) -> Option<R
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, page.clone());
     headers.insert(VARY, HeaderValue::from_static("Origin"));
-    let allowed = route.config.methods.is_empty() || route.config.methods.iter().any(|m| m.as_str().as_bytes() == wanted.as_bytes());
+    let allowed = route.config.methods.is_empty()
+        || route.config.methods.iter().any(|m| m.as_str().as_bytes() == wanted.as_bytes());
     if allowed {
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, wanted.clone());
     }

@@ -22,6 +22,11 @@ pub async fn credential(route: &Route, headers: &HeaderMap) -> Result<Option<Cre
     // Security: no token, no request. It is never forwarded without one.
     match token.slot.credential(token.format) {
         Some(credential) => Ok(Some(credential)),
-        None => token.slot.credential_within(token.format, route.config.token_wait).await.map(Some).map_err(ProxyError::Token),
+        None => token
+            .slot
+            .credential_within(token.format, route.config.token_wait)
+            .await
+            .map(Some)
+            .map_err(ProxyError::Token),
     }
 }

@@ -38,17 +38,18 @@ pub fn service(
     context: Arc<Context>,
     metrics: Arc<Metrics>,
 ) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone {
-    ServiceBuilder::new()
-        .layer_fn(observe)
-        .layer_fn(move |inner| catch_panic(inner, Arc::clone(&metrics)))
-        .service(service_fn(move |request| {
+    ServiceBuilder::new().layer_fn(observe).layer_fn(move |inner| catch_panic(inner, Arc::clone(&metrics))).service(
+        service_fn(move |request| {
             let context = Arc::clone(&context);
             async move { Ok::<_, Infallible>(forward(&context, request).await) }
-        }))
+        }),
+    )
 }
 
 /// Counts, times and logs; unwraps the answer.
-fn observe<S>(inner: S) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone
+fn observe<S>(
+    inner: S,
+) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone
 where
     S: Service<Request<Incoming>, Response = Answered, Error = Infallible, Future: Send> + Clone,
 {

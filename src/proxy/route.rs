@@ -90,11 +90,13 @@ pub fn check_form(head: &Parts) -> Result<(), Problem> {
     // `TRACE` would send the token back in the answer's body; some servers take its lower-case and IIS's old name for it.
     let method = head.method.as_str();
     if head.method == Method::CONNECT || method.eq_ignore_ascii_case("TRACE") || method.eq_ignore_ascii_case("TRACK") {
-        let refused = method_refused("this method is never forwarded", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".into());
+        let refused =
+            method_refused("this method is never forwarded", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".into());
         return Err(Problem { close: true, ..refused });
     }
     let uri = &head.uri;
-    let absolute = uri.scheme_str().is_some_and(|scheme| scheme.eq_ignore_ascii_case("http")) && uri.authority().is_some();
+    let absolute =
+        uri.scheme_str().is_some_and(|scheme| scheme.eq_ignore_ascii_case("http")) && uri.authority().is_some();
     let origin = uri.scheme().is_none() && uri.authority().is_none() && uri.path().starts_with('/');
     let asterisk = head.method == Method::OPTIONS && uri.path() == "*";
     if !(absolute || origin || asterisk) {
@@ -139,7 +141,8 @@ impl Route {
         }
         let slash = if stripped.starts_with('/') { "" } else { "/" };
         let target = format!("{}{slash}{stripped}", config.upstream.base_path);
-        let target = PathAndQuery::try_from(target).map_err(|_| door::bad_request("the request's target is not a path"))?;
+        let target =
+            PathAndQuery::try_from(target).map_err(|_| door::bad_request("the request's target is not a path"))?;
         Ok(Uri::from(target))
     }
 
@@ -191,7 +194,9 @@ fn is_ambiguous(path: &str) -> bool {
     path.contains('\\')
         || path.contains("//")
         || path.split('/').any(dots)
-        || path.match_indices('%').any(|(at, _)| matches!(escape(at), None | Some(b'.' | b'/' | b'\\' | 0..=0x1f | 0x7f)))
+        || path
+            .match_indices('%')
+            .any(|(at, _)| matches!(escape(at), None | Some(b'.' | b'/' | b'\\' | 0..=0x1f | 0x7f)))
 }
 
 #[cfg(test)]
@@ -207,7 +212,18 @@ mod tests {
     #[test]
     fn paths_that_can_be_read_in_two_ways_are_known() {
         for path in [
-            "/a/../b", "/a/..", "/./a", "/a/%2e%2e/b", "/a/..%2fb", "/a%5c..%5cb", "/a/..;/b", "//a", "/a\\b", "/a%00", "/a/%0d%0a", "/%zz",
+            "/a/../b",
+            "/a/..",
+            "/./a",
+            "/a/%2e%2e/b",
+            "/a/..%2fb",
+            "/a%5c..%5cb",
+            "/a/..;/b",
+            "//a",
+            "/a\\b",
+            "/a%00",
+            "/a/%0d%0a",
+            "/%zz",
             "/%2",
         ] {
             assert!(is_ambiguous(path), "{path}");

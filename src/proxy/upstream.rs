@@ -140,9 +140,8 @@ impl Upstream {
 
     async fn open(&self) -> Result<Connection, ProxyError> {
         let stream = self.dialer.connect(&self.config.upstream.endpoint, self.config.connect_timeout).await?;
-        let (mut sender, connection) = self.builder.handshake(TokioIo::new(stream)).await.map_err(|e| {
-            ProxyError::of_exchange(e, false)
-        })?;
+        let (mut sender, connection) =
+            self.builder.handshake(TokioIo::new(stream)).await.map_err(|e| ProxyError::of_exchange(e, false))?;
         #[expect(clippy::disallowed_methods, reason = "ends with its connection, which its lease or its pool owns")]
         let task = tokio::spawn(async move {
             // Whoever waits for an answer gets the error; an idle connection that ends is no news.
@@ -154,7 +153,9 @@ impl Upstream {
 
     /// Closes what has been idle for too long. Called now and then by each worker.
     pub fn reap(&self, worker: usize) {
-        self.pools[worker].lock().retain(|idle| idle.since.elapsed() < IDLE_TIME_MAX && !idle.connection.sender.is_closed());
+        self.pools[worker]
+            .lock()
+            .retain(|idle| idle.since.elapsed() < IDLE_TIME_MAX && !idle.connection.sender.is_closed());
     }
 }
 

@@ -97,27 +97,35 @@ impl SecretSource {
 
 fn file(path: &Path) -> Result<Secret, SecretError> {
     let describe = || format!("the file {}", path.display());
-    let meta = path.metadata().map_err(|e| error(format!("cannot read {}: {e}", describe()), "check the path and its permissions"))?;
+    let meta = path
+        .metadata()
+        .map_err(|e| error(format!("cannot read {}: {e}", describe()), "check the path and its permissions"))?;
     regular(&meta, path)?;
     if meta.len() > LENGTH_MAX {
         return Err(error(format!("{} is larger than 64 KiB", describe()), "a secret is a short text: check the path"));
     }
-    let bytes = std::fs::read(path).map_err(|e| error(format!("cannot read {}: {e}", describe()), "check its permissions"))?;
+    let bytes =
+        std::fs::read(path).map_err(|e| error(format!("cannot read {}: {e}", describe()), "check its permissions"))?;
     text(Zeroizing::new(bytes), describe)
 }
 
 /// A directory, a device or a pipe would block or never end.
 fn regular(meta: &Metadata, path: &Path) -> Result<(), SecretError> {
-    if meta.is_file() { Ok(()) } else { Err(error(format!("{} is not a regular file", path.display()), "name the file itself")) }
+    if meta.is_file() {
+        Ok(())
+    } else {
+        Err(error(format!("{} is not a regular file", path.display()), "name the file itself"))
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that reads secrets from the environment")]
 fn environment(name: &str) -> Result<Secret, SecretError> {
     match std::env::var(name) {
         Ok(value) => text(Zeroizing::new(value.into_bytes()), || format!("the environment variable {name}")),
-        Err(std::env::VarError::NotPresent) => {
-            Err(error(format!("the environment variable {name} is not set"), "set it for the broker's process, or use { file = \"…\" }"))
-        }
+        Err(std::env::VarError::NotPresent) => Err(error(
+            format!("the environment variable {name} is not set"),
+            "set it for the broker's process, or use { file = \"…\" }",
+        )),
         Err(std::env::VarError::NotUnicode(_)) => {
             Err(error(format!("the environment variable {name} is not valid UTF-8"), "a secret is text"))
         }
@@ -147,7 +155,9 @@ fn program(name: &str) -> Result<(), SecretError> {
 }
 
 async fn exec(argv: &[String]) -> Result<Zeroizing<Vec<u8>>, SecretError> {
-    let failed = |why: String| error(format!("the command {:?} {why}", argv[0]), "run it by hand to see why; its output is never shown here");
+    let failed = |why: String| {
+        error(format!("the command {:?} {why}", argv[0]), "run it by hand to see why; its output is never shown here")
+    };
     let mut child = Command::new(&argv[0])
         .args(&argv[1..])
         .stdin(Stdio::null())
@@ -177,11 +187,11 @@ async fn exec(argv: &[String]) -> Result<Zeroizing<Vec<u8>>, SecretError> {
 }
 
 fn text(bytes: Zeroizing<Vec<u8>>, describe: impl Fn() -> String) -> Result<Secret, SecretError> {
-    let value = std::str::from_utf8(&bytes).map_err(|_| error(format!("{} does not hold UTF-8 text", describe()), "a secret is text"))?;
+    let value = std::str::from_utf8(&bytes)
+        .map_err(|_| error(format!("{} does not hold UTF-8 text", describe()), "a secret is text"))?;
     let value = value.strip_suffix('\n').map_or(value, |v| v.strip_suffix('\r').unwrap_or(v));
     if value.is_empty() {
         return Err(error(format!("{} is empty", describe()), "put the secret there"));
     }
     Ok(Secret::new(value.to_owned()))
 }
-

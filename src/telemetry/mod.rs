@@ -32,7 +32,9 @@ pub fn init(level: LevelFilter, format: Format) -> Result<(), TryInitError> {
     let others = if level >= LevelFilter::DEBUG { LevelFilter::INFO } else { level.min(LevelFilter::WARN) };
     let filter = Targets::new().with_default(others).with_target("tokenbroker", level);
     let layer = match format {
-        Format::Text { colour } => fmt::layer().with_writer(std::io::stderr).with_ansi(colour).with_target(false).boxed(),
+        Format::Text { colour } => {
+            fmt::layer().with_writer(std::io::stderr).with_ansi(colour).with_target(false).boxed()
+        }
         Format::Json => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()

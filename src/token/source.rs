@@ -74,7 +74,11 @@ impl Source {
     fn secret_sources(&self) -> impl Iterator<Item = &SecretSource> {
         let config = &self.config;
         let single = [&config.client_secret, &config.password, &config.refresh_token, &config.access_token];
-        single.into_iter().flatten().chain(config.params.values()).chain(config.headers.iter().map(|(_, source)| source))
+        single
+            .into_iter()
+            .flatten()
+            .chain(config.params.values())
+            .chain(config.headers.iter().map(|(_, source)| source))
     }
 
     /// What only the configuration can add to an error: whose certificate it is about.
@@ -114,15 +118,17 @@ impl Exchange for Source {
 
     async fn exchange(&self, op: Op, prepared: &Prepared) -> Result<Answer, TokenError> {
         if self.config.grant == Grant::Static {
-            let token = prepared.access_token.clone().ok_or_else(|| {
-                TokenError::new(Class::Config, "there is no access token", "set access_token")
-            })?;
+            let token = prepared
+                .access_token
+                .clone()
+                .ok_or_else(|| TokenError::new(Class::Config, "there is no access token", "set access_token"))?;
             return response::handmade(token, self.clock.now().wall);
         }
         let request = request::build(&self.config.dialect, op, &prepared.inputs)?;
         let reply = self.client.send(request).await.map_err(|e| self.with_certificate(e))?;
         let answered = self.clock.now().wall;
-        response::read(&self.config.dialect, op, &prepared.inputs, &reply, answered).map_err(|e| self.with_certificate(e))
+        response::read(&self.config.dialect, op, &prepared.inputs, &reply, answered)
+            .map_err(|e| self.with_certificate(e))
     }
 
     fn stamp(&self) -> u64 {

@@ -20,7 +20,8 @@ impl Check<'_> {
             }
             return Listen::Unix(path.into());
         }
-        let literal = text.strip_prefix("localhost:").map_or_else(|| text.to_owned(), |port| format!("127.0.0.1:{port}"));
+        let literal =
+            text.strip_prefix("localhost:").map_or_else(|| text.to_owned(), |port| format!("127.0.0.1:{port}"));
         match literal.parse::<SocketAddr>() {
             Ok(address) if address.ip().to_canonical().is_loopback() => Listen::Tcp(address),
             Ok(_) => {
@@ -32,7 +33,11 @@ impl Check<'_> {
                 nowhere
             }
             Err(_) => {
-                self.problem(key, "is not an address to listen on", "written like 127.0.0.1:8403 or unix:/run/tokenbroker/api.sock");
+                self.problem(
+                    key,
+                    "is not an address to listen on",
+                    "written like 127.0.0.1:8403 or unix:/run/tokenbroker/api.sock",
+                );
                 nowhere
             }
         }

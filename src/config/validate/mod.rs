@@ -25,6 +25,8 @@ use crate::oauth::dialect::Dialect;
 use crate::secret::source::SecretSource;
 use crate::units::Span;
 
+const ADMIN_LISTEN: &str = "127.0.0.1:8400";
+
 /// Checks `text`, which was read from `path`.
 pub(super) fn run(path: &Path, text: &str, now: Timestamp) -> (Option<Config>, Report) {
     let mut document = Document::parse(path, text);
@@ -36,6 +38,21 @@ pub(super) fn run(path: &Path, text: &str, now: Timestamp) -> (Option<Config>, R
     let mut report = check.document.report;
     report.sort();
     (report.problems.is_empty().then_some(config), report)
+}
+
+/// Checks `[admin] listen` alone.
+pub(super) fn admin_listen(path: &Path, text: &str) -> Result<super::Listen, String> {
+    let mut document = Document::parse(path, text);
+    let file = document.check();
+    document.report.problems.clear();
+    let mut check =
+        Check { document, directory: PathBuf::new(), now: Timestamp::UNIX_EPOCH, certificates: BTreeMap::new() };
+    let listen = check.listen(file.admin.listen.as_deref().unwrap_or(ADMIN_LISTEN), &["admin", "listen"]);
+    let report = check.document.report;
+    match report.problems.first() {
+        None => Ok(listen),
+        Some(problem) => Err(report.line(problem)),
+    }
 }
 
 /// The state of one check: what was found, and what names can be resolved to.
@@ -70,7 +87,11 @@ impl Check<'_> {
             self.problem(&[], "there is no [route]", "add one: [route.NAME] with listen and upstream");
         }
         let named = Named {
-            identities: file.identity.into_iter().map(|(name, f)| (name.clone(), self.identity(&name, &f).map(Rc::new))).collect(),
+            identities: file
+                .identity
+                .into_iter()
+                .map(|(name, f)| (name.clone(), self.identity(&name, &f).map(Rc::new)))
+                .collect(),
             dialects: file.dialect.iter().map(|(name, table)| (name.clone(), self.dialect(name, table))).collect(),
         };
         for (name, identity) in &named.identities {
@@ -87,7 +108,7 @@ impl Check<'_> {
     }
 
     fn admin(&mut self, file: AdminFile) -> Admin {
-        let listen = file.listen.as_deref().unwrap_or("127.0.0.1:8400");
+        let listen = file.listen.as_deref().unwrap_or(ADMIN_LISTEN);
         let listen = self.listen(listen, &["admin", "listen"]);
         Admin { listen, key: file.key.map(|key| self.secret(key, &["admin", "key"], true)) }
     }
@@ -121,7 +142,11 @@ impl Check<'_> {
 
     fn dialect(&mut self, name: &str, table: &toml::Table) -> Option<Dialect> {
         if builtin::BUILT_IN.iter().any(|(built_in, _)| *built_in == name) {
-            self.problem(&["dialect", name], "there is a built-in of that name", "choose another, and extend the built-in");
+            self.problem(
+                &["dialect", name],
+                "there is a built-in of that name",
+                "choose another, and extend the built-in",
+            );
             return None;
         }
         match builtin::extended(name, table) {
@@ -139,7 +164,11 @@ impl Check<'_> {
     /// Whom a token or a route trusts.
     fn trust(&mut self, table: [&str; 2], ca: Option<&PathBuf>, roots: RootsFile) -> Roots {
         if roots == RootsFile::Ca && ca.is_none() {
-            self.problem(&[table[0], table[1], "roots"], "`roots = \"ca\"` needs `ca`", "name the file with the CA's certificates");
+            self.problem(
+                &[table[0], table[1], "roots"],
+                "`roots = \"ca\"` needs `ca`",
+                "name the file with the CA's certificates",
+            );
         }
         let ca = ca.map(|ca| self.path(ca));
         let loaded = Roots::load(roots == RootsFile::System, ca.as_ref());
@@ -158,10 +187,18 @@ impl Check<'_> {
         };
         match &source {
             SecretSource::Inline(_) if sensitive => {
-                self.warning(path, "the secret stands in this file", "use { file = \"…\" }, and keep it out of version control");
+                self.warning(
+                    path,
+                    "the secret stands in this file",
+                    "use { file = \"…\" }, and keep it out of version control",
+                );
             }
             SecretSource::Env(_) => {
-                self.warning(path, "a secret in the environment can be read in /proc and is inherited", "use { file = \"…\" }");
+                self.warning(
+                    path,
+                    "a secret in the environment can be read in /proc and is inherited",
+                    "use { file = \"…\" }",
+                );
             }
             _ => {}
         }

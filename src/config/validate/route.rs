@@ -100,7 +100,9 @@ impl Check<'_> {
             paths: file.paths.iter().map(|path| self.prefix(path, &key("paths"))).collect(),
             token_wait: file.token_wait.map_or(std::time::Duration::from_secs(5), |span| span.0),
             retry_unauthorized: file.retry_unauthorized.unwrap_or(true),
-            replay_body_max: file.replay_body_max.map_or(64 * 1024, |size| usize::try_from(size.0).unwrap_or(usize::MAX)),
+            replay_body_max: file
+                .replay_body_max
+                .map_or(64 * 1024, |size| usize::try_from(size.0).unwrap_or(usize::MAX)),
             connect_timeout: self.timeout(file.connect_timeout, 3, &key("connect_timeout")),
             response_timeout: self.timeout(file.response_timeout, 60, &key("response_timeout")),
             idle_timeout: self.timeout(file.idle_timeout, 300, &key("idle_timeout")),
@@ -130,7 +132,11 @@ impl Check<'_> {
                 self.unknown(&["route", name, "token"], "[token]", wanted, &known);
             } else {
                 let problem = format!("no token is named, and there is no [token.{name}]");
-                self.problem(&["route", name], &problem, "set `token` to a [token], or token = false to forward without one");
+                self.problem(
+                    &["route", name],
+                    &problem,
+                    "set `token` to a [token], or token = false to forward without one",
+                );
             }
         }
         Some(wanted.to_owned())
@@ -147,7 +153,11 @@ impl Check<'_> {
     fn credential_header(&mut self, name: &str, key: &[&str]) -> HeaderName {
         match HeaderName::from_bytes(name.as_bytes()) {
             Ok(header) if !fields::is_ours(&header) => return header,
-            Ok(_) => self.problem(key, "the broker sets this field itself", "choose the field that the API reads the token from"),
+            Ok(_) => self.problem(
+                key,
+                "the broker sets this field itself",
+                "choose the field that the API reads the token from",
+            ),
             Err(_) => self.problem(key, "is not a header name", "letters, digits and hyphens"),
         }
         http::header::AUTHORIZATION
@@ -176,14 +186,20 @@ impl Check<'_> {
         let fine = |c: char| c.is_ascii_graphic() && !"?#%\\;".contains(c);
         let dots = path.split('/').any(|step| step == "." || step == "..");
         if !path.starts_with('/') || !path.chars().all(fine) || dots || path.contains("//") {
-            self.problem(key, &format!("{path:?} is not a path prefix"), "written like /api/v1, without %, dots and doubled slashes");
+            self.problem(
+                key,
+                &format!("{path:?} is not a path prefix"),
+                "written like /api/v1, without %, dots and doubled slashes",
+            );
         }
         path.trim_end_matches('/').to_owned()
     }
 
     fn method(&mut self, method: &str, key: &[&str]) -> Option<Method> {
         match Method::from_bytes(method.as_bytes()) {
-            Ok(Method::CONNECT | Method::TRACE) => self.problem(key, &format!("{method} is never forwarded"), "remove it"),
+            Ok(Method::CONNECT | Method::TRACE) => {
+                self.problem(key, &format!("{method} is never forwarded"), "remove it")
+            }
             Ok(parsed) if method.chars().all(|c| !c.is_ascii_lowercase()) => return Some(parsed),
             _ => self.problem(key, &format!("{method:?} is not a method"), "in capitals, such as GET"),
         }
@@ -194,7 +210,11 @@ impl Check<'_> {
         match Parts::parse(origin) {
             Ok(parts) if parts.path.is_empty() && !origin.ends_with('/') => parts.origin(),
             _ => {
-                self.problem(key, &format!("{origin:?} is not an origin"), "written like https://app.example.com, without a path");
+                self.problem(
+                    key,
+                    &format!("{origin:?} is not an origin"),
+                    "written like https://app.example.com, without a path",
+                );
                 String::new()
             }
         }
@@ -208,11 +228,20 @@ impl Check<'_> {
             for listen in route.listen.iter().filter(|listen| !free(listen)) {
                 if *listen == admin.listen {
                     let problem = format!("{listen} is the operator's listener");
-                    self.problem(&["route", &route.name, "listen"], &problem, "choose another port, or move it with [admin] listen");
+                    self.problem(
+                        &["route", &route.name, "listen"],
+                        &problem,
+                        "choose another port, or move it with [admin] listen",
+                    );
                 }
-                if let Some(other) = seen.insert((listen.clone(), route.host.clone(), route.path.clone()), &route.name) {
+                if let Some(other) = seen.insert((listen.clone(), route.host.clone(), route.path.clone()), &route.name)
+                {
                     let problem = format!("{listen} leads to the route {other} already");
-                    self.problem(&["route", &route.name, "listen"], &problem, "tell them apart by host or path, or choose another port");
+                    self.problem(
+                        &["route", &route.name, "listen"],
+                        &problem,
+                        "tell them apart by host or path, or choose another port",
+                    );
                 }
             }
         }

@@ -97,7 +97,11 @@ impl Check<'_> {
         if found.is_none() {
             let key = ["token", name, "dialect"];
             if crate::config::not_yet::has(crate::config::not_yet::VALUES, &key.map(str::to_owned), wanted) {
-                self.problem(&key, &format!("{wanted:?} is not yet there in this version"), "describe it in a [dialect] of your own");
+                self.problem(
+                    &key,
+                    &format!("{wanted:?} is not yet there in this version"),
+                    "describe it in a [dialect] of your own",
+                );
             } else {
                 let built_in = builtin::BUILT_IN.iter().map(|(name, _)| *name);
                 let known: Vec<_> = built_in.chain(named.dialects.keys().map(String::as_str)).collect();
@@ -142,7 +146,11 @@ impl Check<'_> {
         };
         for (key, there) in needs {
             if !there && !dialect.needs.iter().any(|need| need == key) {
-                self.problem(&["token", name], &format!("the grant {} needs `{key}`", grant.as_str()), "add it to this table");
+                self.problem(
+                    &["token", name],
+                    &format!("the grant {} needs `{key}`", grant.as_str()),
+                    "add it to this table",
+                );
             }
         }
         let operation = match grant {
@@ -190,7 +198,11 @@ impl Check<'_> {
             }
         }
         if file.client_secret.is_some() && !needs.contains(&"client_secret") && auth != ClientAuth::None {
-            self.problem(&["token", name, "client_secret"], "is not used by this client_auth", "remove it, or set another client_auth");
+            self.problem(
+                &["token", name, "client_secret"],
+                "is not used by this client_auth",
+                "remove it, or set another client_auth",
+            );
         }
     }
 
@@ -204,7 +216,12 @@ impl Check<'_> {
         file.send_to.iter().map(|origin| self.origin(origin, &["token", name, "send_to"])).collect()
     }
 
-    pub(super) fn identity_of<'n>(&mut self, table: [&str; 2], wanted: Option<&str>, named: &'n Named) -> Option<&'n Identity> {
+    pub(super) fn identity_of<'n>(
+        &mut self,
+        table: [&str; 2],
+        wanted: Option<&str>,
+        named: &'n Named,
+    ) -> Option<&'n Identity> {
         let wanted = wanted?;
         match named.identities.get(wanted) {
             Some(identity) => identity.as_deref(),
@@ -216,7 +233,12 @@ impl Check<'_> {
         }
     }
 
-    pub(super) fn tls(&mut self, table: [&str; 2], roots: &Roots, identity: Option<&Identity>) -> Arc<rustls::ClientConfig> {
+    pub(super) fn tls(
+        &mut self,
+        table: [&str; 2],
+        roots: &Roots,
+        identity: Option<&Identity>,
+    ) -> Arc<rustls::ClientConfig> {
         client_config(roots, identity).unwrap_or_else(|e| {
             self.problem(&[table[0], table[1], "ca"], &e.problem, e.hint);
             #[expect(clippy::unwrap_used, reason = "no roots and no certificate: nothing that could be refused")]
@@ -248,7 +270,11 @@ impl Check<'_> {
     }
 
     /// Extra request headers; framing, hop-by-hop fields and `Host` are not for the configuration to set.
-    pub(super) fn headers(&mut self, written: &BTreeMap<String, SecretFile>, path: &[&str; 3]) -> Vec<(HeaderName, SecretSource)> {
+    pub(super) fn headers(
+        &mut self,
+        written: &BTreeMap<String, SecretFile>,
+        path: &[&str; 3],
+    ) -> Vec<(HeaderName, SecretSource)> {
         let mut headers = Vec::new();
         for (name, source) in self.secrets(written, path).collect::<Vec<_>>() {
             let key = [path[0], path[1], path[2], name.as_str()];

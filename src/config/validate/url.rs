@@ -88,7 +88,11 @@ impl Check<'_> {
             }
         };
         if !parts.https && !is_loopback(&parts.host) && !plain {
-            self.problem(&key, "the token would cross the network unencrypted", "use https://, or unsafe_plain_upstream = true");
+            self.problem(
+                &key,
+                "the token would cross the network unencrypted",
+                "use https://, or unsafe_plain_upstream = true",
+            );
         }
         let endpoint = Endpoint { host: parts.host.clone(), port: parts.port, tls: None };
         let upstream = Upstream { endpoint, authority: parts.authority(), base_path: parts.path.clone() };

@@ -1,0 +1,189 @@
+//! The operator's listener: probes, metrics, status, and the few things that can be done.
+//!
+//! It shows states, times and fingerprints, never a token or a secret. Whatever changes something needs a POST with the
+//! admin key. Liveness depends on nothing.
+
+mod api;
+pub mod key;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tower::{Service, service_fn};
+
+use crate::clock::Now;
+use crate::config::{Listen, Token};
+use crate::door;
+use crate::problem::Problem;
+use crate::secret::Secret;
+use crate::telemetry::metrics::{self, Metrics, RouteMetrics};
+use crate::token::cache::{Slot, State};
+
+type Answer = Response<Full<Bytes>>;
+
+const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
+
+/// What the operator's listener shows.
+pub struct Admin {
+    /// Of this start; `None` where there was no private place to keep it, and then nothing can be done.
+    pub key: Option<Secret>,
+    pub port: Option<u16>,
+    pub now: Box<dyn Fn() -> Now + Send + Sync>,
+    pub started_at: jiff::Timestamp,
+    pub tokens: Vec<TokenView>,
+    pub routes: Vec<RouteView>,
+    /// Name and expiry of each client certificate.
+    pub certificates: Vec<(String, jiff::Timestamp)>,
+    pub metrics: Arc<Metrics>,
+    /// Set once a drain has begun: not ready any more.
+    pub draining: AtomicBool,
+}
+
+/// A token, as the operator sees it.
+pub struct TokenView {
+    pub config: Arc<Token>,
+    pub slot: Arc<Slot>,
+}
+
+/// A route, as the operator sees it.
+pub struct RouteView {
+    pub name: String,
+    pub listen: Vec<Listen>,
+    pub upstream: String,
+    pub token: Option<String>,
+    pub metrics: Arc<RouteMetrics>,
+}
+
+/// The service of the operator's listener.
+pub fn service(
+    admin: Arc<Admin>,
+) -> impl Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send + 'static {
+    service_fn(move |request: Request<Incoming>| {
+        let admin = Arc::clone(&admin);
+        async move {
+            let (head, _body) = request.into_parts();
+            Ok(admin.answer(&head).await.unwrap_or_else(|problem| problem.response()))
+        }
+    })
+}
+
+impl Admin {
+    async fn answer(&self, head: &Parts) -> Result<Answer, Problem> {
+        self.admit(head)?;
+        let path = head.uri.path();
+        if head.method == Method::POST {
+            let wanted = api::post(path).ok_or_else(nothing_here)?;
+            self.authorize(head)?;
+            return self.refresh(wanted).await;
+        }
+        if head.method != Method::GET && head.method != Method::HEAD {
+            let detail = "only GET, HEAD and POST are understood here";
+            let allow = Some("GET, HEAD, POST".to_owned());
+            return Err(Problem { allow, ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_refused", detail) });
+        }
+        match path {
+            "/livez" => Ok(text(StatusCode::OK, "ok\n".into())),
+            "/readyz" | "/healthz" => Ok(self.readiness(head.uri.query())),
+            "/metrics" => Ok(self.scrape()),
+            "/api/status" => Ok(json(StatusCode::OK, &self.status())),
+            _ => Err(nothing_here()),
+        }
+    }
+
+    /// The same door as a route's, and nothing that came through another proxy.
+    fn admit(&self, head: &Parts) -> Result<(), Problem> {
+        let host = door::host(head)?;
+        let names = LOCAL_HOSTS.map(str::to_owned);
+        if host.as_ref().is_some_and(|host| !door::is_ours(host, &names, self.port)) {
+            return Err(door::host_refused());
+        }
+        door::origin(&head.headers, host.as_ref(), &[])?;
+        if head.headers.keys().any(|name| crate::fields::is_forwarding(name) || *name == http::header::VIA) {
+            let detail = "this came through another proxy";
+            return Err(Problem { close: true, ..Problem::new(StatusCode::FORBIDDEN, "client_refused", detail) });
+        }
+        Ok(())
+    }
+
+    /// Security: compared in constant time; the key is taken from `Authorization` alone.
+    fn authorize(&self, head: &Parts) -> Result<(), Problem> {
+        let sent = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let sent = sent.and_then(|value| value.strip_prefix("Bearer ")).map(|key| Secret::new(key.to_owned()));
+        match (&self.key, sent) {
+            (Some(key), Some(sent)) if *key == sent => Ok(()),
+            _ => {
+                let detail = "this needs the admin key: Authorization: Bearer KEY; the log says where it is kept";
+                Err(Problem::new(StatusCode::UNAUTHORIZED, "admin_key_required", detail))
+            }
+        }
+    }
+
+    /// Every required token usable, and no drain begun.
+    fn readiness(&self, query: Option<&str>) -> Answer {
+        let draining = self.draining.load(Ordering::Relaxed);
+        let now = (self.now)();
+        let required = self.tokens.iter().filter(|token| token.config.required);
+        let ready = !draining && required.clone().all(|token| token.slot.snapshot().usable(now));
+        let mut body = if ready { "ok\n".to_owned() } else { "not ready\n".to_owned() };
+        if query.is_some_and(|query| query.split('&').any(|part| part == "verbose" || part.starts_with("verbose="))) {
+            body.clear();
+            for token in &self.tokens {
+                let snapshot = token.slot.snapshot();
+                let mark = if snapshot.usable(now) { "+" } else { "-" };
+                let optional = if token.config.required { "" } else { " (not required)" };
+                let error = snapshot.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+                let state = snapshot.state(now).as_str();
+                body.push_str(&format!("[{mark}] token {}: {state}{optional}{error}\n", token.config.name));
+            }
+            if draining {
+                body.push_str("[-] draining\n");
+            }
+            body.push_str(if ready { "ok\n" } else { "not ready\n" });
+        }
+        text(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
+    }
+
+    fn scrape(&self) -> Answer {
+        let now = (self.now)();
+        for token in &self.tokens {
+            let snapshot = token.slot.snapshot();
+            let expiry =
+                snapshot.token.as_ref().and_then(|token| token.expires).map(|expires| expires.wall.as_second());
+            self.metrics.token(&token.config.name, snapshot.state(now).as_str(), &State::ALL, expiry);
+        }
+        for (name, expiry) in &self.certificates {
+            self.metrics.certificate(name, expiry.as_second());
+        }
+        answer(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.encode())
+    }
+}
+
+fn nothing_here() -> Problem {
+    let detail = "nothing is served under this path; see /api/status, /metrics, /livez and /readyz";
+    Problem::new(StatusCode::NOT_FOUND, "no_route", detail)
+}
+
+fn text(status: StatusCode, body: String) -> Answer {
+    answer(status, "text/plain; charset=utf-8", body)
+}
+
+fn json(status: StatusCode, body: &serde_json::Value) -> Answer {
+    answer(status, "application/json", format!("{body:#}\n"))
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: String) -> Answer {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
+}

@@ -1,0 +1,69 @@
+//! `check`: everything that can be known without starting.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::{CONFIG, Cli, complain, lines, print};
+use crate::clock::Clock;
+use crate::config::{self, Problem, Report};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// As JSON, on stdout
+    #[arg(long)]
+    json: bool,
+    /// Not yet there in this version
+    #[arg(long, hide = true)]
+    online: bool,
+}
+
+pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
+    if args.online {
+        complain("`check --online` is not yet there in this version");
+        return ExitCode::from(2);
+    }
+    let file = match cli.file() {
+        Ok(file) => file,
+        Err(code) => return code,
+    };
+    let (config, report) = config::load(&file, Clock::system().now().wall);
+    if args.json {
+        print(&format!("{:#}\n", as_json(&report)));
+    } else {
+        complain(&lines(&report));
+    }
+    match config {
+        Some(config) => {
+            if !args.json {
+                let (routes, tokens) = (config.routes.len(), config.tokens.len());
+                print(&format!("{}: ok ({routes} routes, {tokens} tokens)\n", file.display()));
+            }
+            ExitCode::SUCCESS
+        }
+        None => ExitCode::from(CONFIG),
+    }
+}
+
+fn as_json(report: &Report) -> serde_json::Value {
+    let entries = |problems: &[Problem]| -> Vec<_> {
+        problems
+            .iter()
+            .map(|problem| {
+                json!({
+                    "line": problem.place.map(|(line, _)| line),
+                    "column": problem.place.map(|(_, column)| column),
+                    "key": problem.key,
+                    "problem": problem.problem,
+                    "hint": problem.hint,
+                })
+            })
+            .collect()
+    };
+    json!({
+        "file": report.file,
+        "ok": report.problems.is_empty(),
+        "problems": entries(&report.problems),
+        "warnings": entries(&report.warnings),
+    })
+}

@@ -1,0 +1,191 @@
+//! The command line: one file a command.
+
+mod check;
+#[cfg(feature = "demo")]
+mod demo;
+mod harden;
+mod healthcheck;
+mod run;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use tracing::level_filters::LevelFilter;
+
+use crate::clock::Clock;
+use crate::config::{self, Config, Report, not_yet};
+use crate::telemetry::{self, Format};
+
+/// Exit status of a broken configuration (EX_CONFIG of sysexits.h).
+const CONFIG: u8 = 78;
+
+const DEFAULT_FILES: [&str; 2] = ["tokenbroker.toml", "/etc/tokenbroker/tokenbroker.toml"];
+
+/// A local reverse proxy that takes authentication off an application's hands: it gets access tokens, keeps them fresh,
+/// and adds them to each request.
+#[derive(Debug, Parser)]
+#[command(name = "tokenbroker", version, max_term_width = 100)]
+struct Cli {
+    /// The configuration; ./tokenbroker.toml, then /etc/tokenbroker/tokenbroker.toml, when not given
+    #[arg(short, long, global = true, value_name = "FILE", env = "TOKENBROKER_CONFIG")]
+    config: Option<PathBuf>,
+    /// How much to log
+    #[arg(long, global = true, value_name = "LEVEL", env = "TOKENBROKER_LOG_LEVEL", default_value = "info")]
+    log_level: Level,
+    /// How log lines look; text on a terminal, json elsewhere, when not given
+    #[arg(long, global = true, value_name = "FORMAT", env = "TOKENBROKER_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the proxy
+    Run,
+    /// Stand-ins of vendors, an API, and the broker in front of them, in one process
+    #[cfg(feature = "demo")]
+    Demo(demo::Args),
+    /// Check the configuration without starting
+    Check(check::Args),
+    /// Print the JSON Schema of the configuration
+    Schema,
+    /// Ask the running broker whether it is ready, for container health checks
+    Healthcheck(healthcheck::Args),
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// The program: arguments to exit status.
+pub fn main() -> ExitCode {
+    let cli = match parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A closed pipe is the only way this fails.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    harden::process();
+    match &cli.command {
+        Command::Run => run::main(&cli),
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => demo::main(&cli, args),
+        Command::Check(args) => check::main(&cli, args),
+        Command::Schema => {
+            print(&format!("{:#}\n", config::shape::schema()));
+            ExitCode::SUCCESS
+        }
+        Command::Healthcheck(args) => healthcheck::main(&cli, args),
+    }
+}
+
+/// Commands that are promised but not there yet are refused by name.
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let later = not_yet::COMMANDS.iter().map(|name| {
+        clap::Command::new(*name)
+            .hide(true)
+            .disable_help_flag(true)
+            .arg(clap::Arg::new("rest").num_args(0..).trailing_var_arg(true).allow_hyphen_values(true))
+    });
+    let mut command = Cli::command().subcommands(later);
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    if let Some(name) = matches.subcommand_name().filter(|name| not_yet::COMMANDS.contains(name)) {
+        let message = format!("`{name}` is not yet there in this version\n");
+        return Err(command.error(clap::error::ErrorKind::InvalidSubcommand, message));
+    }
+    Cli::from_arg_matches(&matches)
+}
+
+impl Cli {
+    /// The configuration file: a named one must be there.
+    fn file(&self) -> Result<PathBuf, ExitCode> {
+        if let Some(file) = &self.config {
+            return Ok(file.clone());
+        }
+        DEFAULT_FILES.iter().map(Path::new).find(|file| file.exists()).map(Path::to_owned).ok_or_else(|| {
+            complain(&format!(
+                "there is no {} and no {}; name the configuration with -c FILE",
+                DEFAULT_FILES[0], DEFAULT_FILES[1]
+            ));
+            ExitCode::from(CONFIG)
+        })
+    }
+
+    /// Reads and checks the configuration; problems go to stderr.
+    fn load(&self) -> Result<(Config, Report), ExitCode> {
+        let (config, report) = config::load(&self.file()?, Clock::system().now().wall);
+        match config {
+            Some(config) => Ok((config, report)),
+            None => {
+                complain(&lines(&report));
+                Err(ExitCode::from(CONFIG))
+            }
+        }
+    }
+
+    fn start_logging(&self) {
+        self.start_logging_as(self.log_format);
+    }
+
+    fn start_logging_as(&self, wanted: Option<LogFormat>) {
+        let level = match self.log_level {
+            Level::Error => LevelFilter::ERROR,
+            Level::Warn => LevelFilter::WARN,
+            Level::Info => LevelFilter::INFO,
+            Level::Debug => LevelFilter::DEBUG,
+            Level::Trace => LevelFilter::TRACE,
+        };
+        let automatic = Format::of_stderr(colour());
+        let format = match (wanted, automatic) {
+            (None, automatic) => automatic,
+            (Some(LogFormat::Json), _) => Format::Json,
+            (Some(LogFormat::Text), Format::Json) => Format::Text { colour: false },
+            (Some(LogFormat::Text), text) => text,
+        };
+        if telemetry::init(level, format).is_err() {
+            complain("logging was started already");
+        }
+    }
+}
+
+/// The `NO_COLOR` convention: set and not empty means no.
+#[expect(clippy::disallowed_methods, reason = "NO_COLOR is a convention of the environment")]
+fn colour() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Every problem and warning, a line each.
+fn lines(report: &Report) -> String {
+    let problems = report.problems.iter().map(|problem| report.line(problem));
+    let warnings = report.warnings.iter().map(|warning| format!("warning: {}", report.line(warning)));
+    problems.chain(warnings).collect::<Vec<_>>().join("\n")
+}
+
+/// To stdout; a reader that is gone is nobody's problem.
+fn print(text: &str) {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// To stderr, a line or more.
+fn complain(text: &str) {
+    if !text.is_empty() {
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
+    }
+}

@@ -1,0 +1,100 @@
+//! Listening sockets. Security: a Unix socket is never open to others, not even between its making and a chmod.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::Mode;
+
+use crate::config::Listen;
+
+/// A listening socket; its clones share it.
+pub struct Bound {
+    /// With the port that the kernel chose, where 0 was asked for.
+    pub listen: Listen,
+    pub(super) socket: Socket,
+}
+
+pub(super) enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener, Arc<SocketFile>),
+}
+
+/// Removes the socket's file when its last clone is gone, unless somebody else's stands there by then.
+pub(super) struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Bound {
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let socket = match &self.socket {
+            Socket::Tcp(listener) => Socket::Tcp(listener.try_clone()?),
+            Socket::Unix(listener, file) => Socket::Unix(listener.try_clone()?, Arc::clone(file)),
+        };
+        Ok(Self { listen: self.listen.clone(), socket })
+    }
+
+    /// `None` for a Unix socket.
+    pub fn port(&self) -> Option<u16> {
+        match &self.listen {
+            Listen::Tcp(address) => Some(address.port()),
+            Listen::Unix(_) => None,
+        }
+    }
+}
+
+/// Starts to listen.
+pub fn bind(listen: &Listen) -> io::Result<Bound> {
+    match listen {
+        Listen::Tcp(address) => {
+            let listener = TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            let address = listener.local_addr()?;
+            Ok(Bound { listen: Listen::Tcp(address), socket: Socket::Tcp(listener) })
+        }
+        Listen::Unix(path) => {
+            make_room(path)?;
+            // Security: with this mask the file has mode 0600 from its first instant.
+            let before = rustix::process::umask(Mode::from_raw_mode(0o177));
+            let listener = UnixListener::bind(path);
+            rustix::process::umask(before);
+            let listener = listener?;
+            listener.set_nonblocking(true)?;
+            let file = Arc::new(SocketFile { path: path.clone(), inode: path.symlink_metadata()?.ino() });
+            Ok(Bound { listen: listen.clone(), socket: Socket::Unix(listener, file) })
+        }
+    }
+}
+
+/// Makes the directory, private, if it is missing; removes a socket that nobody listens on any more, and nothing else.
+fn make_room(path: &Path) -> io::Result<()> {
+    if let Some(directory) = path.parent()
+        && !directory.exists()
+    {
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    }
+    let Ok(there) = path.symlink_metadata() else { return Ok(()) };
+    let refused = |why: &str| Err(io::Error::new(io::ErrorKind::AlreadyExists, why.to_owned()));
+    if !there.file_type().is_socket() {
+        return refused("something that is not a socket stands there; remove it or choose another path");
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => refused("somebody listens there already"),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(e) => Err(e),
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if self.path.symlink_metadata().is_ok_and(|meta| meta.ino() == self.inode) {
+            // Nothing listens there any more; the next start would remove it as well.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}

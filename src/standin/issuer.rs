@@ -1,0 +1,95 @@
+//! Tokens that a stand-in has issued, and whether they are still good.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::clock::{Clock, Moment};
+
+/// Issues access tokens and one-time refresh tokens.
+pub struct Issuer {
+    clock: Clock,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    lifetime: Duration,
+    access: HashMap<String, Moment>,
+    /// Refresh token to its family; a used one stays, so that its reuse is noticed.
+    refresh: HashMap<String, (u64, bool)>,
+    issued: u64,
+}
+
+impl Issuer {
+    pub fn new(clock: Clock, lifetime: Duration) -> Self {
+        Self { clock, state: Mutex::new(State { lifetime, ..State::default() }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn lifetime(&self) -> Duration {
+        self.lock().lifetime
+    }
+
+    pub fn set_lifetime(&self, lifetime: Duration) {
+        self.lock().lifetime = lifetime;
+    }
+
+    /// How many access tokens there were.
+    pub fn issued(&self) -> u64 {
+        self.lock().issued
+    }
+
+    /// A new access token.
+    pub fn access_token(&self) -> String {
+        let token = random();
+        let mut state = self.lock();
+        let expires = Moment::after(self.clock.now(), state.lifetime);
+        state.access.insert(token.clone(), expires);
+        state.issued += 1;
+        token
+    }
+
+    /// A new refresh token, of a new family or in place of the one that was just used.
+    pub fn refresh_token(&self, family: Option<u64>) -> String {
+        let token = random();
+        let mut state = self.lock();
+        let family = family.unwrap_or(state.issued);
+        state.refresh.insert(token.clone(), (family, false));
+        token
+    }
+
+    /// Uses a refresh token up: its family; or `None` if it is not known or was used before, and then its family is dead.
+    pub fn use_refresh_token(&self, token: &str) -> Option<u64> {
+        let mut state = self.lock();
+        let (family, used) = *state.refresh.get(token)?;
+        if used {
+            state.refresh.retain(|_, (other, _)| *other != family);
+            return None;
+        }
+        state.refresh.insert(token.to_owned(), (family, true));
+        Some(family)
+    }
+
+    /// Ends every refresh token.
+    pub fn forget_refresh_tokens(&self) {
+        self.lock().refresh.clear();
+    }
+
+    /// Ends every access token before its time.
+    pub fn revoke_access_tokens(&self) {
+        self.lock().access.clear();
+    }
+
+    pub fn is_good(&self, token: &str) -> bool {
+        let now = self.clock.now();
+        self.lock().access.get(token).is_some_and(|expires| !expires.reached(now))
+    }
+}
+
+fn random() -> String {
+    (0..40).map(|_| char::from(b"0123456789abcdef"[fastrand::usize(..16)])).collect()
+}

@@ -1,0 +1,118 @@
+//! Certificates made on the spot: a CA, servers, clients.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
+};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::identity::provider;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// A certificate authority of its own, and the directory that its files go to.
+pub struct Pki {
+    ca: CertifiedIssuer<'static, KeyPair>,
+    directory: PathBuf,
+}
+
+/// What a leaf certificate says.
+pub struct Leaf<'a> {
+    pub name: &'a str,
+    pub serial: u64,
+    /// First and last year.
+    pub years: (i32, i32),
+}
+
+/// A certificate chain and its key, as PEM files.
+#[derive(Clone, Debug)]
+pub struct Files {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Pki {
+    pub fn new(directory: &Path) -> Result<Self> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "tokenbroker stand-in CA");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+        let pki = Self { ca, directory: directory.to_owned() };
+        pki.write("ca.pem", pki.ca.pem().as_bytes())?;
+        Ok(pki)
+    }
+
+    /// The CA's certificate.
+    pub fn ca(&self) -> PathBuf {
+        self.directory.join("ca.pem")
+    }
+
+    /// A certificate for localhost and 127.0.0.1.
+    pub fn server(&self, name: &str) -> Result<Files> {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.issue(name, params)
+    }
+
+    /// A client certificate.
+    pub fn client(&self, leaf: &Leaf<'_>) -> Result<Files> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, leaf.name);
+        params.serial_number = Some(leaf.serial.into());
+        params.not_before = date_time_ymd(leaf.years.0, 1, 1);
+        params.not_after = date_time_ymd(leaf.years.1, 1, 1);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(leaf.name, params)
+    }
+
+    fn issue(&self, name: &str, params: CertificateParams) -> Result<Files> {
+        let key = KeyPair::generate()?;
+        let cert = params.signed_by(&key, &self.ca)?;
+        self.write(&format!("{name}.pem"), cert.pem().as_bytes())?;
+        self.write(&format!("{name}.key"), key.serialize_pem().as_bytes())?;
+        Ok(Files { cert: self.directory.join(format!("{name}.pem")), key: self.directory.join(format!("{name}.key")) })
+    }
+
+    fn write(&self, name: &str, contents: &[u8]) -> Result<()> {
+        let path = self.directory.join(name);
+        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        Ok(file.write_all(contents)?)
+    }
+
+    /// TLS for a server; `clients` says whether clients must have, may have, or cannot have a certificate of this CA.
+    pub fn server_config(&self, files: &Files, clients: Clients) -> Result<Arc<ServerConfig>> {
+        let chain = CertificateDer::pem_file_iter(&files.cert)?.collect::<std::result::Result<Vec<_>, _>>()?;
+        let key = PrivateKeyDer::from_pem_file(&files.key)?;
+        let mut roots = RootCertStore::empty();
+        roots.add(self.ca.der().clone())?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+        let verifier = match clients {
+            Clients::None => WebPkiClientVerifier::no_client_auth(),
+            Clients::May => verifier.allow_unauthenticated().build()?,
+            Clients::Must => verifier.build()?,
+        };
+        let config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)?;
+        Ok(Arc::new(config))
+    }
+}
+
+/// What a server demands of its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clients {
+    None,
+    May,
+    Must,
+}
