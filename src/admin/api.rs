@@ -56,7 +56,7 @@ fn token_status(token: &TokenView, now: Now) -> Value {
         "refresh_expires_at": snapshot.refresh_expires_at.map(rfc3339),
         "secret_expires_at": null,
         "certificate_expires_at": token.config.identity.as_ref().map(|(_, leaf)| rfc3339(leaf.not_after)),
-        "last_error": error.map(|error| error.to_string()),
+        "last_error": error.map(std::string::ToString::to_string),
         "attempts": snapshot.attempts,
     })
 }

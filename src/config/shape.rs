@@ -39,7 +39,7 @@ fn without_null(schema: Json) -> Json {
             }
             if node
                 .get("default")
-                .is_some_and(|default| default.is_null() || default.as_object().is_some_and(|d| d.is_empty()))
+                .is_some_and(|default| default.is_null() || default.as_object().is_some_and(serde_json::Map::is_empty))
             {
                 node.remove("default");
             }

@@ -198,7 +198,7 @@ impl Check<'_> {
     fn method(&mut self, method: &str, key: &[&str]) -> Option<Method> {
         match Method::from_bytes(method.as_bytes()) {
             Ok(Method::CONNECT | Method::TRACE) => {
-                self.problem(key, &format!("{method} is never forwarded"), "remove it")
+                self.problem(key, &format!("{method} is never forwarded"), "remove it");
             }
             Ok(parsed) if method.chars().all(|c| !c.is_ascii_lowercase()) => return Some(parsed),
             _ => self.problem(key, &format!("{method:?} is not a method"), "in capitals, such as GET"),
