@@ -1,0 +1,343 @@
+use std::collections::BTreeMap;
+
+use http::StatusCode;
+use jiff::Timestamp;
+use serde::Deserialize;
+use tokenbroker::oauth::TokenError;
+use tokenbroker::oauth::builtin::{BUILT_IN, built_in, extended};
+use tokenbroker::oauth::dialect::Dialect;
+use tokenbroker::oauth::error::Class;
+use tokenbroker::oauth::file::{ClientAuth, Grant, Op};
+use tokenbroker::oauth::place::Reply;
+use tokenbroker::oauth::request::{self, Inputs};
+use tokenbroker::oauth::response::{self, Answer};
+use tokenbroker::secret::Secret;
+use tokenbroker::units::Span;
+
+/// All worked examples of all built-in dialects.
+const EXAMPLES: usize = 17;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Example {
+    about: String,
+    op: Op,
+    now: String,
+    given: BTreeMap<String, String>,
+    request: Option<ExpectedRequest>,
+    #[serde(default)]
+    request_headers: BTreeMap<String, String>,
+    answer: Option<GivenAnswer>,
+    token: Option<ExpectedToken>,
+    class: Option<Class>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExpectedRequest {
+    method: String,
+    url: String,
+    body: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GivenAnswer {
+    status: u16,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    body: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExpectedToken {
+    access_token: String,
+    lifetime: Option<Span>,
+    refresh_token: Option<String>,
+    refresh_lifetime: Option<Span>,
+}
+
+fn word<T: serde::de::DeserializeOwned>(text: &str) -> T {
+    serde_json::from_value(text.into()).unwrap()
+}
+
+fn inputs(dialect: &Dialect, given: &BTreeMap<String, String>) -> Inputs {
+    let text = |name: &str| given.get(name).cloned();
+    let secret = |name: &str| text(name).map(Secret::new);
+    let grant = text("grant").map(|grant| word(&grant)).or(dialect.grant);
+    let client_auth = text("client_auth").map(|auth| word(&auth)).or(dialect.client_auth);
+    Inputs {
+        grant: grant.unwrap_or(Grant::ClientCredentials),
+        client_auth: client_auth.unwrap_or(ClientAuth::ClientSecretBasic),
+        url: text("url"),
+        base_url: text("base_url").or_else(|| dialect.base_url.clone()),
+        client_id: text("client_id"),
+        client_secret: secret("client_secret"),
+        username: text("username"),
+        password: secret("password"),
+        refresh_token: secret("refresh_token"),
+        scope: text("scope"),
+        params: BTreeMap::new(),
+        headers: Vec::new(),
+    }
+}
+
+fn reply(status: u16, headers: &BTreeMap<String, String>, body: &str) -> Reply {
+    let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+    Reply { status: StatusCode::from_u16(status).unwrap(), headers, body: body.into() }
+}
+
+fn run(dialect: &Dialect, example: &Example) {
+    let about = format!("{}: {}", dialect.name, example.about);
+    let inputs = inputs(dialect, &example.given);
+    if let Some(expected) = &example.request {
+        let made = request::build(dialect, example.op, &inputs).unwrap();
+        assert_eq!(made.method().as_str(), expected.method, "{about}");
+        assert_eq!(made.uri().to_string(), expected.url, "{about}");
+        assert_eq!(String::from_utf8_lossy(made.body()), expected.body, "{about}");
+        for (name, value) in &example.request_headers {
+            assert_eq!(made.headers()[name], value.as_str(), "{about}: {name}");
+        }
+    }
+    let Some(given) = &example.answer else { return };
+    let reply = reply(given.status, &given.headers, &given.body);
+    let read = response::read(dialect, example.op, &inputs, &reply, example.now.parse().unwrap());
+    match (&example.token, example.class, read) {
+        (Some(expected), None, Ok(answer)) => {
+            assert_eq!(answer.access_token.expose(), expected.access_token, "{about}");
+            assert_eq!(answer.lifetime, expected.lifetime.map(|span| span.0), "{about}");
+            let refresh_token = answer.refresh_token.as_ref().map(|token| token.expose().to_owned());
+            assert_eq!(refresh_token, expected.refresh_token, "{about}");
+            assert_eq!(answer.refresh_lifetime, expected.refresh_lifetime.map(|span| span.0), "{about}");
+        }
+        (None, Some(class), Err(error)) => assert_eq!(error.class, class, "{about}: {error}"),
+        (_, _, read) => panic!("{about}: {read:?}"),
+    }
+}
+
+#[test]
+fn every_worked_example_of_every_dialect_holds() {
+    #[derive(Deserialize)]
+    struct File {
+        example: Vec<Example>,
+    }
+    let mut ran = 0;
+    for (name, text) in BUILT_IN {
+        let dialect = built_in(name).unwrap_or_else(|| panic!("{name} does not compile"));
+        let file: File = toml::from_str(text).unwrap_or_else(|e| panic!("{name}: {e}"));
+        for example in &file.example {
+            run(&dialect, example);
+            ran += 1;
+        }
+    }
+    assert_eq!(ran, EXAMPLES);
+}
+
+fn oauth2() -> Dialect {
+    built_in("oauth2").unwrap()
+}
+
+fn read(dialect: &Dialect, body: &str) -> Result<Answer, TokenError> {
+    let inputs = inputs(dialect, &BTreeMap::from([("client_secret".to_owned(), "geheimnis+1".to_owned())]));
+    let reply = reply(200, &BTreeMap::new(), body);
+    response::read(dialect, Op::Acquire, &inputs, &reply, "2026-01-01T00:00:00Z".parse().unwrap())
+}
+
+#[test]
+fn every_way_to_say_a_lifetime_is_understood_or_becomes_the_default_with_a_warning() {
+    let seconds = |value: &str| {
+        let body = format!(r#"{{"access_token":"t","expires_in":{value}}}"#);
+        let answer = read(&oauth2(), &body).unwrap();
+        (answer.lifetime.map(|lifetime| lifetime.as_secs_f64()), answer.warning.is_some())
+    };
+    for (value, lifetime) in
+        [("3600", 3600.0), ("\"3600\"", 3600.0), ("3600.0", 3600.0), ("0.5", 0.5), ("1000000000", 1e9)]
+    {
+        assert_eq!(seconds(value), (Some(lifetime), false), "{value}");
+    }
+    assert_eq!(seconds("null"), (None, false));
+    for odd in ["0", "-1", "1e308", "9e15", "\"soon\"", "true", "{}", "[]", "\"NaN\"", "\"inf\""] {
+        assert_eq!(seconds(odd), (None, true), "{odd}");
+    }
+    assert_eq!(read(&oauth2(), r#"{"access_token":"t"}"#).unwrap().lifetime, None, "the default applies later");
+}
+
+#[test]
+fn a_moment_may_be_seconds_milliseconds_or_rfc_3339_with_any_fraction() {
+    let table = toml::toml! {
+        extends = "oauth2"
+        [answer]
+        expires = { at = "json:ends" }
+    };
+    let dialect = extended("mine", &table).unwrap();
+    let lifetime = |value: &str| read(&dialect, &format!(r#"{{"access_token":"t","ends":{value}}}"#));
+    // 2026-01-01T01:00:00Z
+    for value in [
+        "1767229200",
+        "\"1767229200\"",
+        "1767229200000",
+        "3600",
+        "\"2026-01-01T01:00:00Z\"",
+        "\"2026-01-01T01:00:00.1234567Z\"",
+        "\"2026-01-01T02:00:00.123456789+01:00\"",
+        "\"2026-01-01T01:00:00\"",
+    ] {
+        assert_eq!(lifetime(value).unwrap().lifetime.unwrap().as_secs(), 3600, "{value}");
+    }
+    for over in ["1767225599", "\"2025-12-31T23:59:59Z\"", "1767225599000"] {
+        assert_eq!(lifetime(over).unwrap_err().class, Class::Unknown, "{over}");
+    }
+    assert!(lifetime("1e300").unwrap().warning.is_some());
+}
+
+#[test]
+fn a_jwt_tells_its_own_end_where_the_answer_does_not() {
+    // {"exp":1767229200}
+    let answer = read(&oauth2(), r#"{"access_token":"eyJhbGciOiJub25lIn0.eyJleHAiOjE3NjcyMjkyMDB9.c2ln"}"#).unwrap();
+    assert_eq!(answer.lifetime.unwrap().as_secs(), 3600);
+}
+
+#[test]
+fn the_token_type_never_makes_the_header_and_only_bearer_like_ones_are_taken() {
+    for fine in ["Bearer", "bearer", "BEARER", "Application Access Token", ""] {
+        let body = format!(r#"{{"access_token":"t","token_type":"{fine}"}}"#);
+        assert!(read(&oauth2(), &body).is_ok(), "{fine:?}");
+    }
+    for refused in ["mac", "N_A", "DPoP", "dpop", "PoP"] {
+        let body = format!(r#"{{"access_token":"t","token_type":"{refused}"}}"#);
+        assert_eq!(read(&oauth2(), &body).unwrap_err().class, Class::Config, "{refused}");
+    }
+}
+
+#[test]
+fn a_token_that_could_become_a_header_of_its_own_is_refused() {
+    for body in [
+        r#"{"access_token":"a\r\nX-Evil: 1"}"#,
+        r#"{"access_token":"a b"}"#,
+        r#"{"access_token":"ä"}"#,
+        r#"{"access_token":"\u0000"}"#,
+    ] {
+        let error = read(&oauth2(), body).unwrap_err();
+        assert_eq!(error.class, Class::Transient, "{body}");
+    }
+}
+
+#[test]
+fn garbage_is_never_a_token() {
+    let utf16: String = "{\0\"\0a\0".into();
+    for body in [
+        "",
+        " ",
+        "<html></html>",
+        r#"{"access_token":"#,
+        "null",
+        "[]",
+        r#"{"access_token":null}"#,
+        r#"{"access_token":{}}"#,
+        "\u{feff}{\"access_token\":\"t\"}",
+        &utf16,
+        r#"{"error":"Error message"}"#,
+        r#"{"access_token":"t","error":"oops"}"#,
+    ] {
+        assert!(read(&oauth2(), body).is_err(), "{body:?}");
+    }
+}
+
+#[test]
+fn the_vendors_message_is_shown_on_one_line_cut_and_without_our_secrets() {
+    let long = "x".repeat(500);
+    let body = format!(r#"{{"error":"e","error_description":"bad geheimnis+1\n\u0007 and geheimnis%2B1 {long}"}}"#);
+    let shown = read(&oauth2(), &body).unwrap_err().to_string();
+    assert!(shown.contains("The server says: bad *** and *** xxx"), "{shown}");
+    assert!(!shown.contains("geheimnis") && !shown.contains(&"x".repeat(200)), "{shown}");
+}
+
+#[test]
+fn a_users_dialect_changes_only_what_it_says() {
+    let table = toml::toml! {
+        extends = "comodo-one"
+        scope_separator = ","
+        [acquire]
+        params = { device = "box-1", nested = { list = ["{username}", 7] } }
+        headers = { X-Vendor = "{client_id}" }
+        [answer]
+        expires = { fixed = "28m" }
+        [[error]]
+        when = { op = "renew", status = 401, message = "maintenance" }
+        class = "transient"
+    };
+    let dialect = extended("mine", &table).unwrap();
+    let given = [("client_id", "c"), ("client_secret", "s"), ("username", "u"), ("password", "p")];
+    let given = given.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let made = request::build(&dialect, Op::Acquire, &inputs(&dialect, &given)).unwrap();
+    let body: serde_json::Value = serde_json::from_slice(made.body()).unwrap();
+    let expected = serde_json::json!({"username":"u","password":"p","device":"box-1","nested":{"list":["u",7]}});
+    assert_eq!(body, expected);
+    assert_eq!(made.headers()["x-vendor"], "c");
+    assert_eq!(made.uri(), "https://api.one.comodo.com/auth/login");
+    let class = |text: &str| {
+        let reply = reply(401, &BTreeMap::new(), text);
+        response::read(&dialect, Op::Renew, &inputs(&dialect, &given), &reply, Timestamp::UNIX_EPOCH).unwrap_err().class
+    };
+    assert_eq!(class(r#"{"message":"MAINTENANCE until 6"}"#), Class::Transient, "its own rule comes first");
+    assert_eq!(class(r#"{"message":"Not authorized"}"#), Class::GrantRejected, "the built-in's rules still hold");
+}
+
+#[test]
+fn a_dialects_mistakes_are_all_named_with_their_keys() {
+    let table = toml::toml! {
+        [acquire]
+        url = "{base_ur}/x"
+        method = "P OST"
+        params = { a = { b = "c" }, d = "{nope" }
+        [answer]
+        access_token = "token"
+        expires = { in = "json:a", fixed = "1m" }
+        [inject]
+        format = "Bearer {token}"
+        [[error]]
+        when = { message = "(" }
+        class = "unknown"
+    };
+    let faults = extended("mine", &table).unwrap_err();
+    let keys: Vec<_> = faults.iter().map(|fault| fault.key.as_str()).collect();
+    assert_eq!(
+        keys,
+        [
+            "acquire.method",
+            "acquire.url",
+            "acquire.params",
+            "acquire.params.d",
+            "answer.access_token",
+            "answer.expires",
+            "error[0].when.message",
+            "inject.format"
+        ]
+    );
+}
+
+#[test]
+fn a_request_without_its_values_is_refused_before_anything_is_sent() {
+    let empty = inputs(&oauth2(), &BTreeMap::new());
+    let error = request::build(&oauth2(), Op::Acquire, &empty).unwrap_err();
+    assert_eq!(error.class, Class::Config);
+}
+
+#[test]
+fn query_parameters_and_url_values_are_encoded() {
+    let table = toml::toml! {
+        client_auth = "none"
+        [acquire]
+        url = "{base_url}/{client_id}/token"
+        encoding = "query"
+        params = { secret = "{client_secret}" }
+    };
+    let dialect = extended("mine", &table).unwrap();
+    let given = [("base_url", "https://a.example/"), ("client_id", "x/../y"), ("client_secret", "a&b=c d")];
+    let given = given.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let made = request::build(&dialect, Op::Acquire, &inputs(&dialect, &given)).unwrap();
+    assert_eq!(made.uri(), "https://a.example/x%2F..%2Fy/token?secret=a%26b%3Dc+d");
+    assert!(made.body().is_empty());
+    assert_eq!(made.headers()["content-length"], "0");
+}

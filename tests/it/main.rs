@@ -1,0 +1,34 @@
+//! Integration tests: the real binary over real sockets, or the real parts with a clock of the test's own. A test is a
+//! sentence about behaviour.
+
+#[path = "support/mod.rs"]
+mod support;
+
+/// The operator's listener: probes, status, metrics, refresh, the admin key.
+mod admin;
+/// Real clients through the proxy: curl, Python, Node, Java, ab.
+mod clients;
+/// The configuration file: strictness, all problems at once, secrets, permissions, schema, reference.
+mod config;
+/// `demo`, as a new user runs it.
+mod demo;
+/// The worked examples of the dialect files, and the language they are written in.
+mod dialects;
+/// Who may use a listener: hosts, origins, methods, Unix sockets.
+mod door;
+/// Token servers that answer wrongly, and identities that do not fit.
+mod exchange;
+/// A certified OAuth server, for every grant and client authentication.
+mod idp;
+/// What no log, status, metric, error or process table may show.
+mod leaks;
+/// Start, signals, drain, exit codes, health checks.
+mod lifecycle;
+/// Container image, compose and Kubernetes examples, the static binary.
+mod packaging;
+/// One request through the proxy: heads, bodies, targets, pools, 401, WebSocket, limits.
+mod proxy;
+/// The refresh task, with a scripted server and a clock of its own.
+mod refresh;
+/// The rules of the source tree.
+mod tidy;

@@ -1,0 +1,692 @@
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokenbroker::clock::{Clock, Now};
+use tokenbroker::oauth::file::{ClientAuth, Grant, Op};
+use tokenbroker::oauth::request::Inputs;
+use tokenbroker::oauth::response::Answer;
+use tokenbroker::oauth::template::Template;
+use tokenbroker::oauth::{Class, TokenError};
+use tokenbroker::secret::Secret;
+use tokenbroker::telemetry::metrics::Metrics;
+use tokenbroker::token::cache::{Slot, State};
+use tokenbroker::token::refresh::{Refresher, Task};
+use tokenbroker::token::schedule::Policy;
+use tokenbroker::token::source::{Exchange, Prepared};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+const S: Duration = Duration::from_secs(1);
+
+/// Clocks that follow tokio's paused time, and can be set.
+#[derive(Clone)]
+struct Clocks {
+    start: Instant,
+    wall_ms: Arc<AtomicI64>,
+    boot_ms: Arc<AtomicU64>,
+}
+
+impl Clocks {
+    fn new() -> Self {
+        Self { start: Instant::now(), wall_ms: Arc::default(), boot_ms: Arc::default() }
+    }
+
+    fn clock(&self) -> Clock {
+        let this = self.clone();
+        Clock::new(move || {
+            let elapsed = this.start.elapsed();
+            let base: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+            let wall = SignedDuration::from_millis(this.wall_ms.load(Ordering::Relaxed));
+            let boot = Duration::from_millis(this.boot_ms.load(Ordering::Relaxed));
+            Now { wall: base + elapsed + wall, boot: Duration::from_secs(1000) + elapsed + boot }
+        })
+    }
+
+    fn step_wall(&self, seconds: i64) {
+        self.wall_ms.fetch_add(seconds * 1000, Ordering::Relaxed);
+    }
+
+    /// The machine slept: both clocks went on, tokio's did not.
+    fn suspend(&self, seconds: u64) {
+        self.boot_ms.fetch_add(seconds * 1000, Ordering::Relaxed);
+        self.step_wall(i64::try_from(seconds).unwrap());
+    }
+}
+
+/// A token server that answers by a script; when that is over, always well.
+#[derive(Clone)]
+struct Script(Arc<Inner>);
+
+struct Inner {
+    start: Instant,
+    outcomes: Mutex<VecDeque<Outcome>>,
+    calls: Mutex<Vec<Call>>,
+    lifetime: Mutex<Option<Duration>>,
+    takes: Mutex<Duration>,
+    password: Mutex<String>,
+    seed: Mutex<Option<String>>,
+    stamp: AtomicU64,
+    rotates: bool,
+}
+
+enum Outcome {
+    Fail(TokenError),
+    Same,
+    Panic,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Call {
+    op: Op,
+    /// Seconds since the start.
+    at: f64,
+    refresh_token: Option<String>,
+}
+
+impl Script {
+    fn new(rotates: bool) -> Self {
+        Self(Arc::new(Inner {
+            start: Instant::now(),
+            outcomes: Mutex::default(),
+            calls: Mutex::default(),
+            lifetime: Mutex::new(Some(100 * S)),
+            takes: Mutex::new(Duration::from_millis(100)),
+            password: Mutex::new("p".into()),
+            seed: Mutex::new(None),
+            stamp: AtomicU64::new(0),
+            rotates,
+        }))
+    }
+
+    fn fail(&self, class: Class, times: usize) -> &Self {
+        for _ in 0..times {
+            self.then(Outcome::Fail(TokenError::new(class, "scripted", "none")));
+        }
+        self
+    }
+
+    fn then(&self, outcome: Outcome) -> &Self {
+        self.0.outcomes.lock().unwrap().push_back(outcome);
+        self
+    }
+
+    fn calls(&self) -> Vec<Call> {
+        self.0.calls.lock().unwrap().clone()
+    }
+
+    fn count(&self) -> usize {
+        self.calls().len()
+    }
+
+    fn ops(&self) -> Vec<Op> {
+        self.calls().iter().map(|call| call.op).collect()
+    }
+
+    fn set_lifetime(&self, lifetime: Option<Duration>) {
+        *self.0.lifetime.lock().unwrap() = lifetime;
+    }
+
+    fn change_password(&self, password: &str) {
+        *self.0.password.lock().unwrap() = password.into();
+        self.0.stamp.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn change_seed(&self, seed: &str) {
+        *self.0.seed.lock().unwrap() = Some(seed.into());
+        self.0.stamp.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Exchange for Script {
+    async fn prepare(&self) -> Result<Prepared, TokenError> {
+        let inputs = Inputs {
+            grant: Grant::Password,
+            client_auth: ClientAuth::ClientSecretBasic,
+            url: None,
+            base_url: None,
+            client_id: Some("c".into()),
+            client_secret: None,
+            username: Some("u".into()),
+            password: Some(Secret::new(self.0.password.lock().unwrap().clone())),
+            refresh_token: self.0.seed.lock().unwrap().clone().map(Secret::new),
+            scope: None,
+            params: BTreeMap::new(),
+            headers: Vec::new(),
+        };
+        Ok(Prepared { inputs, access_token: None })
+    }
+
+    async fn exchange(&self, op: Op, prepared: &Prepared) -> Result<Answer, TokenError> {
+        let refresh_token = prepared.inputs.refresh_token.as_ref().map(|token| token.expose().to_owned());
+        let refresh_token = refresh_token.filter(|_| op == Op::Renew);
+        let number = {
+            let mut calls = self.0.calls.lock().unwrap();
+            calls.push(Call { op, at: self.0.start.elapsed().as_secs_f64(), refresh_token });
+            calls.len()
+        };
+        let takes = *self.0.takes.lock().unwrap();
+        sleep(takes).await;
+        let outcome = self.0.outcomes.lock().unwrap().pop_front();
+        let name = match outcome {
+            Some(Outcome::Fail(error)) => return Err(error),
+            Some(Outcome::Panic) => panic!("scripted"),
+            Some(Outcome::Same) => "at-same".to_owned(),
+            None => format!("at-{number}"),
+        };
+        Ok(Answer {
+            access_token: Secret::new(name),
+            refresh_token: self.0.rotates.then(|| Secret::new(format!("rt-{number}"))),
+            lifetime: *self.0.lifetime.lock().unwrap(),
+            refresh_lifetime: None,
+            warning: None,
+        })
+    }
+
+    fn stamp(&self) -> u64 {
+        self.0.stamp.load(Ordering::Relaxed)
+    }
+}
+
+struct Bench {
+    clocks: Clocks,
+    slot: Arc<Slot>,
+    stop: CancellationToken,
+    task: Option<tokio::task::JoinHandle<()>>,
+}
+
+fn policy(grant: Grant) -> Policy {
+    Policy {
+        grant,
+        renews: grant == Grant::Password,
+        refresh_at: 0.75,
+        default_lifetime: (grant != Grant::Static).then_some(300 * S),
+        eager: true,
+    }
+}
+
+fn start(script: &Script, policy: Policy) -> Bench {
+    let clocks = Clocks::new();
+    let slot = Arc::new(Slot::new(clocks.clock()));
+    let stop = CancellationToken::new();
+    let task = Task {
+        name: "t".into(),
+        policy,
+        formats: vec![Template::parse("Bearer {access_token}", &["access_token"]).unwrap()],
+        slot: Arc::clone(&slot),
+        clock: clocks.clock(),
+        rng: fastrand::Rng::with_seed(1),
+        metrics: Arc::new(Metrics::default()),
+    };
+    let refresher = Refresher::new(script.clone(), task);
+    let task = Some(tokio::spawn(refresher.run(stop.clone())));
+    Bench { clocks, slot, stop, task }
+}
+
+impl Bench {
+    fn token(&self) -> Option<String> {
+        Some(self.slot.credential(0)?.value.to_str().unwrap().to_owned())
+    }
+
+    /// As a request would, with five seconds to wait.
+    async fn wait(&self) -> Result<String, u64> {
+        let credential = self.slot.credential_within(0, 5 * S).await;
+        credential.map(|c| c.value.to_str().unwrap().to_owned()).map_err(|e| e.retry_after.as_secs())
+    }
+
+    /// As a request would whose token the API refused.
+    async fn refused(&self) -> Option<String> {
+        let generation = self.slot.snapshot().generation;
+        Some(self.slot.replacement(0, generation, 5 * S).await?.value.to_str().unwrap().to_owned())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_refreshed_ahead_of_its_expiry_within_five_percent_of_the_fraction() {
+    let script = Script::new(false);
+    let bench = start(&script, policy(Grant::ClientCredentials));
+    sleep(10_000 * S).await;
+    let at: Vec<_> = script.calls().iter().map(|call| call.at).collect();
+    let gaps: Vec<_> = at.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(gaps.len() > 100, "{gaps:?}");
+    assert!(gaps.iter().all(|gap| (69.9..=80.3).contains(gap)), "{gaps:?}");
+    let spread = gaps.iter().copied().fold(f64::MIN, f64::max) - gaps.iter().copied().fold(f64::MAX, f64::min);
+    assert!(spread > 5.0, "jittered: {spread}");
+    assert_eq!(bench.slot.state(), State::Valid);
+}
+
+#[tokio::test(start_paused = true)]
+async fn short_lifetimes_cause_no_more_than_one_call_a_second() {
+    for lifetime in [Duration::from_millis(1), Duration::from_millis(500), S] {
+        let script = Script::new(false);
+        script.set_lifetime(Some(lifetime));
+        let _bench = start(&script, policy(Grant::ClientCredentials));
+        sleep(30 * S).await;
+        assert!((28..=31).contains(&script.count()), "{lifetime:?}: {}", script.count());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lifetime_that_nobody_tells_is_the_default_and_one_of_a_century_does_not_overflow() {
+    let script = Script::new(false);
+    script.set_lifetime(None);
+    let bench = start(&script, policy(Grant::ClientCredentials));
+    sleep(S).await;
+    let expires = bench.slot.snapshot().token.as_ref().unwrap().expires.unwrap().wall;
+    assert_eq!(expires.to_string(), "2026-01-01T00:05:00Z");
+
+    let script = Script::new(false);
+    script.set_lifetime(Some(tokenbroker::units::DURATION_MAX));
+    let bench = start(&script, policy(Grant::ClientCredentials));
+    sleep(86_400 * S).await;
+    assert_eq!((script.count(), bench.slot.state()), (1, State::Valid));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_refresh_leaves_the_old_token_in_use_until_it_expires() {
+    let script = Script::new(false);
+    let bench = start(&script, policy(Grant::ClientCredentials));
+    sleep(S).await;
+    script.fail(Class::Transient, 1000);
+    sleep(84 * S).await;
+    assert_eq!(bench.slot.state(), State::Degraded);
+    assert_eq!(bench.token().unwrap(), "Bearer at-1");
+    let error = bench.slot.snapshot().error.clone().unwrap();
+    assert_eq!(error.class, Class::Transient);
+    sleep(14 * S).await;
+    assert_eq!(bench.token().unwrap(), "Bearer at-1", "98.. s after it was requested");
+    sleep(3 * S).await;
+    assert_eq!((bench.token(), bench.slot.state()), (None, State::Expired));
+    script.0.outcomes.lock().unwrap().clear();
+    sleep(61 * S).await;
+    assert_eq!(bench.slot.state(), State::Valid, "back within a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_delays_after_failures_double_to_a_minute_and_come_from_their_upper_half() {
+    let script = Script::new(false);
+    script.fail(Class::Unknown, 1000);
+    let bench = start(&script, policy(Grant::ClientCredentials));
+    sleep(600 * S).await;
+    let calls = script.calls();
+    let gaps: Vec<_> = calls.windows(2).map(|pair| pair[1].at - pair[0].at - 0.1).collect();
+    for (gap, whole) in gaps.iter().zip([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]) {
+        assert!((whole * 0.49..=whole + 0.1).contains(gap), "{gaps:?}");
+    }
+    assert!(calls.len() <= 25, "{}", calls.len());
+    assert_eq!(bench.slot.state(), State::Expired);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_is_obeyed_between_a_second_and_five_minutes() {
+    for (asked, waited) in [(0, 1.0), (7, 7.0), (300, 300.0), (86_400, 300.0)] {
+        let script = Script::new(false);
+        let mut error = TokenError::new(Class::RateLimited, "scripted", "none");
+        error.retry_after = Some(Duration::from_secs(asked));
+        script.then(Outcome::Fail(error));
+        let bench = start(&script, policy(Grant::ClientCredentials));
+        sleep(S).await;
+        if asked > 1 {
+            assert_eq!(bench.wait().await, Err((waited - 0.9) as u64), "told to come back then");
+        }
+        sleep(400 * S).await;
+        let calls = script.calls();
+        let gap = calls[1].at - calls[0].at - 0.1;
+        assert!((waited..waited + 0.1).contains(&gap), "{asked}: {gap}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rejected_credentials_are_tried_every_ten_minutes_on_request_and_when_their_file_changes() {
+    for class in [Class::ClientRejected, Class::SecretExpired, Class::Config, Class::UserAction] {
+        let script = Script::new(false);
+        script.fail(class, 3);
+        let bench = start(&script, policy(Grant::ClientCredentials));
+        sleep(599 * S).await;
+        assert_eq!((script.count(), bench.slot.state()), (1, State::Rejected), "{class}");
+        assert!(bench.wait().await.is_err());
+        sleep(5 * S).await;
+        assert_eq!(script.count(), 2, "{class}: after ten minutes");
+        bench.slot.refresh(5 * S).await;
+        assert_eq!(script.count(), 3, "{class}: on request");
+        script.0.stamp.fetch_add(1, Ordering::Relaxed);
+        sleep(31 * S).await;
+        assert_eq!((script.count(), bench.slot.state()), (4, State::Valid), "{class}: its file changed");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_password_is_sent_at_most_twice_until_it_changes_or_a_person_asks() {
+    let script = Script::new(false);
+    script.fail(Class::ClientRejected, 5);
+    let bench = start(&script, policy(Grant::Password));
+    sleep(86_400 * S).await;
+    assert_eq!((script.count(), bench.slot.state()), (2, State::Rejected));
+    script.change_password("p");
+    sleep(86_400 * S).await;
+    assert_eq!(script.count(), 2, "the file was touched, the value is the same");
+    script.change_password("q");
+    sleep(86_400 * S).await;
+    assert_eq!(script.count(), 4, "two tries for the new value");
+    bench.slot.refresh(5 * S).await;
+    assert_eq!(script.count(), 5, "a person asked");
+    sleep(610 * S).await;
+    assert_eq!(script.count(), 6);
+    assert_eq!(bench.slot.state(), State::Valid);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_refused_as_a_grant_waits_for_a_person() {
+    let script = Script::new(false);
+    script.fail(Class::GrantRejected, 1);
+    let bench = start(&script, policy(Grant::Password));
+    sleep(86_400 * S).await;
+    assert_eq!((script.count(), bench.slot.state()), (1, State::NeedsLogin));
+    assert_eq!(bench.wait().await, Err(60), "no attempt is planned");
+    script.change_password("q");
+    sleep(31 * S).await;
+    assert_eq!(bench.slot.state(), State::Valid);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_nobody_understands_does_not_hammer_a_password() {
+    let script = Script::new(false);
+    script.fail(Class::Unknown, 1000);
+    let _bench = start(&script, policy(Grant::Password));
+    sleep(3600 * S).await;
+    assert_eq!(script.count(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewals_use_each_refresh_token_once_and_keep_it_when_none_comes() {
+    let script = Script::new(true);
+    let _bench = start(&script, policy(Grant::Password));
+    sleep(250 * S).await;
+    let used: Vec<_> = script.calls().iter().map(|call| call.refresh_token.clone()).collect();
+    assert_eq!(used, [None, Some("rt-1".into()), Some("rt-2".into()), Some("rt-3".into())]);
+
+    let script = Script::new(false);
+    script.change_seed("seed");
+    let _bench = start(&script, policy(Grant::RefreshToken));
+    sleep(250 * S).await;
+    let used: Vec<_> = script.calls().iter().map(|call| call.refresh_token.clone().unwrap()).collect();
+    assert_eq!(used, ["seed"; 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_renewal_falls_back_to_the_login_at_once_but_a_failed_one_does_not() {
+    let script = Script::new(true);
+    let bench = start(&script, policy(Grant::Password));
+    sleep(S).await;
+    script.fail(Class::GrantRejected, 1);
+    sleep(82 * S).await;
+    assert_eq!(script.ops(), [Op::Acquire, Op::Renew, Op::Acquire]);
+    assert_eq!((bench.token().unwrap().as_str(), bench.slot.state()), ("Bearer at-3", State::Valid));
+
+    script.fail(Class::Transient, 1);
+    sleep(82 * S).await;
+    assert_eq!(script.ops()[3..], [Op::Renew, Op::Renew], "the refresh token was not refused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_refresh_token_without_a_login_is_never_sent_again_until_a_new_one_is_there() {
+    let script = Script::new(true);
+    script.change_seed("seed");
+    script.fail(Class::GrantRejected, 1);
+    let bench = start(&script, policy(Grant::RefreshToken));
+    sleep(86_400 * S).await;
+    assert_eq!((script.count(), bench.slot.state()), (1, State::NeedsLogin));
+    script.change_seed("seed-2");
+    sleep(31 * S).await;
+    assert_eq!(script.calls()[1].refresh_token.as_deref(), Some("seed-2"));
+    assert_eq!(bench.slot.state(), State::Valid);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operators_refresh_never_puts_the_configured_refresh_token_over_its_living_descendant() {
+    let script = Script::new(true);
+    script.change_seed("seed");
+    let bench = start(&script, policy(Grant::RefreshToken));
+    sleep(S).await;
+    bench.slot.refresh(5 * S).await;
+    let used: Vec<_> = script.calls().iter().map(|call| call.refresh_token.clone().unwrap()).collect();
+    assert_eq!(used, ["seed", "rt-1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_is_asked_for_once_more_at_once_with_the_same_refresh_token() {
+    let lost = || {
+        let mut error = TokenError::new(Class::Transient, "scripted", "none");
+        error.lost = true;
+        Outcome::Fail(error)
+    };
+    let script = Script::new(true);
+    let _bench = start(&script, policy(Grant::Password));
+    sleep(S).await;
+    script.then(lost());
+    sleep(82 * S).await;
+    let calls = script.calls();
+    assert_eq!(calls[1].refresh_token, calls[2].refresh_token);
+    assert!(calls[2].at - calls[1].at < 0.2, "at once");
+    script.then(lost()).then(lost());
+    sleep(82 * S).await;
+    let calls = script.calls();
+    assert!(calls[4].at - calls[3].at > 0.5, "a second time, the delays of failures hold");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_requests_without_a_token_cause_one_exchange() {
+    let script = Script::new(false);
+    *script.0.takes.lock().unwrap() = 3 * S;
+    let bench = Arc::new(start(&script, policy(Grant::ClientCredentials)));
+    let waiters: Vec<_> = (0..1000)
+        .map(|_| {
+            let bench = Arc::clone(&bench);
+            tokio::spawn(async move { bench.wait().await })
+        })
+        .collect();
+    for waiter in waiters {
+        assert_eq!(waiter.await.unwrap().unwrap(), "Bearer at-1");
+    }
+    assert_eq!(script.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_wait_for_an_exchange_are_told_of_its_failure_at_once() {
+    let script = Script::new(false);
+    *script.0.takes.lock().unwrap() = 2 * S;
+    script.fail(Class::Transient, 1000);
+    let bench = start(&script, policy(Grant::ClientCredentials));
+    let began = Instant::now();
+    assert!(bench.wait().await.is_err());
+    assert!(began.elapsed() < 3 * S);
+    let began = Instant::now();
+    assert!(bench.wait().await.is_err(), "the next attempt is known to start later");
+    assert!(began.elapsed() < Duration::from_millis(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_waits_no_longer_than_it_may() {
+    let script = Script::new(false);
+    *script.0.takes.lock().unwrap() = 9 * S;
+    let bench = start(&script, policy(Grant::ClientCredentials));
+    let began = Instant::now();
+    assert!(bench.wait().await.is_err());
+    assert_eq!(began.elapsed().as_secs(), 5);
+    sleep(5 * S).await;
+    assert_eq!(bench.token().unwrap(), "Bearer at-1", "giving up cancelled nothing");
+    assert_eq!(script.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_dropped_while_it_waits_cancels_nothing() {
+    let script = Script::new(false);
+    *script.0.takes.lock().unwrap() = 2 * S;
+    let bench = start(&script, policy(Grant::ClientCredentials));
+    for _ in 0..50 {
+        let _ = tokio::time::timeout(Duration::from_millis(30), bench.wait()).await;
+    }
+    sleep(S).await;
+    assert_eq!((bench.token().unwrap().as_str(), script.count()), ("Bearer at-1", 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lazy_token_is_obtained_at_its_first_use() {
+    let script = Script::new(false);
+    let bench = start(&script, Policy { eager: false, ..policy(Grant::ClientCredentials) });
+    sleep(3600 * S).await;
+    assert_eq!((script.count(), bench.slot.state()), (0, State::Pending));
+    assert_eq!(bench.wait().await.unwrap(), "Bearer at-1");
+    sleep(100 * S).await;
+    assert_eq!(script.count(), 2, "from then on it is kept fresh");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_the_api_refused_is_replaced_at_most_twice_a_minute() {
+    let script = Script::new(false);
+    let bench = start(&script, policy(Grant::ClientCredentials));
+    sleep(10 * S).await;
+    assert_eq!(bench.refused().await.as_deref(), Some("Bearer at-2"));
+    sleep(10 * S).await;
+    assert_eq!(bench.refused().await.as_deref(), Some("Bearer at-3"));
+    sleep(10 * S).await;
+    let began = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(bench.refused().await, None, "the API's 401 passes");
+    }
+    assert!(began.elapsed() < S, "and nobody waits");
+    assert_eq!(script.count(), 3);
+    sleep(45 * S).await;
+    assert_eq!(bench.refused().await.as_deref(), Some("Bearer at-4"), "the minute is over");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_with_an_older_token_takes_the_newer_one_without_an_exchange() {
+    let script = Script::new(false);
+    let bench = start(&script, policy(Grant::ClientCredentials));
+    sleep(80 * S).await;
+    assert_eq!(script.count(), 2);
+    let newer = bench.slot.replacement(0, 1, 5 * S).await.unwrap();
+    assert_eq!((newer.value.to_str().unwrap(), newer.generation, script.count()), ("Bearer at-2", 2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_refused_requests_cause_one_refresh_and_others_go_on_with_the_token() {
+    let script = Script::new(false);
+    let bench = Arc::new(start(&script, policy(Grant::ClientCredentials)));
+    sleep(10 * S).await;
+    let refused: Vec<_> = (0..200)
+        .map(|_| {
+            let bench = Arc::clone(&bench);
+            tokio::spawn(async move { bench.refused().await })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    assert_eq!(bench.token().unwrap(), "Bearer at-1", "still served while the new one is fetched");
+    for one in refused {
+        assert_eq!(one.await.unwrap().as_deref(), Some("Bearer at-2"));
+    }
+    assert_eq!(script.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_stays_when_the_refresh_fails_or_brings_the_same_one() {
+    let script = Script::new(false);
+    script.then(Outcome::Same).then(Outcome::Same).fail(Class::Transient, 1);
+    let bench = start(&script, policy(Grant::ClientCredentials));
+    sleep(10 * S).await;
+    assert_eq!(bench.refused().await, None, "the same one came");
+    sleep(10 * S).await;
+    assert_eq!(bench.refused().await, None, "the refresh failed");
+    assert_eq!(script.count(), 3);
+    assert_eq!(bench.token().unwrap(), "Bearer at-same");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_refused_right_after_it_came_is_replaced_after_a_second_at_the_earliest() {
+    let script = Script::new(false);
+    let bench = start(&script, policy(Grant::ClientCredentials));
+    assert_eq!(bench.wait().await.unwrap(), "Bearer at-1");
+    assert_eq!(bench.refused().await.as_deref(), Some("Bearer at-2"));
+    let calls = script.calls();
+    assert!((1.0..1.1).contains(&(calls[1].at - calls[0].at)), "{calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_token_again_does_not_make_the_loop_spin() {
+    let script = Script::new(false);
+    for _ in 0..1000 {
+        script.then(Outcome::Same);
+    }
+    script.set_lifetime(Some(3600 * S));
+    let _bench = start(&script, policy(Grant::ClientCredentials));
+    sleep(3 * 3600 * S).await;
+    assert!(script.count() < 20, "{}", script.count());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_suspend_the_first_request_waits_for_a_fresh_token() {
+    let script = Script::new(false);
+    let bench = start(&script, policy(Grant::ClientCredentials));
+    sleep(10 * S).await;
+    bench.clocks.suspend(8 * 3600);
+    assert_eq!(bench.token(), None, "the old one is never handed out");
+    assert_eq!(bench.wait().await.unwrap(), "Bearer at-2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_costs_at_most_one_refresh_and_never_revives_a_token() {
+    const YEARS: i64 = 10 * 365 * 86_400;
+    for step in [1, -1, 300, -300, 86_400, -86_400, YEARS, -YEARS] {
+        let script = Script::new(false);
+        let bench = start(&script, policy(Grant::ClientCredentials));
+        sleep(10 * S).await;
+        bench.clocks.step_wall(step);
+        if step > 100 {
+            assert_eq!(bench.token(), None, "{step}");
+        }
+        assert!(bench.wait().await.is_ok(), "{step}");
+        sleep(20 * S).await;
+        assert!(script.count() <= 2, "{step}: {}", script.count());
+        script.fail(Class::Transient, 1000);
+        sleep(100 * S).await;
+        assert_eq!(bench.token(), None, "{step}: by the boot clock it is over");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_inside_an_exchange_costs_that_exchange_only() {
+    let script = Script::new(false);
+    script.then(Outcome::Panic);
+    let bench = start(&script, policy(Grant::ClientCredentials));
+    assert!(bench.wait().await.is_err());
+    sleep(2 * S).await;
+    assert_eq!(bench.slot.state(), State::Valid);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_waits_for_the_exchange_in_flight() {
+    let script = Script::new(true);
+    *script.0.takes.lock().unwrap() = 5 * S;
+    let mut bench = start(&script, policy(Grant::Password));
+    sleep(S).await;
+    bench.stop.cancel();
+    let began = Instant::now();
+    bench.task.take().unwrap().await.unwrap();
+    assert_eq!(began.elapsed().as_secs(), 4);
+    assert_eq!(bench.token().unwrap(), "Bearer at-1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_static_token_is_read_again_when_its_file_changes() {
+    let script = Script::new(false);
+    script.set_lifetime(None);
+    let bench = start(&script, policy(Grant::Static));
+    sleep(86_400 * S).await;
+    assert_eq!((script.count(), bench.token().unwrap().as_str()), (1, "Bearer at-1"));
+    script.0.stamp.fetch_add(1, Ordering::Relaxed);
+    sleep(31 * S).await;
+    assert_eq!(bench.token().unwrap(), "Bearer at-2");
+}

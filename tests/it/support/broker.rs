@@ -1,0 +1,179 @@
+//! The broker as a process of its own.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use rustix::process::{Pid, Signal};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Reply, call, eventually};
+
+/// Every test's operator's listener has a free port, and a key that is known.
+const HEAD: &str = "[admin]\nlisten = \"127.0.0.1:0\"\nkey = { file = \"admin_key\" }\n";
+pub const ADMIN_KEY: &str = "0123456789abcdef-admin-key";
+
+/// A running broker; killed when dropped.
+pub struct Broker {
+    child: Child,
+    pub directory: TempDir,
+    log: Arc<Mutex<String>>,
+    addresses: HashMap<String, String>,
+}
+
+pub fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tokenbroker"));
+    for name in ["TOKENBROKER_CONFIG", "TOKENBROKER_LOG_LEVEL", "TOKENBROKER_LOG_FORMAT"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Writes a private file.
+pub fn write(directory: &Path, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
+    let path = directory.join(name);
+    std::fs::write(&path, contents).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+    path
+}
+
+/// Runs the binary to its end with this configuration: status, stdout, stderr.
+pub fn run_to_end(config: &str, arguments: &[&str]) -> (i32, String, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = write(directory.path(), "tokenbroker.toml", config);
+    let output = binary().arg("-c").arg(&file).args(arguments).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+impl Broker {
+    /// Starts with this configuration, behind [`HEAD`].
+    pub fn start(config: &str) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), config, |_| {})
+    }
+
+    /// Starts in a directory that holds the files the configuration names.
+    pub fn start_in(directory: TempDir, config: &str, adjust: impl FnOnce(&mut Command)) -> Self {
+        write(directory.path(), "admin_key", ADMIN_KEY);
+        let file = write(directory.path(), "tokenbroker.toml", format!("{HEAD}{config}"));
+        let mut command = binary();
+        command.arg("-c").arg(&file).args(["--log-level", "debug", "run"]).stdout(Stdio::null()).stderr(Stdio::piped());
+        adjust(&mut command);
+        let mut child = command.spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (reader, sink) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));
+        std::thread::spawn(move || {
+            for line in reader.lines().map_while(Result::ok) {
+                let mut log = sink.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        let mut broker = Self { child, directory, log, addresses: HashMap::new() };
+        broker.wait_until_it_listens();
+        broker
+    }
+
+    fn wait_until_it_listens(&mut self) {
+        let routes = std::fs::read_to_string(self.directory.path().join("tokenbroker.toml")).unwrap();
+        let wanted = routes.matches("[route.").count() + 1;
+        eventually("the broker listens", || {
+            let log = self.log();
+            let listening = |line: &str| {
+                let entry: Value = serde_json::from_str(line).ok()?;
+                let listen = entry.get("listen")?.as_str()?.to_owned();
+                let route = entry.get("route").and_then(Value::as_str).unwrap_or("admin").to_owned();
+                Some((route, listen))
+            };
+            self.addresses = log.lines().filter_map(listening).collect();
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("the broker ended: {status}\n{log}");
+            }
+            self.addresses.len() >= wanted
+        });
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where a route listens, as text: an address or `unix:…`.
+    pub fn listen(&self, route: &str) -> &str {
+        &self.addresses[route]
+    }
+
+    pub fn address(&self, route: &str) -> SocketAddr {
+        self.listen(route).parse().unwrap()
+    }
+
+    pub fn url(&self, route: &str) -> String {
+        format!("http://{}", self.listen(route))
+    }
+
+    /// A plain GET.
+    pub fn get(&self, route: &str, target: &str) -> Reply {
+        self.request(route, "GET", target, &[], b"")
+    }
+
+    pub fn request(&self, route: &str, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+        call(self.address(route), method, target, headers, body)
+    }
+
+    pub fn admin(&self, method: &str, target: &str) -> Reply {
+        let key = format!("Bearer {ADMIN_KEY}");
+        let headers: &[(&str, &str)] = if method == "POST" { &[("Authorization", &key)] } else { &[] };
+        self.request("admin", method, target, headers, b"")
+    }
+
+    pub fn status(&self) -> Value {
+        serde_json::from_slice(&self.admin("GET", "/api/status").body).unwrap()
+    }
+
+    /// The status of one token.
+    pub fn token(&self, name: &str) -> Value {
+        self.status()["tokens"][name].clone()
+    }
+
+    pub fn wait_for_state(&self, token: &str, state: &str) {
+        eventually(&format!("{token} is {state}"), || self.token(token)["state"] == state);
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut ended = None;
+        eventually("the broker ends", || {
+            ended = self.child.try_wait().unwrap();
+            ended.is_some()
+        });
+        ended.unwrap()
+    }
+
+    /// SIGTERM, and how it ended.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait()
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the broker's log ---\n{}", self.log());
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What the tests share: the broker as a process, a raw client, a raw upstream, stand-ins on a runtime of their own.
+
+mod broker;
+mod client;
+mod upstream;
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+
+pub use broker::{Broker, run_to_end};
+pub use client::{Reply, Wire, call, exchange};
+pub use upstream::{Action, RawRequest, Upstream};
+
+/// Where stand-ins live.
+pub static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+
+/// Long enough for a slow machine; a test that waits for this long has failed.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Waits until `what` holds.
+#[track_caller]
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < PATIENCE, "never happened: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Is the program there? A missing part is skipped with a notice, unless `TOKENBROKER_TEST_REQUIRE` names it.
+pub fn has(part: &str) -> bool {
+    let there = match part {
+        "static" => std::env::var_os("TOKENBROKER_TEST_STATIC").is_some_and(|path| Path::new(&path).exists()),
+        "oidc-provider" => {
+            Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/idp/node_modules/oidc-provider")).exists()
+        }
+        "root" => rustix::process::geteuid().is_root(),
+        program => in_path(program),
+    };
+    let required = std::env::var("TOKENBROKER_TEST_REQUIRE").unwrap_or_default();
+    assert!(there || !required.split(',').any(|name| name == part), "{part} is required, and missing");
+    if !there {
+        println!("skipped: {part} is not here");
+    }
+    there
+}
+
+fn in_path(program: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+}
+
+/// Runs a program to its end; its stdout. It must succeed.
+#[track_caller]
+pub fn output(command: &mut Command) -> String {
+    let shown = format!("{command:?}");
+    let output = command.output().unwrap_or_else(|e| panic!("{shown}: {e}"));
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{shown}: {}\n{out}\n{err}", output.status);
+    out.into_owned()
+}
