@@ -21,6 +21,7 @@ use rustls::{AlertDescription, CertificateError, ClientConfig};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -53,8 +54,8 @@ pub enum ConnectError {
     Dns { host: String, why: String },
     #[error("cannot connect to {address}: {source}")]
     Tcp { address: String, source: io::Error },
-    #[error("no connection to {address} within {seconds} s")]
-    Timeout { address: String, seconds: f32 },
+    #[error("{address}: within {seconds} s, {stage}")]
+    Timeout { stage: &'static str, address: String, seconds: f32 },
     #[error("no TLS with {host}: {}", tls_sentence(source))]
     Tls { host: String, source: io::Error },
 }
@@ -69,23 +70,22 @@ pub struct Dialer {
 impl Dialer {
     /// Connects, TLS handshake included, within `timeout`.
     pub async fn connect(&self, endpoint: &Endpoint, timeout: Duration) -> Result<Stream, ConnectError> {
-        match tokio::time::timeout(timeout, self.dial(endpoint)).await {
-            Ok(connected) => connected,
-            Err(_) => Err(ConnectError::Timeout {
-                address: format!("{}:{}", endpoint.host, endpoint.port),
-                seconds: timeout.as_secs_f32(),
-            }),
-        }
-    }
-
-    async fn dial(&self, endpoint: &Endpoint) -> Result<Stream, ConnectError> {
-        let addresses = self.resolve(&endpoint.host).await?;
-        let tcp = first_of(addresses, endpoint.port).await?;
+        let deadline = Instant::now() + timeout;
+        let late = |stage| ConnectError::Timeout {
+            stage,
+            address: format!("{}:{}", endpoint.host, endpoint.port),
+            seconds: timeout.as_secs_f32(),
+        };
+        let addresses = timeout_at(deadline, self.resolve(&endpoint.host)).await;
+        let addresses = addresses.map_err(|_| late("the name could not be resolved"))??;
+        let tcp = timeout_at(deadline, first_of(addresses, endpoint.port)).await;
+        let tcp = tcp.map_err(|_| late("no connection came about"))??;
         let Some(tls) = &endpoint.tls else { return Ok(Stream::Plain(tcp)) };
         let connector = TlsConnector::from(Arc::clone(&tls.config));
-        match connector.connect(tls.name.clone(), tcp).await {
-            Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
-            Err(source) => Err(ConnectError::Tls { host: endpoint.host.clone(), source }),
+        match timeout_at(deadline, connector.connect(tls.name.clone(), tcp)).await {
+            Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
+            Ok(Err(source)) => Err(ConnectError::Tls { host: endpoint.host.clone(), source }),
+            Err(_) => Err(late("the TLS handshake did not end; is this port really TLS?")),
         }
     }
 
@@ -100,7 +100,10 @@ impl Dialer {
         let (six, four): (Vec<_>, Vec<_>) = found.iter().partition(IpAddr::is_ipv6);
         let mut mixed: Vec<_> = six.iter().enumerate().chain(four.iter().enumerate()).collect();
         mixed.sort_by_key(|(rank, _)| *rank);
-        Ok(mixed.into_iter().map(|(_, address)| *address).take(ADDRESSES_MAX).collect())
+        match mixed.is_empty() {
+            true => Err(failed("it has no address".into())),
+            false => Ok(mixed.into_iter().map(|(_, address)| *address).take(ADDRESSES_MAX).collect()),
+        }
     }
 
     /// The resolver of the system's current settings: a VPN that comes up rewrites them.
@@ -147,7 +150,8 @@ async fn first_of(addresses: Vec<IpAddr>, port: u16) -> Result<TcpStream, Connec
             Some(Ok(stream)) => return Ok(stream),
             Some(Err(e)) => failure = Some(e),
             None => {
-                let none = || ConnectError::Dns { host: String::new(), why: "it has no address".into() };
+                let none = || io::Error::from(io::ErrorKind::AddrNotAvailable);
+                let none = || ConnectError::Tcp { address: format!("port {port}"), source: none() };
                 return Err(failure.unwrap_or_else(none));
             }
         }

@@ -262,7 +262,12 @@ impl<'de> Deserialize<'de> for SecretFile {
             Written::Inline(text) => SecretSource::Inline(Secret::new(text)),
             Written::Source(Source::File(path)) => SecretSource::File(path),
             Written::Source(Source::Env(name)) => SecretSource::Env(name),
-            Written::Source(Source::Exec(argv)) => SecretSource::Exec(argv),
+            Written::Source(Source::Exec(mut argv)) => {
+                if argv.is_empty() {
+                    return Err(serde::de::Error::custom("an empty command"));
+                }
+                SecretSource::Exec(argv.remove(0), argv)
+            }
             Written::Source(Source::Credential(name)) => SecretSource::Credential(name),
         }))
     }

@@ -170,6 +170,7 @@ impl<'d> Walker<'d, '_> {
                 }
                 if branch.get("minItems").is_some() && list.is_empty() {
                     self.add(value.span(), path, "must not be empty", "");
+                    return None;
                 }
                 Some(toml::Value::Array(kept))
             }

@@ -64,7 +64,7 @@ impl Pool {
 impl Upstream {
     pub fn new(config: Arc<config::Route>, dialer: Arc<Dialer>, limits: &config::Limits) -> Self {
         let mut builder = http1::Builder::new();
-        builder.max_buf_size(limits.head_max).max_headers(limits.headers_max);
+        builder.max_buf_size(limits.head_max).max_header_size(limits.head_max).max_headers(limits.headers_max);
         let pools = (0..limits.threads).map(|_| Pool::default()).collect();
         Self { config, dialer, builder, pools }
     }

@@ -29,7 +29,7 @@ pub enum SecretSource {
     File(PathBuf),
     Env(String),
     /// Program and arguments; no shell.
-    Exec(Vec<String>),
+    Exec(String, Vec<String>),
     /// A file of that name in systemd's `$CREDENTIALS_DIRECTORY`.
     Credential(String),
 }
@@ -52,7 +52,9 @@ impl SecretSource {
     pub async fn read(&self) -> Result<Secret, SecretError> {
         match self {
             Self::Inline(secret) => Ok(secret.clone()),
-            Self::Exec(argv) => text(exec(argv).await?, || format!("the command {:?}", argv[0])),
+            Self::Exec(program, arguments) => {
+                text(exec(program, arguments).await?, || format!("the command {program:?}"))
+            }
             Self::File(_) | Self::Env(_) | Self::Credential(_) => self.look(),
         }
     }
@@ -64,7 +66,7 @@ impl SecretSource {
             Self::File(path) => file(path),
             Self::Env(name) => environment(name),
             Self::Credential(name) => file(&credential_path(name)?),
-            Self::Exec(argv) => program(&argv[0]).map(|()| Secret::new(String::new())),
+            Self::Exec(name, _) => program(name).map(|()| Secret::new(String::new())),
         }
     }
 
@@ -154,12 +156,12 @@ fn program(name: &str) -> Result<(), SecretError> {
     if found { Ok(()) } else { Err(error(format!("the command {name:?} was not found"), "give its full path")) }
 }
 
-async fn exec(argv: &[String]) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+async fn exec(program: &str, arguments: &[String]) -> Result<Zeroizing<Vec<u8>>, SecretError> {
     let failed = |why: String| {
-        error(format!("the command {:?} {why}", argv[0]), "run it by hand to see why; its output is never shown here")
+        error(format!("the command {program:?} {why}"), "run it by hand to see why; its output is never shown here")
     };
-    let mut child = Command::new(&argv[0])
-        .args(&argv[1..])
+    let mut child = Command::new(program)
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -134,6 +134,7 @@ pub async fn serve<S, B>(
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
         .max_buf_size(limits.head_max)
+        .max_header_size(limits.head_max)
         .max_headers(limits.headers_max)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
         .with_upgrades();

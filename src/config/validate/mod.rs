@@ -131,7 +131,9 @@ impl Check<'_> {
 
     fn identity(&mut self, name: &str, file: &IdentityFile) -> Option<Identity> {
         let (Some(cert), Some(key)) = (&file.cert, &file.key) else {
-            self.problem(&["identity", name], "needs `cert` and `key`", "two PEM files");
+            if !self.refused(&["identity", name]) {
+                self.problem(&["identity", name], "needs `cert` and `key`", "two PEM files");
+            }
             return None;
         };
         let (cert, key) = (self.path(cert), self.path(key));
@@ -226,13 +228,22 @@ impl Check<'_> {
         }
     }
 
+    /// A reference to something that is not there.
     fn unknown(&mut self, path: &[&str], what: &str, wanted: &str, known: &[&str]) {
         let hint = match nearest(wanted, known.iter().copied()) {
             Some(near) => format!("did you mean {near:?}?"),
-            None if known.is_empty() => format!("add [{}]", path[0].replace("route", "token")),
+            None if known.is_empty() => "add it".to_owned(),
             None => format!("known here: {}", known.join(", ")),
         };
-        self.problem(path, &format!("there is no {what} {wanted:?}"), &hint);
+        self.problem(path, &format!("there is no {what}"), &hint);
+    }
+
+    /// Was something there that was refused already? Then it is not missing as well.
+    fn refused(&self, path: &[&str]) -> bool {
+        let key = path.join(".");
+        self.document.report.problems.iter().any(|problem| {
+            problem.key.strip_prefix(key.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
     }
 
     fn path(&self, path: &Path) -> PathBuf {

@@ -48,7 +48,7 @@ impl Check<'_> {
     ) -> Route {
         let key = |key| ["route", name, key];
         let listen = file.listen.map(OneOrMany::into_vec).unwrap_or_default();
-        if listen.is_empty() {
+        if listen.is_empty() && !self.refused(&key("listen")) {
             self.problem(&key("listen"), "is missing", "where the application connects, such as 127.0.0.1:8403");
         }
         let (parts, mut upstream) = self.upstream(file.upstream.as_deref(), file.unsafe_plain_upstream, name);
@@ -129,7 +129,7 @@ impl Check<'_> {
         if !known.iter().any(|known| known == wanted) {
             if token.is_some() {
                 let known: Vec<_> = known.iter().map(String::as_str).collect();
-                self.unknown(&["route", name, "token"], "[token]", wanted, &known);
+                self.unknown(&["route", name, "token"], &format!("[token.{wanted}]"), wanted, &known);
             } else {
                 let problem = format!("no token is named, and there is no [token.{name}]");
                 self.problem(

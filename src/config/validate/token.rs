@@ -105,7 +105,7 @@ impl Check<'_> {
             } else {
                 let built_in = builtin::BUILT_IN.iter().map(|(name, _)| *name);
                 let known: Vec<_> = built_in.chain(named.dialects.keys().map(String::as_str)).collect();
-                self.unknown(&key, "dialect", wanted, &known);
+                self.unknown(&key, &format!("dialect {wanted:?}"), wanted, &known);
             }
         }
         found
@@ -129,7 +129,7 @@ impl Check<'_> {
                     _ => true,
                 },
             };
-            if !there {
+            if !there && !self.refused(&["token", name, need.split('.').next().unwrap_or(need)]) {
                 let problem = format!("the dialect {} needs `{need}`", dialect.name);
                 self.problem(&["token", name], &problem, "add it to this table");
             }
@@ -145,7 +145,7 @@ impl Check<'_> {
             Grant::Static => &[("access_token", file.access_token.is_some())],
         };
         for (key, there) in needs {
-            if !there && !dialect.needs.iter().any(|need| need == key) {
+            if !there && !self.refused(&["token", name, key]) && !dialect.needs.iter().any(|need| need == key) {
                 self.problem(
                     &["token", name],
                     &format!("the grant {} needs `{key}`", grant.as_str()),
@@ -192,7 +192,7 @@ impl Check<'_> {
             ClientAuth::None => &[],
         };
         for key in needs {
-            if !there(key) {
+            if !there(key) && !self.refused(&["token", name, key]) {
                 let problem = format!("the client authentication needs `{key}`");
                 self.problem(&["token", name], &problem, "add it, or set client_auth to what the vendor expects");
             }
@@ -227,7 +227,7 @@ impl Check<'_> {
             Some(identity) => identity.as_deref(),
             None => {
                 let known: Vec<_> = named.identities.keys().map(String::as_str).collect();
-                self.unknown(&[table[0], table[1], "identity"], "[identity]", wanted, &known);
+                self.unknown(&[table[0], table[1], "identity"], &format!("[identity.{wanted}]"), wanted, &known);
                 None
             }
         }

@@ -82,6 +82,7 @@ impl Check<'_> {
                 self.problem(&key, "is not a usable URL", help);
                 Parts::none()
             }
+            None if self.refused(&key) => Parts::none(),
             None => {
                 self.problem(&key, "is missing", "the API's URL, such as https://api.example.com");
                 Parts::none()

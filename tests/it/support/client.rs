@@ -153,14 +153,24 @@ impl Wire {
 
     fn chunks(&mut self, into: &mut Vec<u8>) -> Option<()> {
         loop {
-            let size = usize::from_str_radix(&self.line()?, 16).unwrap();
-            if size == 0 {
-                while !self.line()?.is_empty() {}
+            let chunk = self.chunk()?;
+            if chunk.is_empty() {
                 return Some(());
             }
-            into.extend(self.take(size)?);
-            assert_eq!(self.line()?, "");
+            into.extend(chunk);
         }
+    }
+
+    /// The next chunk of a body; empty at its end.
+    pub fn chunk(&mut self) -> Option<Vec<u8>> {
+        let size = usize::from_str_radix(&self.line()?, 16).unwrap();
+        let chunk = self.take(size)?;
+        if size > 0 {
+            assert_eq!(self.line()?, "");
+        } else {
+            while !self.line()?.is_empty() {}
+        }
+        Some(chunk)
     }
 }
 

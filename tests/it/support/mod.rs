@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 
-pub use broker::{Broker, run_to_end};
+pub use broker::{ADMIN_KEY, Broker, binary, run_to_end, write};
 pub use client::{Reply, Wire, call, exchange};
 pub use upstream::{Action, RawRequest, Upstream};
 
@@ -61,4 +61,20 @@ pub fn output(command: &mut Command) -> String {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{shown}: {}\n{out}\n{err}", output.status);
     out.into_owned()
+}
+
+/// A route `api` to that upstream, with the static token `the-token`, and further keys of the route.
+pub fn static_route(upstream: &Upstream, keys: &str) -> String {
+    format!(
+        "[token.api]\ngrant = \"static\"\naccess_token = \"the-token\"\n\
+         [route.api]\nlisten = \"127.0.0.1:0\"\nupstream = \"{}\"\n{keys}\n",
+        upstream.url()
+    )
+}
+
+/// A broker with that route, its token obtained.
+pub fn with_static_token(upstream: &Upstream, keys: &str) -> Broker {
+    let broker = Broker::start(&static_route(upstream, keys));
+    broker.wait_for_state("api", "valid");
+    broker
 }
