@@ -171,9 +171,26 @@ pub enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+impl Stream {
+    /// Why a write failed. A server that refuses the client certificate under TLS 1.3 sends an alert and closes; the alert is
+    /// still to be read when the next write finds the connection closed.
+    fn why(&mut self, cx: &mut Context<'_>, error: io::Error) -> io::Error {
+        let Self::Tls(stream) = self else { return error };
+        let mut scratch = [0; 1];
+        match Pin::new(stream).poll_read(cx, &mut ReadBuf::new(&mut scratch)) {
+            Poll::Ready(Err(alert)) if tls_error(&alert).is_some() => alert,
+            _ => error,
+        }
+    }
+
+    fn told<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        polled.map(|result| result.map_err(|error| self.why(cx, error)))
+    }
+}
+
 macro_rules! either {
     ($self:ident, $stream:ident => $call:expr) => {
-        match $self.get_mut() {
+        match &mut *$self {
             Stream::Plain($stream) => $call,
             Stream::Tls($stream) => $call,
         }
@@ -181,30 +198,33 @@ macro_rules! either {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         either!(self, stream => Pin::new(stream).poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        either!(self, stream => Pin::new(stream).poll_write(cx, buf))
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = either!(self, stream => Pin::new(stream).poll_write(cx, buf));
+        self.told(cx, polled)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => Pin::new(stream).poll_flush(cx))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = either!(self, stream => Pin::new(stream).poll_flush(cx));
+        self.told(cx, polled)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self, stream => Pin::new(stream).poll_shutdown(cx))
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        either!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+        let polled = either!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs));
+        self.told(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -231,6 +251,18 @@ pub fn tls_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Err
     None
 }
 
+/// An error with everything beneath it, on one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
 /// Did the peer say, by an alert, that it wants another client certificate?
 pub fn refuses_our_certificate(error: &rustls::Error) -> bool {
     use AlertDescription as Alert;
@@ -245,6 +277,8 @@ pub fn refuses_our_certificate(error: &rustls::Error) -> bool {
                 | Alert::UnknownCA
                 | Alert::AccessDenied
                 | Alert::CertificateRequired
+                // The signature in its chain does not verify: another CA of the same name.
+                | Alert::DecryptError
         )
     )
 }

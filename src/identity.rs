@@ -91,11 +91,16 @@ impl Leaf {
         };
         Ok(Self {
             subject: tbs.subject().to_string(),
-            serial: tbs.serial_number().to_string(),
+            serial: serial(&tbs.serial_number().to_string()),
             not_before: time(&tbs.validity().not_before)?,
             not_after: time(&tbs.validity().not_after)?,
         })
     }
+}
+
+/// As openssl prints it: without the zero byte that keeps a DER integer positive.
+fn serial(hex: &str) -> String {
+    hex.strip_prefix("00:").unwrap_or(hex).to_owned()
 }
 
 /// Whom to trust: the system's roots, more from a file, or those of the file alone.

@@ -66,8 +66,8 @@ impl StandIns {
     async fn start(directory: &Path, fault: Option<&str>) -> Result<Self, Error> {
         let clock = Clock::system();
         let pki = Pki::new(directory)?;
-        let server = pki.server("stand-in")?;
-        let client = pki.client(&Leaf { name: "acme-client", serial: 0x1234_5678_9ABC_DEF0, years: (2020, 2099) })?;
+        let server = pki.issue(&Leaf::server("stand-in"))?;
+        let client = pki.issue(&Leaf::client("acme-client", 0x1234_5678_9ABC_DEF0))?;
 
         let issuer = Arc::new(Issuer::new(clock.clone(), LIFETIME));
         let echo = Arc::new(Echo::new(Arc::clone(&issuer)));

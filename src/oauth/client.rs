@@ -148,6 +148,9 @@ fn no_answer(from: &Endpoint, error: &hyper::Error) -> TokenError {
             format!("{} refused the client certificate ({tls})", from.host),
             "the vendor has to accept this client certificate",
         ),
-        _ => TokenError { lost: true, ..unreachable(format!("the answer of {} was cut off: {error}", from.host)) },
+        _ => TokenError {
+            lost: true,
+            ..unreachable(format!("the answer of {} was cut off: {}", from.host, connect::chain(error)))
+        },
     }
 }

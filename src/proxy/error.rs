@@ -40,7 +40,7 @@ impl From<Problem> for ProxyError {
 impl ProxyError {
     /// Classifies what hyper says of an exchange with the API.
     pub fn of_exchange(error: hyper::Error, reused: bool) -> Self {
-        let text = with_cause(&error);
+        let text = connect::chain(&error);
         if let Some(tls) = connect::tls_error(&error) {
             return Self::Tls(tls.to_string());
         }
@@ -116,11 +116,4 @@ fn is_reset(error: &hyper::Error) -> bool {
             std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::UnexpectedEof
         )
     })
-}
-
-fn with_cause(error: &dyn Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    }
 }

@@ -26,7 +26,7 @@ pub enum Fault {
     /// A redirect to that URL.
     Redirect(String),
     /// That body, with 200 and as JSON.
-    Body(String),
+    Body(Vec<u8>),
     /// The request is acted on, then the connection is closed.
     Lost,
 }
@@ -76,7 +76,7 @@ impl Fault {
             }
             Self::Body(body) => {
                 answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                *answer.body_mut() = Payload::from(body);
+                *answer.body_mut() = Payload::Whole((!body.is_empty()).then(|| body.into()));
             }
             Self::Lost => return Err(Dropped),
         }

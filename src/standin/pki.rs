@@ -30,6 +30,19 @@ pub struct Leaf<'a> {
     pub serial: u64,
     /// First and last year.
     pub years: (i32, i32),
+    /// The hosts of a server; none for a client.
+    pub hosts: &'a [&'a str],
+}
+
+impl<'a> Leaf<'a> {
+    pub fn client(name: &'a str, serial: u64) -> Self {
+        Self { name, serial, years: (2020, 2099), hosts: &[] }
+    }
+
+    /// For `localhost` and `127.0.0.1`.
+    pub fn server(name: &'a str) -> Self {
+        Self { name, serial: 1, years: (2020, 2099), hosts: &["localhost", "127.0.0.1"] }
+    }
 }
 
 /// A certificate chain and its key, as PEM files.
@@ -56,31 +69,23 @@ impl Pki {
         self.directory.join("ca.pem")
     }
 
-    /// A certificate for localhost and 127.0.0.1.
-    pub fn server(&self, name: &str) -> Result<Files> {
-        let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?;
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.issue(name, params)
-    }
-
-    /// A client certificate.
-    pub fn client(&self, leaf: &Leaf<'_>) -> Result<Files> {
-        let mut params = CertificateParams::default();
+    /// A certificate of this CA.
+    pub fn issue(&self, leaf: &Leaf<'_>) -> Result<Files> {
+        let hosts: Vec<String> = leaf.hosts.iter().map(|&host| host.to_owned()).collect();
+        let mut params = CertificateParams::new(hosts)?;
         params.distinguished_name.push(DnType::CommonName, leaf.name);
         params.serial_number = Some(leaf.serial.into());
         params.not_before = date_time_ymd(leaf.years.0, 1, 1);
         params.not_after = date_time_ymd(leaf.years.1, 1, 1);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.issue(leaf.name, params)
-    }
-
-    fn issue(&self, name: &str, params: CertificateParams) -> Result<Files> {
+        let client = leaf.hosts.is_empty();
+        let usage = if client { ExtendedKeyUsagePurpose::ClientAuth } else { ExtendedKeyUsagePurpose::ServerAuth };
+        params.extended_key_usages = vec![usage];
         let key = KeyPair::generate()?;
         let cert = params.signed_by(&key, &self.ca)?;
-        self.write(&format!("{name}.pem"), cert.pem().as_bytes())?;
-        self.write(&format!("{name}.key"), key.serialize_pem().as_bytes())?;
-        Ok(Files { cert: self.directory.join(format!("{name}.pem")), key: self.directory.join(format!("{name}.key")) })
+        let file = |suffix: &str| format!("{}.{suffix}", leaf.name);
+        self.write(&file("pem"), cert.pem().as_bytes())?;
+        self.write(&file("key"), key.serialize_pem().as_bytes())?;
+        Ok(Files { cert: self.directory.join(file("pem")), key: self.directory.join(file("key")) })
     }
 
     fn write(&self, name: &str, contents: &[u8]) -> Result<()> {

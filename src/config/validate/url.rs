@@ -57,19 +57,14 @@ impl Parts {
 }
 
 impl Check<'_> {
-    /// A URL of a token server.
-    pub(super) fn token_url(&mut self, url: &str, key: &[&str]) -> Parts {
-        match Parts::parse(url) {
-            Ok(parts) => {
-                if !parts.https && !is_loopback(&parts.host) {
-                    self.problem(key, "credentials would cross the network unencrypted", "use https://");
-                }
-                parts
+    /// A URL of a token server; it may have a query.
+    pub(super) fn token_url(&mut self, url: &str, key: &[&str]) {
+        match Parts::parse(url.split('?').next().unwrap_or_default()) {
+            Ok(parts) if !parts.https && !is_loopback(&parts.host) => {
+                self.problem(key, "credentials would cross the network unencrypted", "use https://");
             }
-            Err(help) => {
-                self.problem(key, "is not a usable URL", help);
-                Parts::none()
-            }
+            Ok(_) => {}
+            Err(help) => self.problem(key, "is not a usable URL", help),
         }
     }
 
