@@ -9,11 +9,11 @@ mod bind;
 
 use std::io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, warn};
@@ -31,10 +31,19 @@ pub struct Running {
     pub app: Arc<App>,
     /// Where each route really listens, ports filled in.
     pub addresses: Vec<(String, Listen)>,
-    drain: CancellationToken,
-    stop: CancellationToken,
-    workers: Vec<JoinHandle<()>>,
+    tasks: Tasks,
     refreshers: JoinSet<()>,
+}
+
+/// What a drain waits for, and how it is begun and ended.
+#[derive(Clone, Default)]
+struct Tasks {
+    connections: TaskTracker,
+    tunnels: TaskTracker,
+    /// Cancelled when no more requests are taken.
+    drain: CancellationToken,
+    /// Cancelled when tunnels and refresh tasks have to end.
+    stop: CancellationToken,
 }
 
 /// Something could not be started.
@@ -55,14 +64,13 @@ pub fn start(mut app: App) -> Result<Running, StartError> {
         addresses.extend(routes.iter().map(|route| (route.config.name.clone(), bound.listen.clone())));
         sockets.push((bound, routes));
     }
-    let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+    let tasks = Tasks::default();
     let mut refreshers = JoinSet::new();
     for refresher in std::mem::take(&mut app.refreshers) {
-        refreshers.spawn(refresher.run(stop.clone()));
+        refreshers.spawn(refresher.run(tasks.stop.clone()));
     }
     let app = Arc::new(app);
     let permits = Arc::new(Semaphore::new(app.config.limits.connections));
-    let mut workers = Vec::new();
     for index in 0..app.config.limits.threads {
         let worker = Worker {
             index,
@@ -74,29 +82,31 @@ pub fn start(mut app: App) -> Result<Running, StartError> {
             limits: app.config.limits.clone(),
             metrics: Arc::clone(&app.metrics),
             permits: Arc::clone(&permits),
-            drain: drain.clone(),
-            stop: stop.clone(),
+            tasks: tasks.clone(),
         };
         let thread = std::thread::Builder::new().name(format!("worker-{index}"));
-        workers.push(thread.spawn(move || worker.run()).map_err(StartError::Thread)?);
+        thread.spawn(move || worker.run()).map_err(StartError::Thread)?;
     }
-    Ok(Running { app, addresses, drain, stop, workers, refreshers })
+    Ok(Running { app, addresses, tasks, refreshers })
 }
 
 impl Running {
     /// Stops accepting, lets requests in flight finish for as long as the drain may take, then ends tunnels and refresh
-    /// tasks; an exchange in flight is waited for. True if nothing had to be cut.
+    /// tasks; an exchange in flight is waited for. True if no request and no exchange had to be cut.
     pub async fn drain(mut self) -> bool {
-        self.drain.cancel();
         let limit = self.app.config.limits.drain_timeout;
-        let mut clean = tokio::time::timeout(limit, self.requests_done()).await.is_ok();
-        if !clean {
-            warn!(
-                limit_seconds = limit.as_secs(),
-                "requests were still in flight at the end of the drain, and are cut"
-            );
+        let deadline = Instant::now() + limit;
+        self.tasks.connections.close();
+        self.tasks.tunnels.close();
+        self.tasks.drain.cancel();
+        let mut clean = timeout_at(deadline, self.tasks.connections.wait()).await.is_ok();
+        if clean {
+            // A tunnel that is still open at the deadline has to end some time: that is no failure.
+            let _ = timeout_at(deadline, self.tasks.tunnels.wait()).await;
+        } else {
+            warn!(limit_ms = limit.as_millis(), "requests were still in flight at the end of the drain, and are cut");
         }
-        self.stop.cancel();
+        self.tasks.stop.cancel();
         let longest = self.app.config.tokens.values().map(|token| token.timeout).max().unwrap_or_default();
         let exchanges = async { while self.refreshers.join_next().await.is_some() {} };
         if tokio::time::timeout(longest + Duration::from_secs(1), exchanges).await.is_err() {
@@ -104,13 +114,6 @@ impl Running {
             clean = false;
         }
         clean
-    }
-
-    /// Workers end by themselves once their last connection has.
-    async fn requests_done(&self) {
-        while self.workers.iter().any(|worker| !worker.is_finished()) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
     }
 }
 
@@ -121,8 +124,7 @@ struct Worker {
     limits: Limits,
     metrics: Arc<Metrics>,
     permits: Arc<Semaphore>,
-    drain: CancellationToken,
-    stop: CancellationToken,
+    tasks: Tasks,
 }
 
 /// How often a worker closes connections that idle too long.
@@ -140,23 +142,22 @@ impl Worker {
     }
 
     async fn serve(self) {
-        let (connections, tunnels) = (TaskTracker::new(), TaskTracker::new());
         let routes: Vec<_> = self.sockets.iter().flat_map(|(_, routes)| routes.clone()).collect();
         let mut loops = JoinSet::new();
         for (bound, routes) in self.sockets {
             let context = Arc::new(Context {
                 routes: Arc::new(Routes::new(routes, bound.port())),
                 worker: self.index,
-                tunnels: tunnels.clone(),
-                stop: self.stop.clone(),
+                tunnels: self.tasks.tunnels.clone(),
+                stop: self.tasks.stop.clone(),
             });
             let serve = Serve {
                 service: service(context, Arc::clone(&self.metrics)),
                 limits: self.limits.clone(),
                 permits: Some(Arc::clone(&self.permits)),
                 open: Some(self.metrics.connections.clone()),
-                connections: connections.clone(),
-                drain: self.drain.clone(),
+                connections: self.tasks.connections.clone(),
+                drain: self.tasks.drain.clone(),
             };
             loops.spawn(serve.accept(bound));
         }
@@ -165,14 +166,12 @@ impl Worker {
         loop {
             tokio::select! {
                 _ = reap.tick() => routes.iter().for_each(|route| route.upstream.reap(self.index)),
-                () = self.drain.cancelled() => break,
+                () = self.tasks.drain.cancelled() => break,
             }
         }
         while loops.join_next().await.is_some() {}
-        connections.close();
-        connections.wait().await;
-        tunnels.close();
-        tunnels.wait().await;
+        self.tasks.connections.wait().await;
+        self.tasks.tunnels.wait().await;
         debug!(worker = self.index, "drained");
     }
 }

@@ -82,8 +82,22 @@ impl Pki {
         params.extended_key_usages = vec![usage];
         let key = KeyPair::generate()?;
         let cert = params.signed_by(&key, &self.ca)?;
-        let file = |suffix: &str| format!("{}.{suffix}", leaf.name);
-        self.write(&file("pem"), cert.pem().as_bytes())?;
+        self.keep(leaf.name, &cert.pem(), &key)
+    }
+
+    /// A certificate that only its owner vouches for.
+    pub fn self_signed(&self, name: &str) -> Result<Files> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate()?;
+        let cert = params.self_signed(&key)?;
+        self.keep(name, &cert.pem(), &key)
+    }
+
+    fn keep(&self, name: &str, cert: &str, key: &KeyPair) -> Result<Files> {
+        let file = |suffix: &str| format!("{name}.{suffix}");
+        self.write(&file("pem"), cert.as_bytes())?;
         self.write(&file("key"), key.serialize_pem().as_bytes())?;
         Ok(Files { cert: self.directory.join(file("pem")), key: self.directory.join(file("key")) })
     }

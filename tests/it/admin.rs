@@ -1,1 +1,210 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
 
+use serde_json::Value;
+use tokenbroker::standin::Fault;
+
+use crate::exchange::OAuth;
+use crate::support::{ADMIN_KEY, Broker, Upstream, static_route, with_static_token, write};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[test]
+fn liveness_depends_on_nothing_and_readiness_on_the_required_tokens() {
+    let oauth = OAuth::start(HOUR);
+    oauth.oauth.faults.set(Some(Fault::Status(500, None)), None);
+    let second = oauth.config("required = false", "").replace(".api]", ".extra]");
+    let broker = Broker::start_in(oauth.directory(), &(oauth.config("", "") + &second), |_| {});
+    broker.wait_for_state("api", "expired");
+    assert_eq!((broker.admin("GET", "/livez").status, broker.admin("GET", "/livez").text().as_str()), (200, "ok\n"));
+    for path in ["/readyz", "/healthz"] {
+        let reply = broker.admin("GET", path);
+        assert_eq!((reply.status, reply.text().as_str()), (503, "not ready\n"), "says no more than that");
+    }
+    let verbose = broker.admin("GET", "/readyz?verbose").text();
+    assert!(
+        verbose
+            .contains("[-] token api: expired: transient: the token server refused the request for a token (HTTP 500)"),
+        "{verbose}"
+    );
+    assert!(verbose.contains("[-] token extra: expired (not required): transient"), "{verbose}");
+    oauth.oauth.faults.set(None, None);
+    assert_eq!(broker.admin("POST", "/api/tokens/api/refresh").status, 200);
+    let reply = broker.admin("GET", "/readyz?verbose");
+    assert_eq!(reply.status, 200);
+    assert!(
+        reply.text().starts_with("[+] token api: valid\n[-] token extra: ") && reply.text().ends_with("\nok\n"),
+        "{}",
+        reply.text()
+    );
+}
+
+#[test]
+fn status_shows_states_times_and_fingerprints_and_no_token() {
+    let oauth = OAuth::start(HOUR);
+    let broker = oauth.broker("", "");
+    assert_eq!(broker.get("api", "/").status, 200);
+    let reply = broker.admin("GET", "/api/status");
+    assert_eq!(
+        (reply.header("content-type"), reply.header("cache-control")),
+        (Some("application/json"), Some("no-store"))
+    );
+    let status = reply.json();
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+    let set = |names: &str| names.split(' ').map(str::to_owned).collect::<BTreeSet<_>>();
+    assert_eq!(keys(&status), set("version started_at config tokens routes"));
+    assert_eq!(keys(&status["config"]), set("loaded_at error"));
+    let token = &status["tokens"]["api"];
+    let names = "state class dialect fingerprint obtained_at expires_at refreshes_at refresh_expires_at secret_expires_at \
+                 certificate_expires_at last_error attempts";
+    assert_eq!(keys(token), set(names));
+    let at = |key: &str| token[key].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    assert_eq!(at("expires_at").duration_since(at("obtained_at")).as_secs(), 3600);
+    let refresh = at("refreshes_at").duration_since(at("obtained_at")).as_secs();
+    assert!((2519..=2881).contains(&refresh), "{refresh}");
+    assert!(token["class"].is_null() && token["last_error"].is_null());
+    let fingerprint = token["fingerprint"].as_str().unwrap();
+    let sent = oauth.echo.seen()[0].headers["authorization"].to_str().unwrap().to_owned();
+    let sent = sent.strip_prefix("Bearer ").unwrap();
+    let expected = tokenbroker::secret::Secret::new(sent.to_owned()).fingerprint().to_string();
+    assert_eq!(fingerprint, expected, "the first 8 hex digits of the SHA-256");
+    assert!(!reply.text().contains(sent));
+    let route = &status["routes"]["api"];
+    assert_eq!(keys(route), set("listen upstream token requests errors"));
+    assert_eq!(route["listen"][0], broker.listen("api"));
+    assert_eq!(
+        (route["requests"].as_u64(), route["errors"].as_u64(), route["token"].as_str()),
+        (Some(1), Some(0), Some("api"))
+    );
+}
+
+#[test]
+fn what_changes_something_needs_a_post_with_the_admin_key() {
+    let oauth = OAuth::start(HOUR);
+    let broker = oauth.broker("", "");
+    broker.wait_for_state("api", "valid");
+    let path = "/api/tokens/api/refresh";
+    let before = oauth.oauth.faults.calls();
+    let authorization = |value: &str| vec![("Authorization".to_owned(), value.to_owned())];
+    for headers in [
+        vec![],
+        authorization("Bearer wrong"),
+        authorization(&format!("Basic {ADMIN_KEY}")),
+        authorization(ADMIN_KEY),
+        authorization(&format!("Bearer {ADMIN_KEY}x")),
+        vec![("Proxy-Authorization".to_owned(), format!("Bearer {ADMIN_KEY}"))],
+        vec![("Cookie".to_owned(), format!("key={ADMIN_KEY}"))],
+    ] {
+        let headers: Vec<_> = headers.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let reply = broker.request("admin", "POST", &format!("{path}?key={ADMIN_KEY}"), &headers, b"");
+        assert_eq!((reply.status, reply.code().as_str()), (401, "admin_key_required"), "{headers:?}");
+    }
+    for method in ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"] {
+        let reply = broker.request("admin", method, path, &[("Authorization", &format!("Bearer {ADMIN_KEY}"))], b"");
+        assert!(matches!(reply.status, 404 | 405), "{method}");
+    }
+    assert_eq!(oauth.oauth.faults.calls(), before, "nothing happened");
+    assert_eq!(broker.admin("POST", path).status, 200);
+    assert_eq!(oauth.oauth.faults.calls(), before + 1);
+    for unknown in
+        ["/api/tokens/nobody/refresh", "/api/tokens//refresh", "/api/tokens/api/x/refresh", "/api/reload", "/quit"]
+    {
+        assert_eq!(broker.admin("POST", unknown).status, 404, "{unknown}");
+    }
+    assert!(!broker.log().contains(ADMIN_KEY));
+    for field in ["X-Forwarded-For", "Forwarded", "Via"] {
+        let reply = broker.request("admin", "GET", "/livez", &[(field, "x")], b"");
+        assert_eq!((reply.status, reply.code().as_str()), (403, "client_refused"), "{field}");
+    }
+}
+
+#[test]
+fn the_admin_key_is_made_at_each_start_in_a_private_file() {
+    let upstream = Upstream::ok();
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = directory.path().join("runtime");
+    let mut keys = Vec::new();
+    for _ in 0..2 {
+        let child = tempfile::tempdir().unwrap();
+        let config = static_route(&upstream, "");
+        let file = write(child.path(), "t.toml", format!("[admin]\nlisten = \"127.0.0.1:0\"\n{config}"));
+        let broker = Broker::start_in(child, &config, |command| {
+            // Its own configuration instead of the one with a known key.
+            *command = crate::support::binary();
+            command.args(["run", "-c"]).arg(&file).env("XDG_RUNTIME_DIR", &runtime).env_remove("RUNTIME_DIRECTORY");
+            command.stderr(std::process::Stdio::piped());
+        });
+        let key = std::fs::read_to_string(runtime.join("tokenbroker/admin.key")).unwrap();
+        use std::os::unix::fs::PermissionsExt;
+        let mode = |path: &str| runtime.join(path).metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("tokenbroker"), mode("tokenbroker/admin.key")), (0o700, 0o600));
+        assert_eq!(key.trim().len(), 64);
+        let authorization = format!("Bearer {}", key.trim());
+        let reply =
+            broker.request("admin", "POST", "/api/tokens/api/refresh", &[("Authorization", &authorization)], b"");
+        assert_eq!(reply.status, 200);
+        assert!(!broker.log().contains(key.trim()));
+        keys.push(key);
+    }
+    assert_ne!(keys[0], keys[1]);
+}
+
+#[test]
+fn metrics_have_the_promised_names_and_no_path_or_url_is_a_label() {
+    let oauth = OAuth::start(HOUR);
+    let broker = oauth.broker("", "");
+    for n in 0..30 {
+        broker.request("api", "GET", &format!("/secret-path-{n}?q={n}"), &[("Host-X", "x")], b"");
+    }
+    broker.request("api", "TRACE", "/", &[], b"");
+    oauth.oauth.faults.set(Some(Fault::Html), Some(1));
+    broker.admin("POST", "/api/tokens/api/refresh");
+    let reply = broker.admin("GET", "/metrics");
+    assert_eq!(reply.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
+    let text = reply.text();
+    for line in [
+        "tokenbroker_requests_total{route=\"api\",status_class=\"2xx\",origin=\"upstream\"} 30",
+        "tokenbroker_requests_total{route=\"api\",status_class=\"5xx\",origin=\"broker\"} 0",
+        "tokenbroker_request_duration_seconds_count{route=\"api\"} 30",
+        "tokenbroker_upstream_retries_total{route=\"api\"} 0",
+        "tokenbroker_token_refreshes_total{token=\"api\",outcome=\"success\"} 1",
+        "tokenbroker_token_refreshes_total{token=\"api\",outcome=\"transient\"} 1",
+        "tokenbroker_token_state{token=\"api\",state=\"degraded\"} 1",
+        "tokenbroker_token_state{token=\"api\",state=\"valid\"} 0",
+        "tokenbroker_build_info{version=\"0.1.0\"} 1",
+    ] {
+        assert!(text.lines().any(|have| have == line), "{line}\n{text}");
+    }
+    assert!(text.contains("tokenbroker_token_expiry_timestamp_seconds{token=\"api\"} 1"), "{text}");
+    assert!(text.ends_with("# EOF\n"));
+    assert!(!text.contains("secret-path") && !text.contains("localhost"), "{text}");
+    assert!(text.lines().count() < 200);
+}
+
+#[test]
+fn a_thousand_different_paths_add_no_series() {
+    let upstream = Upstream::ok();
+    let broker = with_static_token(&upstream, "");
+    broker.get("api", "/");
+    let before = broker.admin("GET", "/metrics").text().lines().count();
+    for n in 0..200 {
+        broker.get("api", &format!("/{n}"));
+    }
+    assert_eq!(broker.admin("GET", "/metrics").text().lines().count(), before);
+}
+
+#[test]
+fn errors_of_the_operators_listener_are_problems_that_nobody_stores() {
+    let upstream = Upstream::ok();
+    let broker = with_static_token(&upstream, "");
+    for (method, path, status) in
+        [("GET", "/nothing", 404), ("GET", "/", 404), ("PUT", "/livez", 405), ("POST", "/livez", 404)]
+    {
+        let reply = broker.admin(method, path);
+        assert_eq!(reply.status, status, "{method} {path}");
+        assert_eq!(reply.header("cache-control"), Some("no-store"));
+        let problem = reply.json();
+        assert_eq!(problem["status"].as_u64(), Some(u64::from(status)));
+        assert!(problem["type"].is_string() && problem["title"].is_string() && problem["detail"].is_string());
+    }
+}

@@ -412,10 +412,10 @@ fn the_reference_shows_every_key_with_its_default_and_nothing_else() {
         if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
             let parts: Vec<_> = name.split('.').collect();
             table = if parts.len() > 1 { format!("{}.*", parts[0]) } else { parts[0].to_owned() };
-        } else if let Some((key, _)) = line.split_once(" =") {
-            if key.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c == '2') {
-                shown.push(format!("{table}.{key}"));
-            }
+        } else if let Some((key, _)) = line.split_once(" =")
+            && key.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c == '2')
+        {
+            shown.push(format!("{table}.{key}"));
         }
     }
     let missing: Vec<_> = known.iter().filter(|key| !shown.contains(key)).collect();

@@ -1,1 +1,112 @@
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 
+use rustix::process::{Pid, Signal};
+use serde_json::Value;
+
+use crate::support::{binary, eventually, output};
+
+struct Demo {
+    child: Child,
+    out: Arc<Mutex<String>>,
+    log: Arc<Mutex<String>>,
+}
+
+fn collect(stream: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+    let text = Arc::new(Mutex::new(String::new()));
+    let sink = Arc::clone(&text);
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            sink.lock().unwrap().push_str(&(line + "\n"));
+        }
+    });
+    text
+}
+
+impl Demo {
+    fn start(arguments: &[&str]) -> Self {
+        let mut command = binary();
+        command.arg("demo").args(arguments).current_dir("/").stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (out, log) = (collect(child.stdout.take().unwrap()), collect(child.stderr.take().unwrap()));
+        let demo = Self { child, out, log };
+        eventually("the demo is introduced", || demo.out.lock().unwrap().contains("Ctrl-C ends the demo"));
+        demo
+    }
+
+    /// The `curl` lines, as they were printed.
+    fn curls(&self) -> Vec<String> {
+        self.out.lock().unwrap().lines().filter(|line| line.starts_with("curl")).map(str::to_owned).collect()
+    }
+
+    fn stop(&mut self) -> Option<i32> {
+        rustix::process::kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
+        let mut status = None;
+        eventually("the demo ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap().code()
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_demo_prints_curl_lines_that_work_as_they_stand() {
+    let mut demo = Demo::start(&[]);
+    let curls = demo.curls();
+    assert_eq!(curls.len(), 2, "{curls:?}");
+    for line in &curls {
+        let words: Vec<_> = line.split(' ').collect();
+        assert_eq!(words.len(), 2, "a URL and nothing after it: {line}");
+        assert!(words[1].starts_with("http://127.0.0.1:"), "{line}");
+        let answer = output(Command::new("sh").args(["-c", &format!("{line} -sS")]));
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!(answer["token_accepted"], true, "{answer}");
+        let shown = answer["headers"]["authorization"].as_str().unwrap();
+        assert!(shown.starts_with("Bearer ") && shown.chars().count() < 20, "only its start is shown: {shown}");
+        let bare = words[1];
+        assert_eq!(
+            output(Command::new("curl").args([
+                "-sS",
+                "-o",
+                "/dev/null",
+                "-w",
+                "%{http_code}",
+                "-H",
+                "Origin: https://evil.example",
+                bare
+            ])),
+            "403"
+        );
+    }
+    let log = demo.log.lock().unwrap().clone();
+    assert!(
+        log.contains("token obtained") && log.contains("token=\"comodo\"") && log.contains("token=\"oauth2\""),
+        "{log}"
+    );
+    let file =
+        demo.out.lock().unwrap().lines().find_map(|line| line.split("in use: ").nth(1).map(str::to_owned)).unwrap();
+    let checked = binary().arg("-c").arg(&file).arg("check").output().unwrap();
+    assert!(checked.status.success(), "the configuration in use passes check");
+    assert_eq!(demo.stop(), Some(0));
+    assert!(!std::path::Path::new(&file).exists(), "nothing is left behind");
+}
+
+#[test]
+fn a_fault_can_be_watched_and_an_unknown_one_is_refused_by_name() {
+    let demo = Demo::start(&["--fault", "html"]);
+    for line in demo.curls() {
+        output(Command::new("sh").args(["-c", &format!("{line} -sSf")]));
+    }
+    let refused = binary().args(["demo", "--fault", "nonsense"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("html"), "the names are listed");
+}

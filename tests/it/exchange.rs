@@ -593,7 +593,6 @@ fn identities_that_cannot_work_are_named_with_subject_serial_and_dates_before_an
         let config = format!(
             "[identity.me]\ncert = \"{cert}\"\nkey = \"{key}\"\n[route.r]\nlisten = \"127.0.0.1:0\"\nupstream = \"https://a.example\"\ntoken = false\nidentity = \"me\"\n",
         );
-        let config = config.replace('"', "\"");
         let file = write(path, "tokenbroker.toml", config);
         let output = crate::support::binary().arg("-c").arg(file).arg("check").output().unwrap();
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())

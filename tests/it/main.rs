@@ -1,6 +1,15 @@
 //! Integration tests: the real binary over real sockets, or the real parts with a clock of the test's own. A test is a
 //! sentence about behaviour.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on has failed; it may ask the environment and the clock"
+)]
+
 #[path = "support/mod.rs"]
 mod support;
 

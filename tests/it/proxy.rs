@@ -150,7 +150,7 @@ fn the_target_is_sent_byte_for_byte() {
 fn bodies_of_any_method_and_framing_arrive_whole() {
     let upstream = Upstream::ok();
     let broker = with_static_token(&upstream, "");
-    let body: Vec<u8> = (0..300_000_u32).flat_map(|n| n.to_le_bytes()).collect();
+    let body: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
     for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "X-OWN"] {
         let reply = broker.request("api", method, "/", &[], &body);
         let request = upstream.requests().pop().unwrap();
@@ -567,7 +567,7 @@ fn a_websocket_becomes_a_tunnel_after_the_upstreams_own_101() {
     let request = upstream.only();
     assert_eq!((request.one("authorization"), request.one("connection")), (Some(OURS), Some("upgrade")));
     assert_eq!(request.one("sec-websocket-key"), Some("dGhlIHNhbXBsZSBub25jZQ=="));
-    let sent: Vec<u8> = (0..1_000_000_u32).flat_map(|n| n.to_le_bytes()).collect();
+    let sent: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
     let mut writer = wire.stream().try_clone().unwrap();
     let copy = sent.clone();
     let writing = std::thread::spawn(move || writer.write_all(&copy).unwrap());
@@ -680,7 +680,7 @@ fn an_api_that_cannot_be_reached_is_502_or_504_and_says_which() {
             drop(std::thread::spawn(move || {
                 std::thread::sleep(PATIENCE);
                 drop(stream);
-            }))
+            }));
         }))
     });
     let plain = chatty_listener();

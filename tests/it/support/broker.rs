@@ -115,10 +115,6 @@ impl Broker {
         self.listen(route).parse().unwrap()
     }
 
-    pub fn url(&self, route: &str) -> String {
-        format!("http://{}", self.listen(route))
-    }
-
     /// A plain GET.
     pub fn get(&self, route: &str, target: &str) -> Reply {
         self.request(route, "GET", target, &[], b"")

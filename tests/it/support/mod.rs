@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 
 pub use broker::{ADMIN_KEY, Broker, binary, run_to_end, write};
 pub use client::{Reply, Wire, call, exchange};
-pub use upstream::{Action, RawRequest, Upstream};
+pub use upstream::{Action, Upstream};
 
 /// Where stand-ins live.
 pub static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
