@@ -89,7 +89,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::main(&cli, args),
         Command::Check(args) => check::main(&cli, args),
         Command::Schema => {
-            print(&format!("{:#}\n", config::shape::schema()));
+            print(&format!("{:#}\n", config::schema::schema()));
             ExitCode::SUCCESS
         }
         Command::Healthcheck(args) => healthcheck::main(&cli, args),

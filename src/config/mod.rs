@@ -1,12 +1,14 @@
 //! The configuration that the program runs on: validated, with every default filled in.
 //!
-//! `file` is what a person types, `shape` and `validate` turn it into a [`Config`], with all problems at once. Secrets are
+//! `file` is what a person types; `document`, `schema`, `shape` and `validate` turn it into a [`Config`], with all problems at once. Secrets are
 //! not in here, only where they are read from.
 
+mod document;
 pub mod file;
 pub mod not_yet;
 pub mod problem;
-pub mod shape;
+pub mod schema;
+mod shape;
 mod validate;
 
 use std::collections::BTreeMap;

@@ -23,7 +23,6 @@ pub const VALUES: &[(&str, &[&str])] = &[
     ("dialect.*.grant", GRANTS),
     ("token.*.client_auth", CLIENT_AUTHS),
     ("dialect.*.client_auth", CLIENT_AUTHS),
-    ("token.*.dialect", &["comap", "vanco", "covata", "netrex"]),
 ];
 
 const GRANTS: &[&str] = &["authorization_code", "device_code", "jwt_bearer", "token_exchange"];

@@ -1,145 +1,34 @@
-//! The strict check of a file against the schema of [`File`]: unknown keys, wrong types, wrong words, everything at once,
-//! each with its place. What passes is handed on; what does not is left out, so that the rest can be checked further.
-//!
-//! The schema is derived from the same structs that serde fills, so there is one description of the file.
+//! The strict check of a file against the schema: unknown keys, wrong types, wrong words, everything at once, each with its
+//! place. What passes is handed on; what does not is left out, so that the rest can be checked further.
 
 use std::ops::Range;
-use std::path::Path;
-use std::sync::OnceLock;
 
-use schemars::generate::SchemaSettings;
-use serde::Deserialize;
 use serde_json::Value as Json;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::file::File;
+use super::document::Document;
 use super::not_yet;
-use super::problem::{Problem, Report, nearest};
+use super::problem::{Problem, nearest};
+use super::schema::{branches, fits, schema};
 use crate::units;
 
-/// The JSON Schema of the configuration file. TOML has no null, so neither has the schema.
-pub fn schema() -> &'static Json {
-    static SCHEMA: OnceLock<Json> = OnceLock::new();
-    SCHEMA.get_or_init(|| {
-        let schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<File>();
-        without_null(schema.to_value())
-    })
-}
-
-fn without_null(schema: Json) -> Json {
-    match schema {
-        Json::Object(mut node) => {
-            if let Some(Json::Array(types)) = node.get_mut("type") {
-                types.retain(|kind| kind != "null");
-                if let [only] = types.as_slice() {
-                    let only = only.clone();
-                    node.insert("type".into(), only);
-                }
-            }
-            if node
-                .get("default")
-                .is_some_and(|default| default.is_null() || default.as_object().is_some_and(serde_json::Map::is_empty))
-            {
-                node.remove("default");
-            }
-            if let Some(Json::Array(branches)) = node.get_mut("anyOf") {
-                branches.retain(|branch| branch.get("type").is_none_or(|kind| kind != "null"));
-                if let [Json::Object(only)] = branches.as_slice() {
-                    let only = only.clone();
-                    node.remove("anyOf");
-                    for (key, value) in only {
-                        node.entry(key).or_insert(value);
-                    }
-                }
-            }
-            Json::Object(node.into_iter().map(|(key, value)| (key, without_null(value))).collect())
-        }
-        Json::Array(list) => Json::Array(list.into_iter().map(without_null).collect()),
-        other => other,
-    }
-}
-
-/// A parsed file that remembers where everything stands.
-pub struct Document<'t> {
-    text: &'t str,
-    root: Spanned<DeValue<'t>>,
-    pub report: Report,
-}
-
-impl<'t> Document<'t> {
-    /// Parses the text; syntax errors and duplicate keys go into the report.
-    pub fn parse(file: &Path, text: &'t str) -> Self {
-        let (root, errors) = DeTable::parse_recoverable(text);
-        let span = root.span();
-        let root = Spanned::new(span, DeValue::Table(root.into_inner()));
-        let report = Report { file: file.to_owned(), problems: Vec::new(), warnings: Vec::new() };
-        let mut document = Self { text, root, report };
-        for error in errors {
-            let place = error.span().map(|span| document.place(span));
-            // Security: only the message; toml's own rendering would quote the line.
-            let problem = error.message().trim().replace('\n', ", ");
-            document.report.problems.push(Problem { place, key: String::new(), problem, hint: String::new() });
-        }
-        document
-    }
-
-    /// Checks the shape and returns what is well-formed.
-    pub fn check(&mut self) -> File {
-        let mut found = Vec::new();
-        let walker = Walker { document: self, found: &mut found };
-        let kept = walker.run();
-        self.report.problems.append(&mut found);
-        match File::deserialize(kept) {
-            Ok(file) => file,
-            Err(e) => {
-                let problem = format!("cannot be read: {}", e.message());
-                self.report.problems.push(Problem { place: None, key: String::new(), problem, hint: String::new() });
-                File::default()
-            }
-        }
-    }
-
-    fn place(&self, span: Range<usize>) -> (usize, usize) {
-        let before = &self.text[..span.start.min(self.text.len())];
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
-    }
-
-    /// Where a key stands, or the nearest table above it that does.
-    pub fn locate(&self, path: &[&str]) -> Option<(usize, usize)> {
-        let mut value = self.root.get_ref();
-        let mut span = None;
-        for step in path {
-            let next = match value {
-                DeValue::Table(table) => {
-                    table.iter().find(|(key, _)| key.get_ref() == step).map(|(k, v)| (k.span(), v))
-                }
-                DeValue::Array(list) => step.parse::<usize>().ok().and_then(|i| list.get(i)).map(|v| (v.span(), v)),
-                _ => None,
-            };
-            let Some((at, found)) = next else { break };
-            span = Some(at);
-            value = found.get_ref();
-        }
-        span.map(|span| self.place(span))
-    }
+/// What of the document is well-formed, and what is wrong with the rest.
+pub(super) fn check(document: &Document<'_>) -> (toml::Table, Vec<Problem>) {
+    let mut walker = Walker { document, found: Vec::new() };
+    let kept = match walker.value(schema(), &document.root, &mut Vec::new()) {
+        Some(toml::Value::Table(table)) => table,
+        _ => toml::Table::new(),
+    };
+    (kept, walker.found)
 }
 
 struct Walker<'d, 't> {
     document: &'d Document<'t>,
-    found: &'d mut Vec<Problem>,
+    found: Vec<Problem>,
 }
 
-impl<'d> Walker<'d, '_> {
-    fn run(mut self) -> toml::Table {
-        let root: &'d Spanned<DeValue<'_>> = &self.document.root;
-        match self.value(schema(), root, &mut Vec::new()) {
-            Some(toml::Value::Table(table)) => table,
-            _ => toml::Table::new(),
-        }
-    }
-
+impl Walker<'_, '_> {
     fn add(&mut self, span: Range<usize>, path: &[String], problem: impl Into<String>, hint: impl Into<String>) {
         let place = Some(self.document.place(span));
         self.found.push(Problem { place, key: path.join("."), problem: problem.into(), hint: hint.into() });
@@ -292,25 +181,6 @@ impl<'d> Walker<'d, '_> {
             (Some(value), _) => return Some(value),
         }
         None
-    }
-}
-
-/// The alternatives of a schema, with references followed.
-fn branches(node: &Json) -> Vec<&Json> {
-    if let Some(name) = node.get("$ref").and_then(Json::as_str) {
-        return schema().pointer(name.trim_start_matches('#')).map(branches).unwrap_or_default();
-    }
-    match node.get("anyOf").and_then(Json::as_array) {
-        Some(all) => all.iter().flat_map(branches).collect(),
-        None => vec![node],
-    }
-}
-
-fn fits(schema: &Json, kind: &str) -> bool {
-    match schema.get("type").and_then(Json::as_str) {
-        Some("number") => kind == "number" || kind == "integer",
-        Some(wanted) => wanted == kind,
-        None => true,
     }
 }
 

@@ -6,9 +6,13 @@ use toml::{Table, Value};
 use super::dialect::{Dialect, DialectError};
 use super::file::DialectFile;
 
-/// Name and text of every built-in dialect.
-pub const BUILT_IN: &[(&str, &str)] =
-    &[("comodo-one", include_str!("dialects/comodo-one.toml")), ("oauth2", include_str!("dialects/oauth2.toml"))];
+/// Name and text of every built-in dialect: the files of `dialects/`.
+pub const BUILT_IN: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/dialects.rs"));
+
+/// Is a dialect of that name promised for a later version?
+pub fn is_planned(name: &str) -> bool {
+    include_str!("dialects/planned").lines().any(|planned| planned == name)
+}
 
 /// The compiled built-in of that name.
 pub fn built_in(name: &str) -> Option<Dialect> {

@@ -197,7 +197,7 @@ pub struct DialectFile {
     pub about: Option<String>,
     /// The built-in that this one changes; what is not said here is as there.
     pub extends: Option<String>,
-    /// Keys of a token that must be set, such as `identity` or `headers.Comap-Key`.
+    /// Keys of a token that must be set, such as `identity` or `headers.X-Key`.
     pub needs: Vec<String>,
     /// The vendor's base URL, `{base_url}` in templates.
     pub base_url: Option<String>,

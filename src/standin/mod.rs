@@ -2,6 +2,7 @@
 //! are documented to, and misbehave on request. Not for production: they keep everything in memory.
 
 mod comodo;
+pub mod demo;
 mod echo;
 pub mod fault;
 mod http;

@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::document::Document;
 use super::file::{AdminFile, File, IdentityFile, LimitsFile, RootsFile, SecretFile};
 use super::problem::{Problem, nearest};
-use super::shape::Document;
 use super::{Admin, Config, Limits, Report};
 use crate::identity::{Identity, IdentityError, Roots};
 use crate::oauth::builtin;

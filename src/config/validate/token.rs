@@ -96,12 +96,9 @@ impl Check<'_> {
         let found = builtin::built_in(wanted);
         if found.is_none() {
             let key = ["token", name, "dialect"];
-            if crate::config::not_yet::has(crate::config::not_yet::VALUES, &key.map(str::to_owned), wanted) {
-                self.problem(
-                    &key,
-                    &format!("{wanted:?} is not yet there in this version"),
-                    "describe it in a [dialect] of your own",
-                );
+            if builtin::is_planned(wanted) {
+                let problem = format!("{wanted:?} is not yet there in this version");
+                self.problem(&key, &problem, "describe it in a [dialect] of your own");
             } else {
                 let built_in = builtin::BUILT_IN.iter().map(|(name, _)| *name);
                 let known: Vec<_> = built_in.chain(named.dialects.keys().map(String::as_str)).collect();

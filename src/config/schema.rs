@@ -1,0 +1,69 @@
+//! The JSON Schema of the configuration file, derived from the structs that serde fills.
+
+use std::sync::OnceLock;
+
+use schemars::generate::SchemaSettings;
+use serde_json::Value as Json;
+
+use super::file::File;
+
+/// The JSON Schema of the configuration file. TOML has no null, so neither has the schema.
+pub fn schema() -> &'static Json {
+    static SCHEMA: OnceLock<Json> = OnceLock::new();
+    SCHEMA.get_or_init(|| {
+        let schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<File>();
+        without_null(schema.to_value())
+    })
+}
+
+fn without_null(schema: Json) -> Json {
+    match schema {
+        Json::Object(mut node) => {
+            if let Some(Json::Array(types)) = node.get_mut("type") {
+                types.retain(|kind| kind != "null");
+                if let [only] = types.as_slice() {
+                    let only = only.clone();
+                    node.insert("type".into(), only);
+                }
+            }
+            if node
+                .get("default")
+                .is_some_and(|default| default.is_null() || default.as_object().is_some_and(serde_json::Map::is_empty))
+            {
+                node.remove("default");
+            }
+            if let Some(Json::Array(branches)) = node.get_mut("anyOf") {
+                branches.retain(|branch| branch.get("type").is_none_or(|kind| kind != "null"));
+                if let [Json::Object(only)] = branches.as_slice() {
+                    let only = only.clone();
+                    node.remove("anyOf");
+                    for (key, value) in only {
+                        node.entry(key).or_insert(value);
+                    }
+                }
+            }
+            Json::Object(node.into_iter().map(|(key, value)| (key, without_null(value))).collect())
+        }
+        Json::Array(list) => Json::Array(list.into_iter().map(without_null).collect()),
+        other => other,
+    }
+}
+
+/// The alternatives of a schema, with references followed.
+pub(super) fn branches(node: &Json) -> Vec<&Json> {
+    if let Some(name) = node.get("$ref").and_then(Json::as_str) {
+        return schema().pointer(name.trim_start_matches('#')).map(branches).unwrap_or_default();
+    }
+    match node.get("anyOf").and_then(Json::as_array) {
+        Some(all) => all.iter().flat_map(branches).collect(),
+        None => vec![node],
+    }
+}
+
+pub(super) fn fits(schema: &Json, kind: &str) -> bool {
+    match schema.get("type").and_then(Json::as_str) {
+        Some("number") => kind == "number" || kind == "integer",
+        Some(wanted) => wanted == kind,
+        None => true,
+    }
+}
