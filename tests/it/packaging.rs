@@ -123,7 +123,7 @@ impl Jail {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
         command
-            .args(["--no-new-privs", "chroot", "--userspec=65532:65532", "--groups="])
+            .args(["--no-new-privs", "/usr/sbin/chroot", "--userspec=65532:65532", "--groups="])
             .arg(self.directory.path())
             .arg("/tokenbroker");
         command.args(arguments).env_clear().current_dir("/");
@@ -170,7 +170,8 @@ fn the_static_binary_serves_from_an_empty_root_as_nobody() {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(root, PermissionsExt::from_mode(0o755)).unwrap();
 
-    assert!(jail.command(&["check"]).output().unwrap().status.success());
+    let checked = jail.command(&["check"]).output().unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
     assert_eq!(jail.command(&["healthcheck"]).output().unwrap().status.code(), Some(1), "nothing runs yet");
     let mut command = jail.command(&["run"]);
     let mut running = Running(command.stderr(Stdio::null()).process_group(0).spawn().unwrap());
