@@ -7,6 +7,7 @@ use http::header::TRANSFER_ENCODING;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -47,19 +48,35 @@ pub struct Answered {
     pub error: Option<ProxyError>,
 }
 
+/// What is known of a request when its line ends, well or not.
+#[derive(Default)]
+struct Known {
+    route: Option<Arc<Route>>,
+    /// The listed origin of the page that asks.
+    page: Option<HeaderValue>,
+}
+
 /// Answers one request.
 pub async fn forward(context: &Context, request: Request<Incoming>) -> Answered {
-    let mut route = None;
-    match line(context, request, &mut route).await {
-        Ok(response) => Answered { response, route, error: None },
-        Err(error) => Answered { response: error.problem().response(), route, error: Some(error) },
-    }
+    let mut known = Known::default();
+    let answered = line(context, request, &mut known).await;
+    let (response, error) = match answered {
+        Ok(response) => (response, None),
+        Err(error) => {
+            let mut response = error.problem().response();
+            if let Some(page) = &known.page {
+                headers::allow_page(response.headers_mut(), page);
+            }
+            (response, Some(error))
+        }
+    };
+    Answered { response, route: known.route, error }
 }
 
 async fn line(
     context: &Context,
     mut request: Request<Incoming>,
-    answered_by: &mut Option<Arc<Route>>,
+    known: &mut Known,
 ) -> Result<Response<Body>, ProxyError> {
     let client_upgrade = hyper::upgrade::on(&mut request);
     let (head, body) = request.into_parts();
@@ -69,45 +86,35 @@ async fn line(
         return Ok(options_of_server());
     }
     let route = route.ok_or_else(no_route)?;
-    *answered_by = Some(Arc::clone(route));
-    let page = match page {
-        Page::Here => None,
-        Page::Listed(origin) => Some(origin),
-    };
-    if let Some(answer) = page.as_ref().and_then(|page| headers::preflight(&head, route, page)) {
+    known.route = Some(Arc::clone(route));
+    if let Page::Listed(origin) = page {
+        known.page = Some(origin);
+    }
+    let page = known.page.as_ref();
+    if let Some(answer) = page.and_then(|page| headers::preflight(&head, route, page)) {
         return Ok(answer);
     }
     route.check_allowed(&head)?;
     if head.version >= Version::HTTP_11 && headers::expects(&head.headers) == Some(false) {
         return Err(expectation_failed().into());
     }
-    let held_max =
-        if route.token.is_some() && route.config.retry_unauthorized { route.config.replay_body_max } else { 0 };
+    let replays = route.token.is_some() && route.config.retry_unauthorized;
+    let held_max = if replays { route.config.replay_body_max } else { 0 };
     let (first, upload) = Upload::new(body, held_max, route.config.idle_timeout);
     let websocket = headers::wants_websocket(&head, upload.is_some());
     let exchange = Exchange { head, route, worker: context.worker, upload, websocket };
 
     let credential = inject::credential(route, &exchange.head.headers).await?;
     let (response, lease) = exchange.send(credential.as_ref(), first).await?;
-    let (mut response, lease) = retry::after_unauthorized(&exchange, credential, response, lease).await?;
+    let (response, lease) = retry::after_unauthorized(&exchange, credential, response, lease).await?;
 
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        if !(exchange.websocket && headers::is_websocket(response.headers())) {
-            return Err(ProxyError::Protocol("the API switched protocols without being asked".into()));
-        }
-        let upstream_upgrade = hyper::upgrade::on(&mut response);
-        lease.release();
-        let (idle, stop) = (route.config.idle_timeout, context.stop.clone());
-        context.tunnels.spawn(upgrade::tunnel(client_upgrade, upstream_upgrade, idle, stop));
-        let (head, _) = response.into_parts();
-        let upstream = head.headers.clone();
-        let head = headers::to_client(head, route, &exchange.head, page.as_ref());
-        return Ok(headers::websocket_agreed(head, &upstream));
+        return exchange.switch(context, response, lease, client_upgrade, page);
     }
     if !headers::only_chunked(response.headers()) {
         return Err(ProxyError::Protocol("the API used a transfer coding that nobody asked for".into()));
     }
-    Ok(exchange.back(response, lease, page.as_ref()))
+    Ok(exchange.back(response, lease, page))
 }
 
 /// Host and origin, in this order, before anything else of the request counts.
@@ -148,6 +155,26 @@ impl Exchange<'_> {
             self.route.metrics.retries.inc();
         };
         self.route.upstream.send(self.worker, make, self.upload.as_ref(), retried).await
+    }
+
+    /// The upstream agreed to a WebSocket, which becomes a tunnel; or it switched protocols without being asked.
+    fn switch(
+        &self,
+        context: &Context,
+        mut response: Response<Incoming>,
+        lease: Lease,
+        client: OnUpgrade,
+        page: Option<&HeaderValue>,
+    ) -> Result<Response<Body>, ProxyError> {
+        if !(self.websocket && headers::is_websocket(response.headers())) {
+            return Err(ProxyError::Protocol("the API switched protocols without being asked".into()));
+        }
+        let upstream = hyper::upgrade::on(&mut response);
+        lease.release();
+        let (idle, stop) = (self.route.config.idle_timeout, context.stop.clone());
+        context.tunnels.spawn(upgrade::tunnel(client, upstream, idle, stop));
+        let head = headers::to_client(response.into_parts().0, self.route, &self.head, page);
+        Ok(headers::websocket_agreed(head))
     }
 
     /// To the client.

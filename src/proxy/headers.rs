@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, res
 
 use super::body::Body;
 use super::route::Route;
-use crate::fields::{is_forwarding, is_hop_by_hop, is_ours, with_hyphens};
+use crate::fields::{is_hop_by_hop, is_ours, with_hyphens};
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 const PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
@@ -95,8 +95,7 @@ pub fn to_client(head: response::Parts, route: &Route, request: &Parts, page: Op
         }
     }
     if let Some(origin) = page {
-        out.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-        out.append(VARY, HeaderValue::from_static("Origin"));
+        allow_page(&mut out, origin);
     }
     let mut made = Response::new(()).into_parts().0;
     made.status = head.status;
@@ -134,15 +133,16 @@ pub fn is_websocket(headers: &HeaderMap) -> bool {
 }
 
 /// The upstream's agreement to a WebSocket, for the client.
-pub fn websocket_agreed(mut head: response::Parts, upstream: &HeaderMap) -> Response<Body> {
-    for (name, value) in upstream {
-        if !is_hop_by_hop(name) && !is_forwarding(name) && *name != CONTENT_LENGTH && !head.headers.contains_key(name) {
-            head.headers.append(name, value.clone());
-        }
-    }
+pub fn websocket_agreed(mut head: response::Parts) -> Response<Body> {
     head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     head.headers.insert(UPGRADE, WEBSOCKET);
     Response::from_parts(head, Body::empty())
+}
+
+/// Lets a page of a listed origin read an answer (Fetch §4.10).
+pub fn allow_page(headers: &mut HeaderMap, page: &HeaderValue) {
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, page.clone());
+    headers.append(VARY, HeaderValue::from_static("Origin"));
 }
 
 /// What the client expects: `Some(true)` for 100-continue, which hyper answers; `Some(false)` for anything else.
@@ -159,8 +159,7 @@ pub fn preflight(request: &Parts, route: &Route, page: &HeaderValue) -> Option<R
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
-    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, page.clone());
-    headers.insert(VARY, HeaderValue::from_static("Origin"));
+    allow_page(headers, page);
     let allowed = route.config.methods.is_empty()
         || route.config.methods.iter().any(|m| m.as_str().as_bytes() == wanted.as_bytes());
     if allowed {

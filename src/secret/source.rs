@@ -179,11 +179,12 @@ async fn exec(program: &str, arguments: &[String]) -> Result<Zeroizing<Vec<u8>>,
         Ok(Err(e)) => return Err(failed(format!("could not be read: {e}"))),
         Err(_) => return Err(failed("did not end within 10 s".into())),
     };
-    if !status.success() {
-        return Err(failed(format!("failed ({status})")));
-    }
+    // A command whose output nobody reads any more fails for that alone, so the length comes first.
     if out.len() as u64 > LENGTH_MAX {
         return Err(failed("printed more than 64 KiB".into()));
+    }
+    if !status.success() {
+        return Err(failed(format!("failed ({status})")));
     }
     Ok(out)
 }
@@ -196,4 +197,27 @@ fn text(bytes: Zeroizing<Vec<u8>>, describe: impl Fn() -> String) -> Result<Secr
         return Err(error(format!("{} is empty", describe()), "put the secret there"));
     }
     Ok(Secret::new(value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_that_does_not_end_is_given_up_and_one_that_prints_too_much_is_refused() {
+        let exec = |program: &str, argument: &str| SecretSource::Exec(program.into(), vec![argument.into()]);
+        let error = exec("sleep", "60").read().await.unwrap_err();
+        assert!(error.problem.ends_with("did not end within 10 s"), "{error}");
+        tokio::time::resume();
+        let error = exec("cat", "/dev/zero").read().await.unwrap_err();
+        assert!(error.problem.ends_with("printed more than 64 KiB"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn one_newline_is_stripped_and_no_more() {
+        for (printed, kept) in [("a\\n", "a"), ("a\\r\\n", "a"), ("a\\n\\n", "a\n"), (" a ", " a ")] {
+            let source = SecretSource::Exec("printf".into(), vec![printed.into()]);
+            assert_eq!(source.read().await.unwrap().expose(), kept, "{printed:?}");
+        }
+    }
 }

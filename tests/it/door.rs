@@ -144,6 +144,8 @@ fn a_listed_origin_gets_cors_answers_and_the_others_get_none() {
     let reply = broker.request("api", "GET", "/x", &[page, ("Sec-Fetch-Site", "cross-site")], b"");
     let allowed: Vec<_> = reply.headers.iter().filter(|(name, _)| name == "access-control-allow-origin").collect();
     assert_eq!(allowed, [&("access-control-allow-origin".to_owned(), "https://app.example".to_owned())]);
+    let refused = broker.request("api", "DELETE", "/x", &[page], b"");
+    assert_eq!((refused.status, refused.header("access-control-allow-origin")), (405, Some(page.1)), "it can read why");
     let plain = broker.get("api", "/x");
     assert_eq!(plain.header("access-control-allow-origin"), Some("*"), "without a page, the API's own words pass");
 }
