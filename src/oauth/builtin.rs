@@ -3,7 +3,8 @@
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::dialect::{Dialect, DialectError};
+use super::dialect::Dialect;
+use super::faults::DialectError;
 use super::file::DialectFile;
 
 /// Name and text of every built-in dialect: the files of `dialects/`.

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 
-use super::error::{Class, TokenError};
+use super::error::{Class, Outcome, TokenError};
 use super::place::Reply;
 use crate::connect::{self, ConnectError, Dialer, Endpoint, Tls};
 
@@ -36,33 +36,33 @@ pub struct Client {
 }
 
 impl Client {
-    /// One exchange. An error says whether the server may have acted on the request ([`TokenError::lost`]).
+    /// One exchange. An error says whether the server may have acted on the request ([`Outcome::Lost`]).
     pub async fn send(&self, request: Request<Vec<u8>>) -> Result<Reply, TokenError> {
         let endpoint = self.endpoint(request.uri())?;
         let mut sent = false;
         match tokio::time::timeout(self.timeout, self.exchange(&endpoint, request, &mut sent)).await {
             Ok(result) => result,
-            Err(_) => Err(TokenError {
-                lost: sent,
-                ..unreachable(format!("no answer from {} within {} s", endpoint.host, self.timeout.as_secs_f32()))
-            }),
+            Err(_) => {
+                let late =
+                    unreachable(format!("no answer from {} within {} s", endpoint.host, self.timeout.as_secs_f32()));
+                Err(late.of(if sent { Outcome::Lost } else { Outcome::NotSent }))
+            }
         }
     }
 
     fn endpoint(&self, uri: &Uri) -> Result<Endpoint, TokenError> {
         let wrong = |problem: &str| TokenError::new(Class::Config, problem, "correct the token's url");
-        let host = uri.host().ok_or_else(|| wrong("the token's URL has no host"))?;
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let (host, port) = host_and_port(uri).ok_or_else(|| wrong("the token's URL has no usable host and port"))?;
         match uri.scheme_str() {
             Some("https") => {
                 let named =
                     || ServerName::try_from(host.clone()).map_err(|_| wrong("the token URL's host is no valid name"));
                 let name = self.server_name.clone().map_or_else(named, Ok)?;
                 let tls = Some(Tls { config: Arc::clone(&self.tls), name });
-                Ok(Endpoint { host, port: uri.port_u16().unwrap_or(443), tls })
+                Ok(Endpoint { host, port: port.unwrap_or(443), tls })
             }
             // Security: credentials in the clear may go to this machine only.
-            Some("http") if is_loopback(&host) => Ok(Endpoint { host, port: uri.port_u16().unwrap_or(80), tls: None }),
+            Some("http") if is_loopback(&host) => Ok(Endpoint { host, port: port.unwrap_or(80), tls: None }),
             _ => Err(wrong("a token's URL must be https://, or http:// to this machine")),
         }
     }
@@ -94,6 +94,19 @@ impl Client {
     }
 }
 
+/// Host without brackets, and the port if one is given. `None` if there is no host, or something that is no port behind it:
+/// [`Uri`] takes any text there, and would have the scheme's own port used instead.
+pub fn host_and_port(uri: &Uri) -> Option<(String, Option<u16>)> {
+    let authority = uri.authority()?;
+    let host = authority.host();
+    let port = match authority.as_str().strip_prefix(host)? {
+        "" => None,
+        rest => Some(rest.strip_prefix(':')?.parse().ok().filter(|port| *port != 0)?),
+    };
+    let bare = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+    (!bare.is_empty()).then_some((bare, port))
+}
+
 /// Is that this machine, without asking a name server?
 pub fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
@@ -114,7 +127,7 @@ fn origin_form(request: Request<Vec<u8>>) -> Request<Full<Bytes>> {
 async fn read(mut body: Incoming, from: &Endpoint) -> Result<Vec<u8>, TokenError> {
     let too_large = || {
         let problem = format!("the answer of {} is larger than 256 KiB", from.host);
-        TokenError::new(Class::Transient, problem, "check that the URL is the token endpoint")
+        TokenError::new(Class::Transient, problem, "check that the URL is the token endpoint").of(Outcome::Unclear)
     };
     if body.size_hint().lower() > ANSWER_MAX as u64 {
         return Err(too_large());
@@ -137,20 +150,23 @@ fn unreachable(problem: String) -> TokenError {
 }
 
 fn not_connected(error: &ConnectError) -> TokenError {
-    let refused = connect::tls_error(error).is_some_and(connect::refuses_our_certificate);
-    TokenError { class: if refused { Class::UserAction } else { Class::Transient }, ..unreachable(error.to_string()) }
+    match connect::tls_error(error) {
+        Some(tls) if connect::refuses_our_certificate(tls) => certificate_refused(error.to_string()),
+        _ => unreachable(error.to_string()),
+    }
 }
 
 fn no_answer(from: &Endpoint, error: &hyper::Error) -> TokenError {
     match connect::tls_error(error) {
-        Some(tls) if connect::refuses_our_certificate(tls) => TokenError::new(
-            Class::UserAction,
-            format!("{} refused the client certificate ({tls})", from.host),
-            "the vendor has to accept this client certificate",
-        ),
-        _ => TokenError {
-            lost: true,
-            ..unreachable(format!("the answer of {} was cut off: {}", from.host, connect::chain(error)))
-        },
+        Some(tls) if connect::refuses_our_certificate(tls) => {
+            certificate_refused(format!("{} refused the client certificate ({tls})", from.host))
+        }
+        _ => {
+            unreachable(format!("the answer of {} was cut off: {}", from.host, connect::chain(error))).of(Outcome::Lost)
+        }
     }
+}
+
+fn certificate_refused(problem: String) -> TokenError {
+    TokenError::new(Class::UserAction, problem, "the vendor has to accept this client certificate")
 }

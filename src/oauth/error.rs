@@ -55,6 +55,21 @@ impl fmt::Display for Class {
     }
 }
 
+/// What became of the request, whatever the class: it decides how often a password or refresh token may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It never left.
+    NotSent,
+    /// It left, and its answer did not come back whole: the server may have acted on it.
+    Lost,
+    /// The server did not look at it: 5xx, too many requests.
+    NotJudged,
+    /// An answer that is none: a web page, a redirect. A login form may be behind it.
+    Unclear,
+    /// The server looked at it and said no.
+    Refused,
+}
+
 /// A failed exchange, in words for the operator. Holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct TokenError {
@@ -67,13 +82,18 @@ pub struct TokenError {
     pub vendor: Option<String>,
     /// What the server asked for, not yet held to any bound.
     pub retry_after: Option<Duration>,
-    /// The server may have acted on the request, and its answer did not reach us.
-    pub lost: bool,
+    pub outcome: Outcome,
 }
 
 impl TokenError {
     pub fn new(class: Class, problem: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { class, problem: problem.into(), fix: fix.into(), vendor: None, retry_after: None, lost: false }
+        let outcome = Outcome::NotSent;
+        Self { class, problem: problem.into(), fix: fix.into(), vendor: None, retry_after: None, outcome }
+    }
+
+    /// The same of a request that had this outcome.
+    pub fn of(self, outcome: Outcome) -> Self {
+        Self { outcome, ..self }
     }
 }
 

@@ -62,10 +62,16 @@ impl Expires {
     }
 }
 
+/// A server that says it is earlier has no clock to speak of: 2020-01-01.
+const CLOCK_MIN: i64 = 1_577_836_800;
+/// A bare number that would be a later moment than this is none.
+const AHEAD_MAX: f64 = 400.0 * 86_400.0;
+
 /// The server's clock, from the answer's `Date` (RFC 9110 §6.6.1).
 fn server_date(reply: &Reply) -> Option<Timestamp> {
     let date = reply.headers.get(header::DATE)?.to_str().ok()?;
-    Timestamp::try_from(httpdate::parse_http_date(date).ok()?).ok()
+    let date = Timestamp::try_from(httpdate::parse_http_date(date).ok()?).ok()?;
+    (date.as_second() >= CLOCK_MIN).then_some(date)
 }
 
 fn odd(value: &Value) -> Told {
@@ -105,9 +111,11 @@ fn number_moment(n: f64, unit: Unit, value: &Value, server_now: Timestamp) -> To
         Unit::S => moment(n, server_now),
         Unit::Ms => moment(n / 1000.0, server_now),
         Unit::Auto if n < 1e8 => lifetime(n, value),
-        Unit::Auto if n < 1e11 => moment(n, server_now),
-        Unit::Auto if n < 1e14 => moment(n / 1000.0, server_now),
-        Unit::Auto => odd(value),
+        Unit::Auto => {
+            let seconds = if n < 1e11 { n } else { n / 1000.0 };
+            let plausible = seconds - (server_now.as_second() as f64) < AHEAD_MAX;
+            if plausible { moment(seconds, server_now) } else { odd(value) }
+        }
     }
 }
 

@@ -210,6 +210,7 @@ pub struct DialectFile {
     /// Between the scopes; a space when not given.
     pub scope_separator: Option<String>,
     /// Fraction of the lifetime at which the background refresh starts.
+    #[schemars(range(min = 0.1, max = 0.95))]
     pub refresh_at: Option<f64>,
     /// The login.
     pub acquire: Option<OperationFile>,

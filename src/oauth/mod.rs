@@ -6,11 +6,14 @@ pub mod client;
 pub mod dialect;
 pub mod error;
 pub mod expiry;
+pub mod faults;
 pub mod file;
 pub mod jwt;
+pub mod operation;
 pub mod place;
 pub mod request;
 pub mod response;
 pub mod template;
+pub mod words;
 
-pub use error::{Class, TokenError};
+pub use error::{Class, Outcome, TokenError};

@@ -39,10 +39,8 @@ impl Places {
 
     /// The first value found. JSON null and empty text count as nothing.
     pub fn find(&self, reply: &Reply, json: Option<&Value>) -> Option<Value> {
-        self.0
-            .iter()
-            .find_map(|place| place.find(reply, json))
-            .filter(|value| !matches!(value, Value::String(s) if s.is_empty()))
+        let there = |value: &Value| !matches!(value, Value::String(text) if text.is_empty());
+        self.0.iter().find_map(|place| place.find(reply, json).filter(there))
     }
 
     /// The first value found, if it is text or a number.

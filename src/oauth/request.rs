@@ -12,10 +12,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::dialect::{Dialect, Operation, Param};
+use super::dialect::Dialect;
 use super::error::{Class, TokenError};
 use super::file::{BasicEncoding, ClientAuth, Encoding, Grant, Op};
-use super::template::Template;
+use super::operation::{Operation, Param};
 use crate::secret::Secret;
 
 /// Everything that is not unreserved in a URL (RFC 3986 §2.3).
@@ -152,7 +152,7 @@ fn parameters(operation: &Operation, inputs: &Inputs) -> BTreeMap<String, Value>
         operation.params.iter().filter_map(|(name, param)| Some((name.clone(), render(param, inputs)?))).collect();
     let mut add = |name: &str, value: Option<Cow<'_, str>>| {
         if let Some(value) = value
-            && !places(operation, name)
+            && !operation.places(name)
         {
             params.insert(name.to_owned(), value.into_owned().into());
         }
@@ -169,22 +169,6 @@ fn parameters(operation: &Operation, inputs: &Inputs) -> BTreeMap<String, Value>
     }
     params.extend(inputs.params.iter().map(|(name, value)| (name.clone(), value.expose().into())));
     params
-}
-
-/// Does the dialect itself say where `name` goes?
-fn places(operation: &Operation, name: &str) -> bool {
-    fn within(param: &Param, name: &str) -> bool {
-        match param {
-            Param::Text(template) => template.uses(name),
-            Param::Table(table) => table.values().any(|param| within(param, name)),
-            Param::List(list) => list.iter().any(|param| within(param, name)),
-            Param::Literal(_) => false,
-        }
-    }
-    let header = |(_, template): &(HeaderName, Template)| template.uses(name);
-    operation.url.uses(name)
-        || operation.headers.iter().any(header)
-        || operation.params.values().any(|param| within(param, name))
 }
 
 /// `None` where a template names a value that is not set.

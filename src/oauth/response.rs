@@ -2,34 +2,37 @@
 
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use form_urlencoded::byte_serialize;
 use http::{StatusCode, header};
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::dialect::{Dialect, Rule};
-use super::error::{Class, TokenError};
+use super::error::{Class, Outcome, TokenError};
 use super::expiry::{Expires, Told};
 use super::file::{Op, Rotation};
 use super::jwt;
-use super::place::{Reply, at};
+use super::place::{Places, Reply, at};
 use super::request::Inputs;
+use super::words::cleaned;
 use crate::secret::Secret;
 
-/// At most this many characters of the vendor's message are kept.
-const MESSAGE_MAX: usize = 200;
-
-/// A successful exchange.
+/// An answer that is no refusal.
 #[derive(Debug, PartialEq)]
 pub struct Answer {
-    pub access_token: Secret,
+    /// A refresh token that came beside an access token that is of no use is a refresh token all the same: the one before
+    /// may be dead already.
+    pub access: Result<Access, TokenError>,
     /// `None`: the one we have goes on.
     pub refresh_token: Option<Secret>,
+    pub refresh_lifetime: Option<Duration>,
+}
+
+/// An access token that can be used.
+#[derive(Debug, PartialEq)]
+pub struct Access {
+    pub token: Secret,
     /// `None`: the server does not tell.
     pub lifetime: Option<Duration>,
-    pub refresh_lifetime: Option<Duration>,
     /// Something odd that did not keep the token from being used.
     pub warning: Option<String>,
 }
@@ -39,32 +42,39 @@ pub fn read(dialect: &Dialect, op: Op, inputs: &Inputs, reply: &Reply, now: Time
     let json = reply.json();
     let json = json.as_ref();
     let rules = &dialect.answer;
-    let code = rules.error_code.find_text(reply, json);
-    let token = rules.access_token.find_text(reply, json);
-    match token {
-        Some(token) if code.is_none() && succeeded(dialect, reply, json) => {
-            let token = Secret::new(token);
-            usable(&token, rules.token_type.find_text(reply, json))?;
-            answer(dialect, op, token, reply, json, now)
-        }
-        _ => Err(refusal(dialect, op, inputs, reply, json, code)),
-    }
+    let failed = says_error(&rules.error_code, reply, json);
+    let Some(token) = rules.access_token.find_text(reply, json).filter(|_| !failed && succeeded(dialect, reply, json))
+    else {
+        return Err(refusal(dialect, op, inputs, reply, json));
+    };
+    let token = Secret::new(token);
+    let refresh_token = match (op, rules.rotation) {
+        (Op::Renew, Rotation::Never) => None,
+        _ => rules.refresh_token.find_text(reply, json).map(Secret::new),
+    };
+    let refresh_lifetime = match rules.refresh_expires.as_ref().map(|e| e.told(reply, json, token.expose(), now)) {
+        Some(Told::Lifetime(lifetime)) => Some(lifetime),
+        _ => None,
+    };
+    let access =
+        usable(&token, rules.token_type.find_text(reply, json)).and_then(|()| access(dialect, token, reply, json, now));
+    let access = access.map_err(|error| error.of(Outcome::NotJudged));
+    Ok(Answer { access, refresh_token, refresh_lifetime })
 }
 
 /// The answer that stands for a token made by hand: only its own `exp` can end it.
-pub fn handmade(access_token: Secret, now: Timestamp) -> Result<Answer, TokenError> {
-    usable(&access_token, None)?;
-    let lifetime = match jwt::expiry(access_token.expose()) {
+pub fn handmade(token: Secret, now: Timestamp) -> Result<Answer, TokenError> {
+    let wrong =
+        |problem: &str| TokenError::new(Class::Config, problem, "put a good one where access_token is read from");
+    usable(&token, None).map_err(|_| wrong("the token in access_token has bytes that no header may have"))?;
+    let lifetime = match jwt::expiry(token.expose()) {
         None => None,
         Some(exp) => match u64::try_from(exp.saturating_sub(now.as_second())) {
             Ok(left) if left > 0 => Some(Duration::from_secs(left)),
-            _ => {
-                let problem = "the token in access_token has expired";
-                return Err(TokenError::new(Class::Config, problem, "put a new one where access_token is read from"));
-            }
+            _ => return Err(wrong("the token in access_token has expired")),
         },
     };
-    Ok(Answer { access_token, refresh_token: None, lifetime, refresh_lifetime: None, warning: None })
+    Ok(Answer { access: Ok(Access { token, lifetime, warning: None }), refresh_token: None, refresh_lifetime: None })
 }
 
 fn succeeded(dialect: &Dialect, reply: &Reply, json: Option<&Value>) -> bool {
@@ -77,6 +87,17 @@ fn succeeded(dialect: &Dialect, reply: &Reply, json: Option<&Value>) -> bool {
     status && rules.success_equals.iter().all(equal)
 }
 
+/// Does the place of the error code hold anything but a polite "none"?
+fn says_error(places: &Places, reply: &Reply, json: Option<&Value>) -> bool {
+    match places.find(reply, json) {
+        None | Some(Value::Bool(false)) => false,
+        Some(Value::Number(code)) => code.as_f64() != Some(0.0),
+        Some(Value::Array(list)) => !list.is_empty(),
+        Some(Value::Object(table)) => !table.is_empty(),
+        Some(_) => true,
+    }
+}
+
 /// Security: a token becomes a header value; one with control characters could become a header of its own.
 fn usable(token: &Secret, token_type: Option<String>) -> Result<(), TokenError> {
     if !token.expose().bytes().all(|byte| (0x21..=0x7e).contains(&byte)) {
@@ -86,83 +107,67 @@ fn usable(token: &Secret, token_type: Option<String>) -> Result<(), TokenError> 
             "this is a fault of the token server",
         ));
     }
-    match token_type {
-        Some(kind) if ["mac", "n_a", "dpop", "pop"].contains(&kind.to_ascii_lowercase().as_str()) => {
-            Err(TokenError::new(
-                Class::Config,
-                format!("the server issued a token of type {}, not a bearer token", cleaned(&kind, &[])),
-                "ask the vendor for bearer tokens for this client",
-            ))
-        }
-        _ => Ok(()),
+    let kind = token_type.unwrap_or_default().to_ascii_lowercase();
+    match ["mac", "n_a", "dpop", "pop"].into_iter().find(|other| *other == kind) {
+        Some(other) => Err(TokenError::new(
+            Class::Config,
+            format!("the server issued a token of type {other}, not a bearer token"),
+            "ask the vendor for bearer tokens for this client",
+        )),
+        None => Ok(()),
     }
 }
 
-fn answer(
+fn access(
     dialect: &Dialect,
-    op: Op,
-    access_token: Secret,
+    token: Secret,
     reply: &Reply,
     json: Option<&Value>,
     now: Timestamp,
-) -> Result<Answer, TokenError> {
-    let rules = &dialect.answer;
-    let token = access_token.expose();
-    let mut told = rules.expires.told(reply, json, token, now);
-    let mut warning = None;
-    if let Told::Odd(why) = &told {
-        warning = Some(why.clone());
-    }
+) -> Result<Access, TokenError> {
+    let mut told = dialect.answer.expires.told(reply, json, token.expose(), now);
+    let warning = if let Told::Odd(why) = &told { Some(why.clone()) } else { None };
     if matches!(told, Told::Odd(_) | Told::Nothing) {
-        told = Expires::Jwt.told(reply, json, token, now);
+        told = Expires::Jwt.told(reply, json, token.expose(), now);
     }
-    let lifetime = match told {
-        Told::Lifetime(lifetime) => Some(lifetime),
-        Told::Nothing | Told::Odd(_) => None,
-        Told::Over(why) => {
-            return Err(TokenError::new(
-                Class::Unknown,
-                format!("the access token is over on arrival: {why}"),
-                "compare the token server's clock with its answer's Date; if the unit is wrong, set `unit` in a [dialect]",
-            ));
-        }
-    };
-    let refresh_token = match (op, rules.rotation) {
-        (Op::Renew, Rotation::Never) => None,
-        _ => rules.refresh_token.find_text(reply, json).map(Secret::new),
-    };
-    let refresh_lifetime = match rules.refresh_expires.as_ref().map(|e| e.told(reply, json, token, now)) {
-        Some(Told::Lifetime(lifetime)) => Some(lifetime),
-        _ => None,
-    };
-    Ok(Answer { access_token, refresh_token, lifetime, refresh_lifetime, warning })
+    match told {
+        Told::Lifetime(lifetime) => Ok(Access { token, lifetime: Some(lifetime), warning }),
+        Told::Nothing | Told::Odd(_) => Ok(Access { token, lifetime: None, warning }),
+        Told::Over(why) => Err(TokenError::new(
+            Class::Unknown,
+            format!("the access token is over on arrival: {why}"),
+            "compare the token server's clock with its answer's Date; if the unit is wrong, set `unit` in a [dialect]",
+        )),
+    }
 }
 
-fn refusal(
-    dialect: &Dialect,
-    op: Op,
-    inputs: &Inputs,
-    reply: &Reply,
-    json: Option<&Value>,
-    code: Option<String>,
-) -> TokenError {
+fn refusal(dialect: &Dialect, op: Op, inputs: &Inputs, reply: &Reply, json: Option<&Value>) -> TokenError {
     let text = String::from_utf8_lossy(&reply.body);
+    let code = dialect.answer.error_code.find_text(reply, json);
     let message = dialect.answer.error_message.find_text(reply, json);
     let searched = message.as_deref().unwrap_or(&text);
     let class = dialect
         .errors
         .iter()
         .find(|rule| applies(rule, op, reply.status, code.as_deref(), searched))
-        .map_or_else(|| by_default(op, reply.status, code.as_deref()), |rule| rule.class);
-    let secrets = inputs.secrets();
-    let problem = problem(op, reply, json, code.as_deref().map(|code| cleaned(code, &secrets)));
-    let mut error = TokenError::new(class, problem, fix(class, op, inputs));
-    let html = text.trim_start().starts_with('<');
-    error.vendor =
-        message.or_else(|| (json.is_none() && !html).then(|| text.into_owned())).map(|m| cleaned(&m, &secrets));
+        .map_or_else(|| by_default(op, inputs, reply.status, code.as_deref()), |rule| rule.class);
+    let problem = problem(op, inputs, reply, json, code.as_deref());
+    let mut error = TokenError::new(class, problem, fix(class, op, inputs)).of(outcome(reply, json));
+    // Security: the text of an answer that is none may hold the very token it brings; that of a refusal is the vendor's word.
+    let plain = json.is_none() && !reply.status.is_success() && !text.trim_start().starts_with('<');
+    error.vendor = message.or_else(|| plain.then(|| text.into_owned())).map(|message| cleaned(&message, inputs));
     error.vendor = error.vendor.filter(|message| !message.is_empty() && Some(message) != code.as_ref());
     error.retry_after = retry_after(reply);
     error
+}
+
+fn outcome(reply: &Reply, json: Option<&Value>) -> Outcome {
+    match reply.status.as_u16() {
+        408 | 425 | 429 | 500..=599 => Outcome::NotJudged,
+        300..=399 => Outcome::Unclear,
+        200..=299 if json.is_none() => Outcome::Unclear,
+        _ => Outcome::Refused,
+    }
 }
 
 fn applies(rule: &Rule, op: Op, status: StatusCode, code: Option<&str>, message: &str) -> bool {
@@ -173,8 +178,10 @@ fn applies(rule: &Rule, op: Op, status: StatusCode, code: Option<&str>, message:
 }
 
 /// What RFC 6749 §5.2, OpenID Connect and HTTP say, where no rule of the dialect does.
-fn by_default(op: Op, status: StatusCode, code: Option<&str>) -> Class {
+fn by_default(op: Op, inputs: &Inputs, status: StatusCode, code: Option<&str>) -> Class {
     match code {
+        // There is no grant to be rejected but the client's own credentials.
+        Some("invalid_grant") if op == Op::Acquire && inputs.password.is_none() => Class::ClientRejected,
         Some("invalid_grant" | "interaction_required" | "consent_required" | "login_required" | "mfa_required") => {
             Class::GrantRejected
         }
@@ -196,17 +203,19 @@ fn by_default(op: Op, status: StatusCode, code: Option<&str>) -> Class {
     }
 }
 
-fn problem(op: Op, reply: &Reply, json: Option<&Value>, code: Option<String>) -> String {
+fn problem(op: Op, inputs: &Inputs, reply: &Reply, json: Option<&Value>, code: Option<&str>) -> String {
     let what = if op == Op::Acquire { "the request for a token" } else { "the refresh token" };
     let status = reply.status.as_u16();
     match code {
-        Some(code) => format!("the token server refused {what} (HTTP {status}, {code})"),
+        Some(code) => format!("the token server refused {what} (HTTP {status}, {})", cleaned(code, inputs)),
         None if reply.status.is_redirection() => {
             let to = reply.headers.get(header::LOCATION).and_then(|to| to.to_str().ok()).unwrap_or("nowhere");
             // Security: only scheme and host; a query could hold what we sent.
-            let to: String =
-                to.split(['?', '#']).next().unwrap_or_default().split('/').take(3).collect::<Vec<_>>().join("/");
-            format!("the token server redirects to {} (HTTP {status}), which is never followed", cleaned(&to, &[]))
+            let to = match to.split_once("://") {
+                Some((scheme, rest)) => format!("{scheme}://{}", rest.split(['/', '?', '#']).next().unwrap_or("")),
+                None => "another path".into(),
+            };
+            format!("the token server redirects to {} (HTTP {status}), which is never followed", cleaned(&to, inputs))
         }
         None if !reply.status.is_success() => format!("the token server refused {what} (HTTP {status})"),
         None if reply.body.is_empty() => format!("the token server's answer is empty (HTTP {status})"),
@@ -250,16 +259,4 @@ fn retry_after(reply: &Reply) -> Option<Duration> {
     let until = httpdate::parse_http_date(value).ok()?;
     let now = httpdate::parse_http_date(text(header::DATE)?).ok()?;
     until.duration_since(now).ok()
-}
-
-/// The vendor's text, fit for a log: one line, no control characters, our secrets masked, cut.
-fn cleaned(text: &str, secrets: &[&Secret]) -> String {
-    let mut text = text.to_owned();
-    for secret in secrets.iter().map(|secret| secret.expose()).filter(|secret| secret.len() >= 4) {
-        for shape in [secret.to_owned(), STANDARD.encode(secret), byte_serialize(secret.as_bytes()).collect()] {
-            text = text.replace(&shape, "***");
-        }
-    }
-    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    line.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MESSAGE_MAX).collect()
 }

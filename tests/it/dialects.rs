@@ -10,7 +10,7 @@ use tokenbroker::oauth::error::Class;
 use tokenbroker::oauth::file::{ClientAuth, Grant, Op};
 use tokenbroker::oauth::place::Reply;
 use tokenbroker::oauth::request::{self, Inputs};
-use tokenbroker::oauth::response::{self, Answer};
+use tokenbroker::oauth::response::{self, Access};
 use tokenbroker::secret::Secret;
 use tokenbroker::units::Span;
 
@@ -105,13 +105,17 @@ fn run(dialect: &Dialect, example: &Example) {
     let read = response::read(dialect, example.op, &inputs, &reply, example.now.parse().unwrap());
     match (&example.token, example.class, read) {
         (Some(expected), None, Ok(answer)) => {
-            assert_eq!(answer.access_token.expose(), expected.access_token, "{about}");
-            assert_eq!(answer.lifetime, expected.lifetime.map(|span| span.0), "{about}");
+            let access = answer.access.unwrap_or_else(|error| panic!("{about}: {error}"));
+            assert_eq!(access.token.expose(), expected.access_token, "{about}");
+            assert_eq!(access.lifetime, expected.lifetime.map(|span| span.0), "{about}");
             let refresh_token = answer.refresh_token.as_ref().map(|token| token.expose().to_owned());
             assert_eq!(refresh_token, expected.refresh_token, "{about}");
             assert_eq!(answer.refresh_lifetime, expected.refresh_lifetime.map(|span| span.0), "{about}");
         }
-        (None, Some(class), Err(error)) => assert_eq!(error.class, class, "{about}: {error}"),
+        (None, Some(class), read) => {
+            let error = read.and_then(|answer| answer.access).expect_err(&about);
+            assert_eq!(error.class, class, "{about}: {error}");
+        }
         (_, _, read) => panic!("{about}: {read:?}"),
     }
 }
@@ -138,10 +142,10 @@ fn oauth2() -> Dialect {
     built_in("oauth2").unwrap()
 }
 
-fn read(dialect: &Dialect, body: &str) -> Result<Answer, TokenError> {
+fn read(dialect: &Dialect, body: &str) -> Result<Access, TokenError> {
     let inputs = inputs(dialect, &BTreeMap::from([("client_secret".to_owned(), "geheimnis+1".to_owned())]));
     let reply = reply(200, &BTreeMap::new(), body);
-    response::read(dialect, Op::Acquire, &inputs, &reply, "2026-01-01T00:00:00Z".parse().unwrap())
+    response::read(dialect, Op::Acquire, &inputs, &reply, "2026-01-01T00:00:00Z".parse().unwrap())?.access
 }
 
 #[test]

@@ -684,7 +684,7 @@ fn a_secret_may_come_from_a_command_and_is_read_again_at_each_exchange() {
     std::fs::remove_file(broker.directory.path().join("secret")).unwrap();
     let reply = broker.admin("POST", "/api/tokens/api/refresh");
     let error = reply.json()["last_error"].as_str().unwrap().to_owned();
-    assert!(error.starts_with("config: the command \"/bin/sh\" failed (exit status: 1)"), "{error}");
+    assert!(error.starts_with("transient: the command \"/bin/sh\" failed (exit status: 1)"), "{error}");
     assert_eq!(broker.get("api", "/").status, 200, "the old token serves");
 }
 
