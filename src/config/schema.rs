@@ -54,10 +54,23 @@ pub(super) fn branches(node: &Json) -> Vec<&Json> {
     if let Some(name) = node.get("$ref").and_then(Json::as_str) {
         return schema().pointer(name.trim_start_matches('#')).map(branches).unwrap_or_default();
     }
-    match node.get("anyOf").and_then(Json::as_array) {
+    match node.get("anyOf").or_else(|| node.get("oneOf")).and_then(Json::as_array) {
         Some(all) => all.iter().flat_map(branches).collect(),
         None => vec![node],
     }
+}
+
+/// The words that a text must be one of; `None` if any of the alternatives takes free text.
+pub(super) fn words<'s>(branches: &[&'s Json]) -> Option<Vec<&'s str>> {
+    let mut words = Vec::new();
+    for branch in branches {
+        match (branch.get("enum").and_then(Json::as_array), branch.get("const").and_then(Json::as_str)) {
+            (Some(list), _) => words.extend(list.iter().filter_map(Json::as_str)),
+            (None, Some(word)) => words.push(word),
+            (None, None) => return None,
+        }
+    }
+    Some(words)
 }
 
 pub(super) fn fits(schema: &Json, kind: &str) -> bool {

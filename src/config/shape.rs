@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 use super::document::Document;
 use super::not_yet;
 use super::problem::{Problem, nearest};
-use super::schema::{branches, fits, schema};
+use super::schema::{branches, fits, schema, words};
 use crate::units;
 
 /// What of the document is well-formed, and what is wrong with the rest.
@@ -36,12 +36,16 @@ impl Walker<'_, '_> {
 
     /// The value if it fits the schema, without the parts that do not.
     fn value(&mut self, schema: &Json, value: &Spanned<DeValue<'_>>, path: &mut Vec<String>) -> Option<toml::Value> {
-        let branches = branches(schema);
+        let all = branches(schema);
         let kind = kind(value.get_ref());
-        let fitting = branches.iter().find(|branch| fits(branch, kind));
-        let Some(branch) = fitting else {
+        let fitting: Vec<_> = all.iter().copied().filter(|branch| fits(branch, kind)).collect();
+        let Some(branch) = fitting.first() else {
+            if kind == "array" && not_yet::is_list(path) {
+                self.add(value.span(), path, "not yet: this version takes one, not a list", "leave one of them");
+                return None;
+            }
             let mut wanted: Vec<_> =
-                branches.iter().filter_map(|b| b.get("type").and_then(Json::as_str)).map(name).collect();
+                all.iter().filter_map(|b| b.get("type").and_then(Json::as_str)).map(name).collect();
             wanted.dedup();
             self.add(value.span(), path, format!("expected {}, found {}", wanted.join(" or "), name(kind)), "");
             return None;
@@ -63,7 +67,7 @@ impl Walker<'_, '_> {
                 }
                 Some(toml::Value::Array(kept))
             }
-            DeValue::String(text) => self.text(branch, text, value.span(), path),
+            DeValue::String(text) => self.text(&fitting, text, value.span(), path),
             other => self.number(branch, other, value.span(), path),
         }
     }
@@ -118,26 +122,20 @@ impl Walker<'_, '_> {
         whole.then_some(toml::Value::Table(kept))
     }
 
-    fn text(&mut self, schema: &Json, text: &str, span: Range<usize>, path: &[String]) -> Option<toml::Value> {
-        if let Some(words) = schema.get("enum").and_then(Json::as_array) {
-            let words: Vec<_> = words.iter().filter_map(Json::as_str).collect();
-            if !words.contains(&text) {
-                if not_yet::has(not_yet::VALUES, path, text) {
-                    self.add(
-                        span,
-                        path,
-                        format!("{text:?} is not yet there in this version"),
-                        format!("one of {}", words.join(", ")),
-                    );
-                } else {
-                    let near = nearest(text, words.iter().copied()).map(|near| format!("did you mean {near:?}? "));
-                    let hint = format!("{}one of {}", near.unwrap_or_default(), words.join(", "));
-                    self.add(span, path, format!("{text:?} is not known here"), hint);
-                }
-                return None;
+    fn text(&mut self, fitting: &[&Json], text: &str, span: Range<usize>, path: &[String]) -> Option<toml::Value> {
+        if let Some(words) = words(fitting)
+            && !words.contains(&text)
+        {
+            let known = format!("one of {}", words.join(", "));
+            if not_yet::has(not_yet::VALUES, path, text) {
+                self.add(span, path, format!("{text:?} is not yet there in this version"), known);
+            } else {
+                let near = nearest(text, words.iter().copied()).map(|near| format!("did you mean {near:?}? "));
+                self.add(span, path, format!("{text:?} is not known here"), near.unwrap_or_default() + &known);
             }
+            return None;
         }
-        let unit = match schema.get("format").and_then(Json::as_str) {
+        let unit = match fitting[0].get("format").and_then(Json::as_str) {
             Some("duration") => units::duration(text).err(),
             Some("size") => units::size(text).err(),
             _ => None,
@@ -171,6 +169,7 @@ impl Walker<'_, '_> {
         let (low, high) = (bound("minimum"), bound("maximum"));
         match (value, n) {
             (None, _) => self.add(span, path, "this number is too large", ""),
+            (Some(_), Some(n)) if !n.is_finite() => self.add(span, path, "this is not a number", ""),
             (Some(_), Some(n)) if low.is_some_and(|low| n < low) || high.is_some_and(|high| n > high) => {
                 let (low, high) = (low.unwrap_or(f64::MIN), high.unwrap_or(f64::MAX));
                 self.add(span, path, format!("{n} is out of range"), format!("from {low} to {high}"));

@@ -40,10 +40,12 @@ pub enum SecretSource {
 pub struct SecretError {
     pub problem: String,
     pub hint: &'static str,
+    /// May it be better the next time, without anybody doing anything? Only a command may.
+    pub passing: bool,
 }
 
 fn error(problem: String, hint: &'static str) -> SecretError {
-    SecretError { problem, hint }
+    SecretError { problem, hint, passing: false }
 }
 
 impl SecretSource {
@@ -51,17 +53,19 @@ impl SecretSource {
     /// a command, [`EXEC_TIMEOUT`].
     pub async fn read(&self) -> Result<Secret, SecretError> {
         match self {
-            Self::Inline(secret) => Ok(secret.clone()),
             Self::Exec(program, arguments) => {
                 text(exec(program, arguments).await?, || format!("the command {program:?}"))
             }
-            Self::File(_) | Self::Env(_) | Self::Credential(_) => self.look(),
+            Self::Inline(_) | Self::File(_) | Self::Env(_) | Self::Credential(_) => self.look(),
         }
     }
 
     /// Reads everything that can be read without running a command; for one, says only whether its program is there.
     pub fn look(&self) -> Result<Secret, SecretError> {
         match self {
+            Self::Inline(secret) if secret.is_empty() => {
+                Err(error("the secret is empty".into(), "put the secret there"))
+            }
             Self::Inline(secret) => Ok(secret.clone()),
             Self::File(path) => file(path),
             Self::Env(name) => environment(name),
@@ -157,8 +161,10 @@ fn program(name: &str) -> Result<(), SecretError> {
 }
 
 async fn exec(program: &str, arguments: &[String]) -> Result<Zeroizing<Vec<u8>>, SecretError> {
-    let failed = |why: String| {
-        error(format!("the command {program:?} {why}"), "run it by hand to see why; its output is never shown here")
+    let failed = |why: String| SecretError {
+        problem: format!("the command {program:?} {why}"),
+        hint: "run it by hand to see why; its output is never shown here",
+        passing: true,
     };
     let mut child = Command::new(program)
         .args(arguments)

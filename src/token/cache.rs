@@ -70,7 +70,8 @@ impl Snapshot {
             (Some(_), true) => State::Degraded,
             (None, false) if self.token.is_none() => State::Pending,
             (None, false) => State::Expired,
-            (Some(class), false) if class.passes() => State::Expired,
+            // Without a next attempt, nothing but a person mends it.
+            (Some(class), false) if class.passes() && self.not_before != Some(Duration::MAX) => State::Expired,
             (Some(_), false) => State::Rejected,
         }
     }

@@ -6,6 +6,7 @@
 pub mod backoff;
 pub mod cache;
 pub mod refresh;
+pub mod refusals;
 pub mod schedule;
 pub mod source;
 

@@ -12,11 +12,11 @@ use tracing::{info, warn};
 
 use super::Token;
 use super::cache::{Slot, Snapshot, Wishes};
-use super::schedule::{Next, Policy, Schedule, Then};
-use super::source::{Exchange, Prepared};
-use crate::clock::{Clock, Now, rfc3339};
+use super::refusals::Credential;
+use super::schedule::{Lives, Next, Policy, Schedule, Then};
+use super::source::Exchange;
+use crate::clock::{Clock, rfc3339};
 use crate::oauth::file::Op;
-use crate::oauth::response::Answer;
 use crate::oauth::template::Template;
 use crate::oauth::{Class, TokenError};
 use crate::telemetry::metrics::Metrics;
@@ -63,7 +63,7 @@ impl<E: Exchange> Refresher<E> {
     pub async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             match self.next() {
-                Next::Exchange => self.exchange().await,
+                Next::Exchange => self.exchange(&stop).await,
                 Next::Wait(wait) => {
                     tokio::select! {
                         () = tokio::time::sleep(wait.min(LOOK_AGAIN)) => {}
@@ -93,83 +93,81 @@ impl<E: Exchange> Refresher<E> {
         next
     }
 
-    /// One exchange with what follows on it directly: the repetition of a lost answer, the login after a refused renewal.
-    async fn exchange(&mut self) {
+    /// One exchange with what follows on it directly, between two snapshots.
+    async fn exchange(&mut self, stop: &CancellationToken) {
         self.pending = Wishes::default();
         self.snapshot.exchanging = true;
         self.task.slot.publish(self.snapshot.clone());
-        let started = self.task.clock.now();
-        let failure = match self.prepare().await {
-            Err(error) => {
-                self.schedule.start(started, None);
-                self.schedule.failed(Op::Acquire, [0; 32], &error, self.task.clock.now(), &mut self.task.rng);
-                Some(error)
-            }
-            Ok(prepared) => {
-                let mut op = self.schedule.start(started, prepared.inputs.refresh_token.as_ref());
-                loop {
-                    let sent = self.task.clock.now();
-                    match self.once(op, prepared.clone()).await {
-                        Ok((answer, token)) => {
-                            self.succeeded(op, &answer, token, sent);
-                            break None;
-                        }
-                        Err((error, digest)) => {
-                            match self.schedule.failed(op, digest, &error, self.task.clock.now(), &mut self.task.rng) {
-                                Then::Now(next) => {
-                                    info!(token = self.task.name, %error, "trying again at once");
-                                    op = next;
-                                }
-                                Then::Later => break Some(error),
-                            }
-                        }
-                    }
-                }
-            }
-        };
+        let failure = self.attempts(stop).await;
         self.publish(failure);
     }
 
-    /// Security: in a task of its own, so that even a panic in a parser costs one exchange, not the token.
-    async fn prepare(&self) -> Result<Prepared, TokenError> {
+    /// An exchange, the repetition of a lost answer, the login after a refused renewal: at most four in a row. `None` is a
+    /// success.
+    async fn attempts(&mut self, stop: &CancellationToken) -> Option<TokenError> {
         let exchange = Arc::clone(&self.exchange);
-        own_task(async move { exchange.prepare().await }).await
+        let seed = own_task(async move { exchange.seed().await }).await;
+        let configured = seed.as_ref().ok().and_then(Option::as_ref);
+        let mut op = self.schedule.start(self.task.clock.now(), configured);
+        if op == Op::Renew && self.schedule.refresh_token().is_none() {
+            let none = || TokenError::new(Class::Config, "there is no refresh token", "set refresh_token");
+            let error = seed.err().unwrap_or_else(none);
+            self.schedule.failed(op, Credential::none(), &error, self.task.clock.now(), &mut self.task.rng);
+            return Some(error);
+        }
+        loop {
+            let Err((error, credential)) = self.once(op).await else { return None };
+            match self.schedule.failed(op, credential, &error, self.task.clock.now(), &mut self.task.rng) {
+                Then::Now(next) if !stop.is_cancelled() => {
+                    info!(token = self.task.name, %error, "trying again at once");
+                    op = next;
+                }
+                // What bars it for good says more than what was last said about it.
+                Then::Now(_) | Then::Later => return Some(self.schedule.barred(&credential).cloned().unwrap_or(error)),
+            }
+        }
     }
 
-    async fn once(&self, op: Op, mut prepared: Prepared) -> Result<(Answer, Token), (TokenError, [u8; 32])> {
+    /// One exchange. Security: what may panic, such as a parser, runs in a task of its own: it costs one exchange, not the
+    /// token.
+    async fn once(&mut self, op: Op) -> Result<(), (TokenError, Credential)> {
+        let exchange = Arc::clone(&self.exchange);
+        let prepared = own_task(async move { exchange.prepare(op).await }).await;
+        let mut prepared = prepared.map_err(|error| (error, Credential::none()))?;
         if op == Op::Renew {
             prepared.inputs.refresh_token = self.schedule.refresh_token().cloned();
         }
-        let digest = prepared.digest(op);
-        let refused = |error| (error, digest);
-        if (op == Op::Renew && prepared.inputs.refresh_token.is_none()) || !self.schedule.may_send(&digest) {
-            let kept = self.snapshot.error.as_deref().cloned();
-            return Err(refused(kept.unwrap_or_else(already_refused)));
+        let credential = prepared.credential(op);
+        let failed = |error| (error, credential);
+        if let Some(error) = self.schedule.barred(&credential) {
+            return Err(failed(error.clone()));
         }
         let sent = self.task.clock.now();
         let exchange = Arc::clone(&self.exchange);
         let answer = own_task(async move { exchange.exchange(op, &prepared).await }).await;
-        let outcome = answer.as_ref().map_or_else(|error| error.class.as_str(), |_| "success");
-        self.task.metrics.refreshed(&self.task.name, outcome);
-        let answer = answer.map_err(refused)?;
-        let token = Token::new(&answer.access_token, &self.task.formats, sent, self.schedule.lifetime(&answer));
-        match token {
-            Some(token) => Ok((answer, token)),
-            None => Err(refused(TokenError::new(
-                Class::Transient,
-                "the access token cannot stand in the route's header",
-                "check the route's `format`",
-            ))),
-        }
+        let refused = match &answer {
+            Ok(answer) => answer.access.as_ref().err(),
+            Err(error) => Some(error),
+        };
+        self.task.metrics.refreshed(&self.task.name, refused.map_or("success", |error| error.class.as_str()));
+        let answer = answer.map_err(failed)?;
+        self.schedule.took(&answer, sent);
+        let refresh = answer.refresh_lifetime;
+        let access = answer.access.map_err(failed)?;
+        let lives = Lives { access: self.schedule.lifetime(access.lifetime), refresh };
+        let token = Token::new(&access.token, &self.task.formats, sent, lives.access);
+        let token = token.ok_or_else(|| failed(unwritable()))?;
+        let same = self.snapshot.token.as_deref().is_some_and(|old| old.is(&token));
+        self.schedule.succeeded(&credential, lives, sent, self.task.clock.now(), same, &mut self.task.rng);
+        self.keep(op, token, same, access.warning.as_deref());
+        Ok(())
     }
 
-    fn succeeded(&mut self, op: Op, answer: &Answer, token: Token, sent: Now) {
-        let same = self.snapshot.token.as_deref().is_some_and(|old| old.is(&token));
-        self.schedule.succeeded(answer, sent, self.task.clock.now(), same, &mut self.task.rng);
+    fn keep(&mut self, op: Op, token: Token, same: bool, warning: Option<&str>) {
         let expires_at = token.expires.map(|expires| rfc3339(expires.wall));
         let (name, fingerprint) = (&self.task.name, token.fingerprint);
         info!(token = name, %fingerprint, expires_at, same, by = ?op, "token obtained");
-        if let Some(warning) = &answer.warning {
+        if let Some(warning) = warning {
             warn!(token = name, %fingerprint, warning, "using default_lifetime instead");
         }
         self.snapshot.generation += u64::from(!same);
@@ -198,12 +196,8 @@ impl<E: Exchange> Refresher<E> {
     }
 }
 
-fn already_refused() -> TokenError {
-    TokenError::new(
-        Class::GrantRejected,
-        "the credential was refused before",
-        "replace it, or refresh by hand to try it again",
-    )
+fn unwritable() -> TokenError {
+    TokenError::new(Class::Config, "the access token cannot stand in the route's header", "check the route's `format`")
 }
 
 #[expect(clippy::disallowed_methods, reason = "the caller waits for the task, so a drain does too")]

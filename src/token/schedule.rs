@@ -7,21 +7,21 @@ use fastrand::Rng;
 use jiff::Timestamp;
 
 use super::cache::Wishes;
+use super::refusals::{Credential, Refusals};
 use super::{Token, backoff};
 use crate::clock::{Moment, Now};
 use crate::oauth::file::{Grant, Op};
 use crate::oauth::response::Answer;
-use crate::oauth::{Class, TokenError};
+use crate::oauth::{Class, Outcome, TokenError};
 use crate::secret::Secret;
 
 /// No two exchanges start closer together, whatever lifetimes a server claims.
 const SPACING: Duration = Duration::from_secs(1);
 /// After a refusal that a person has to mend.
 const REJECTED_RETRY: Duration = Duration::from_secs(600);
-/// A refused password or refresh token is sent at most this often.
-const REFUSALS_MAX: u8 = 2;
-/// Refused values that are remembered.
-const REFUSED_MAX: usize = 64;
+/// After a few logins whose answers made no sense: a login form may be behind them.
+const UNCLEAR_RETRY: Duration = Duration::from_secs(3600);
+const UNCLEAR_SOON: u32 = 3;
 /// Refreshes that refused tokens may cause in a window.
 const SUSPECTS: usize = 2;
 const SUSPECT_WINDOW: Duration = Duration::from_secs(60);
@@ -61,21 +61,29 @@ struct RefreshToken {
     expires: Option<Moment>,
 }
 
+/// Why nothing is tried for a while.
+struct Hold {
+    /// Since boot.
+    until: Duration,
+    class: Class,
+}
+
 /// The state of one token's refreshing.
 pub struct Schedule {
     policy: Policy,
     due: Option<Moment>,
     refresh_token: Option<RefreshToken>,
     /// The configured refresh token that was taken over last.
-    seed: Option<[u8; 32]>,
+    seed: Option<Secret>,
     failures: u32,
-    not_before: Option<Duration>,
+    hold: Option<Hold>,
     started: Option<Duration>,
     suspects: [Option<Duration>; SUSPECTS],
-    /// How often a password or refresh token was refused, by digest; the oldest goes first.
-    refused: Vec<([u8; 32], u8)>,
-    /// A lost answer was followed up already.
+    refusals: Refusals,
+    /// A lost answer was followed up already: once per process, or a server that loses them all would be hammered.
     repeated: bool,
+    /// A person asked: a dead refresh token may give way to the configured one.
+    pardoned: bool,
 }
 
 impl Schedule {
@@ -86,27 +94,28 @@ impl Schedule {
             refresh_token: None,
             seed: None,
             failures: 0,
-            not_before: None,
+            hold: None,
             started: None,
             suspects: [None; SUSPECTS],
-            refused: Vec::new(),
+            refusals: Refusals::default(),
             repeated: false,
+            pardoned: false,
         }
     }
 
     /// Is it time? `token` is the one in use.
     pub fn next(&mut self, now: Now, token: Option<&Token>, wishes: Wishes) -> Next {
         if wishes.forced {
-            self.pardon();
-            return Next::Exchange;
+            (self.hold, self.pardoned) = (None, true);
+            self.refusals.pardon();
         }
         let spaced = self.started.map(|started| started + SPACING);
-        let earliest = self.not_before.max(spaced).filter(|start| *start > now.boot);
-        let usable = token.is_some_and(|token| token.usable(now));
-        let due = match token {
-            None => self.policy.eager || wishes.wanted || self.failures > 0,
-            Some(_) => !usable || self.due.is_some_and(|due| due.reached(now)),
-        };
+        let earliest = self.not_before().max(spaced).filter(|start| *start > now.boot);
+        let due = wishes.forced
+            || match token {
+                None => self.policy.eager || wishes.wanted || self.failures > 0,
+                Some(token) => !token.usable(now) || self.failures > 0 || self.due.is_some_and(|due| due.reached(now)),
+            };
         let wait = match (earliest, token) {
             (Some(start), _) => start - now.boot,
             (None, _) if due || (wishes.suspect && self.may_suspect(now)) => return Next::Exchange,
@@ -134,35 +143,29 @@ impl Schedule {
     /// Since boot; `None` when a refused token may cause a refresh now.
     pub fn suspects_from(&self, now: Now) -> Option<Duration> {
         let earliest = self.suspects.iter().copied().min().flatten()? + SUSPECT_WINDOW;
-        (earliest > now.boot && self.suspects.iter().all(Option::is_some)).then_some(earliest)
+        (earliest > now.boot).then_some(earliest)
     }
 
-    /// A file that holds a secret changed: what was held back may be tried again. What was refused stays remembered.
+    /// A file that holds a secret changed: what a person had to mend may be mended. A server that asked for time gets it, and
+    /// what was refused stays remembered.
     pub fn files_changed(&mut self) {
-        self.not_before = None;
+        self.hold = self.hold.take().filter(|hold| hold.class.passes() && hold.until != Duration::MAX);
         if self.policy.grant == Grant::Static {
             self.due = Some(Moment { wall: Timestamp::MIN, boot: Duration::ZERO });
         }
     }
 
-    /// A person asked: even what was refused is tried again, and a dead refresh token gives way to the configured one.
-    fn pardon(&mut self) {
-        self.not_before = None;
-        self.refused.clear();
-        if self.refresh_token.is_none() {
-            self.seed = None;
-        }
-    }
-
-    /// The exchange to start with, and its refresh token, given the configured one.
+    /// The exchange to start with, given the configured refresh token.
     pub fn start(&mut self, now: Now, configured: Option<&Secret>) -> Op {
         self.started = Some(now.boot);
-        let seed = configured.map(Secret::digest);
-        if let (Some(configured), true) = (configured, seed != self.seed) {
+        if let Some(configured) = configured.filter(|configured| Some(*configured) != self.seed.as_ref()) {
             self.refresh_token = Some(RefreshToken { secret: configured.clone(), expires: None });
-            self.seed = seed;
+            self.seed = Some(configured.clone());
         }
-        let alive = self.refresh_token.as_ref().is_some_and(|token| token.expires.is_none_or(|e| !e.reached(now)));
+        let alive = self.refresh_token.as_ref().is_some_and(|token| {
+            let over = token.expires.is_some_and(|expires| expires.reached(now));
+            !over && self.barred(&Credential::refresh_token(&token.secret)).is_none()
+        });
         if self.policy.grant == Grant::RefreshToken || (self.policy.renews && alive) { Op::Renew } else { Op::Acquire }
     }
 
@@ -178,79 +181,112 @@ impl Schedule {
         Some(self.due?.wall)
     }
 
+    /// Since boot; `Duration::MAX` for never.
     pub fn not_before(&self) -> Option<Duration> {
-        self.not_before
+        self.hold.as_ref().map(|hold| hold.until)
     }
 
     pub fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// May a password or refresh token with this digest be sent?
-    pub fn may_send(&self, digest: &[u8; 32]) -> bool {
-        !self.refused.iter().any(|(refused, times)| refused == digest && *times >= REFUSALS_MAX)
+    /// Why a password or refresh token may not be sent any more.
+    pub fn barred(&self, credential: &Credential) -> Option<&TokenError> {
+        self.refusals.barred(credential)
     }
 
-    /// The lifetime that an answer gives its access token.
-    pub fn lifetime(&self, answer: &Answer) -> Option<Duration> {
-        answer.lifetime.or(self.policy.default_lifetime)
-    }
-
-    /// Takes note of a success; `same` if the server gave the token that was there already.
-    pub fn succeeded(&mut self, answer: &Answer, sent: Now, now: Now, same: bool, rng: &mut Rng) {
+    /// Keeps the refresh token of an answer, before anything else of it is judged. The one before may be dead already.
+    pub fn took(&mut self, answer: &Answer, sent: Now) {
         if let Some(secret) = &answer.refresh_token
             && (self.policy.renews || self.policy.grant == Grant::RefreshToken)
         {
             let expires = answer.refresh_lifetime.map(|lifetime| Moment::after(sent, lifetime));
             self.refresh_token = Some(RefreshToken { secret: secret.clone(), expires });
         }
-        self.failures = 0;
-        self.not_before = None;
-        self.due = self.lifetime(answer).map(|lifetime| {
-            let fraction = self.policy.refresh_at + JITTER * (2.0 * rng.f64() - 1.0);
-            let due = Moment::after(sent, lifetime.mul_f64(fraction.clamp(0.0, 1.0)));
-            if same { Moment::after(now, (Moment::after(sent, lifetime).left(now) / 2).max(10 * SPACING)) } else { due }
+    }
+
+    /// The lifetime of an access token, given what its answer tells.
+    pub fn lifetime(&self, told: Option<Duration>) -> Option<Duration> {
+        told.or(self.policy.default_lifetime)
+    }
+
+    /// Takes note of a success; `same` if the server gave the token that was there already.
+    pub fn succeeded(&mut self, by: &Credential, lives: Lives, sent: Now, now: Now, same: bool, rng: &mut Rng) {
+        self.refusals.forget(by);
+        (self.failures, self.hold, self.pardoned) = (0, None, false);
+        let fraction = (self.policy.refresh_at + JITTER * (2.0 * rng.f64() - 1.0)).clamp(0.0, 1.0);
+        self.due = lives.access.map(|access| {
+            let mut due = access.mul_f64(fraction);
+            if let Some(refresh) = lives.refresh {
+                due = due.min(refresh.mul_f64(fraction).max(10 * SPACING));
+            }
+            if same {
+                Moment::after(now, (Moment::after(sent, access).left(now) / 2).max(10 * SPACING))
+            } else {
+                Moment::after(sent, due)
+            }
         });
     }
 
-    /// Takes note of a failure of `op` with a credential of this digest.
-    pub fn failed(&mut self, op: Op, digest: [u8; 32], error: &TokenError, now: Now, rng: &mut Rng) -> Then {
-        let class = error.class;
-        if op == Op::Renew && error.lost && !self.repeated {
+    /// Takes note of a failure of `op` with this credential.
+    pub fn failed(&mut self, op: Op, by: Credential, error: &TokenError, now: Now, rng: &mut Rng) -> Then {
+        if op == Op::Renew && error.outcome == Outcome::Lost && !self.repeated {
             self.repeated = true;
             return Then::Now(Op::Renew);
         }
         let login = op == Op::Acquire && self.policy.grant == Grant::Password;
-        if class == Class::GrantRejected || (login && class == Class::ClientRejected) {
-            self.remember(digest);
+        if login && error.outcome == Outcome::Refused {
+            self.refusals.note(by, error, false);
         }
-        if op == Op::Renew && class == Class::GrantRejected {
-            self.refresh_token = None;
-            if self.policy.grant != Grant::RefreshToken {
-                return Then::Now(Op::Acquire);
-            }
+        if op == Op::Renew
+            && self.renewal_is_dead(by, error)
+            && let Some(instead) = self.instead()
+        {
+            return Then::Now(instead);
         }
-        self.failures = self.failures.saturating_add(1);
-        let delay = match class {
+        (self.failures, self.pardoned) = (self.failures.saturating_add(1), false);
+        let delay = match error.class {
             Class::GrantRejected => Duration::MAX,
-            Class::ClientRejected if login && !self.may_send(&digest) => Duration::MAX,
-            // An answer nobody understood may be a refused password; asking each minute could lock the account.
-            Class::Unknown if login => REJECTED_RETRY,
+            _ if self.barred(&by).is_some() => Duration::MAX,
+            _ if login && error.outcome == Outcome::Refused => REJECTED_RETRY,
+            _ if login && error.outcome == Outcome::Unclear && self.failures > UNCLEAR_SOON => UNCLEAR_RETRY,
+            _ if login && error.outcome == Outcome::Unclear => REJECTED_RETRY,
             class if class.passes() => backoff::delay(self.failures, error.retry_after, rng),
             _ => REJECTED_RETRY,
         };
-        self.not_before = Some(now.boot.saturating_add(delay));
+        self.hold = Some(Hold { until: now.boot.saturating_add(delay), class: error.class });
         Then::Later
     }
 
-    fn remember(&mut self, digest: [u8; 32]) {
-        if let Some((_, times)) = self.refused.iter_mut().find(|(refused, _)| *refused == digest) {
-            *times = times.saturating_add(1);
-            return;
+    /// Is the refresh token of no more use? A refusal that does not name it counts after the second time, unless it is about
+    /// the client.
+    fn renewal_is_dead(&mut self, by: Credential, error: &TokenError) -> bool {
+        let client = matches!(error.class, Class::ClientRejected | Class::SecretExpired | Class::UserAction);
+        if error.class == Class::GrantRejected {
+            self.refusals.note(by, error, true);
+        } else if error.outcome == Outcome::Refused && !client {
+            self.refusals.note(by, error, false);
         }
-        if self.refused.len() >= REFUSED_MAX {
-            self.refused.remove(0);
-        }
-        self.refused.push((digest, 1));
+        self.barred(&by).is_some()
     }
+
+    /// What can be done without the current refresh token: a login, or, when a person asked, the configured one.
+    fn instead(&mut self) -> Option<Op> {
+        if self.policy.grant != Grant::RefreshToken {
+            return Some(Op::Acquire);
+        }
+        let seed = self.seed.clone().filter(|seed| self.refresh_token() != Some(seed))?;
+        if !std::mem::take(&mut self.pardoned) || self.barred(&Credential::refresh_token(&seed)).is_some() {
+            return None;
+        }
+        self.refresh_token = Some(RefreshToken { secret: seed, expires: None });
+        Some(Op::Renew)
+    }
+}
+
+/// What an answer gives: lifetimes of both tokens, as far as known.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lives {
+    pub access: Option<Duration>,
+    pub refresh: Option<Duration>,
 }

@@ -5,6 +5,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use super::refusals::Credential;
 use crate::clock::Clock;
 use crate::config;
 use crate::connect::Dialer;
@@ -14,12 +15,16 @@ use crate::oauth::request::{self, Inputs};
 use crate::oauth::response::{self, Answer};
 use crate::oauth::{Class, TokenError};
 use crate::secret::Secret;
-use crate::secret::source::{SecretError, SecretSource};
+use crate::secret::source::{EXEC_TIMEOUT, SecretError, SecretSource};
 
 /// What the refresh task needs of a source; tests put a script in its place.
 pub trait Exchange: Send + Sync + 'static {
-    /// Reads everything an exchange needs, secrets included.
-    fn prepare(&self) -> impl Future<Output = Result<Prepared, TokenError>> + Send;
+    /// The configured refresh token, for the grant `refresh_token`.
+    fn seed(&self) -> impl Future<Output = Result<Option<Secret>, TokenError>> + Send;
+
+    /// Reads everything that `op` needs, and nothing else: a password that cannot be read does not keep a refresh token from
+    /// being used.
+    fn prepare(&self, op: Op) -> impl Future<Output = Result<Prepared, TokenError>> + Send;
 
     /// One exchange.
     fn exchange(&self, op: Op, prepared: &Prepared) -> impl Future<Output = Result<Answer, TokenError>> + Send;
@@ -28,7 +33,7 @@ pub trait Exchange: Send + Sync + 'static {
     fn stamp(&self) -> u64;
 }
 
-/// Everything one exchange needs. `inputs.refresh_token` is the configured one until the schedule puts its own there.
+/// Everything one exchange needs. The refresh token is put in by the refresh task.
 #[derive(Clone, Debug)]
 pub struct Prepared {
     pub inputs: Inputs,
@@ -37,19 +42,19 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Stands for what the vendor may refuse: the password with its client secret, or the refresh token.
-    pub fn digest(&self, op: Op) -> [u8; 32] {
+    /// Stands for what the vendor may refuse: the login, or the refresh token.
+    pub fn credential(&self, op: Op) -> Credential {
         let inputs = &self.inputs;
-        let parts: Vec<&str> = match op {
-            Op::Renew => vec![inputs.refresh_token.as_ref().map_or("", |token| token.expose())],
-            Op::Acquire => vec![
-                inputs.client_id.as_deref().unwrap_or_default(),
-                inputs.client_secret.as_ref().map_or("", |secret| secret.expose()),
-                inputs.username.as_deref().unwrap_or_default(),
-                inputs.password.as_ref().map_or("", |password| password.expose()),
-            ],
-        };
-        Secret::new(parts.join("\0")).digest()
+        match (op, &inputs.refresh_token, &inputs.password) {
+            (Op::Renew, Some(token), _) => Credential::refresh_token(token),
+            (Op::Acquire, _, Some(password)) => {
+                let nothing = Secret::new(String::new());
+                let secret = inputs.client_secret.as_ref().unwrap_or(&nothing);
+                let text = |text: &'_ Option<String>| text.clone().unwrap_or_default();
+                Credential::login(&text(&inputs.username), password, &text(&inputs.client_id), secret)
+            }
+            _ => Credential::none(),
+        }
     }
 }
 
@@ -81,18 +86,9 @@ impl Source {
             .chain(config.headers.iter().map(|(_, source)| source))
     }
 
-    /// What only the configuration can add to an error: whose certificate it is about.
-    fn with_certificate(&self, mut error: TokenError) -> TokenError {
-        if let (Class::UserAction, Some((name, leaf))) = (error.class, &self.config.identity) {
-            error.fix = format!("{}: [identity.{name}], {leaf}", error.fix);
-        }
-        error
-    }
-}
-
-impl Exchange for Source {
-    async fn prepare(&self) -> Result<Prepared, TokenError> {
+    async fn read_all(&self, op: Op) -> Result<Prepared, TokenError> {
         let config = &self.config;
+        let login = config.password.as_ref().filter(|_| op == Op::Acquire);
         let mut inputs = Inputs {
             grant: config.grant,
             client_auth: config.client_auth,
@@ -101,8 +97,8 @@ impl Exchange for Source {
             client_id: config.client_id.clone(),
             client_secret: read(config.client_secret.as_ref()).await?,
             username: config.username.clone(),
-            password: read(config.password.as_ref()).await?,
-            refresh_token: read(config.refresh_token.as_ref()).await?,
+            password: read(login).await?,
+            refresh_token: None,
             scope: config.scope.clone(),
             params: Default::default(),
             headers: Vec::new(),
@@ -116,13 +112,36 @@ impl Exchange for Source {
         Ok(Prepared { inputs, access_token: read(config.access_token.as_ref()).await? })
     }
 
+    /// What only the configuration can add to an error: whose certificate it is about.
+    fn with_certificate(&self, mut error: TokenError) -> TokenError {
+        if let (Class::UserAction, Some((name, leaf))) = (error.class, &self.config.identity) {
+            error.fix = format!("{}: [identity.{name}], {leaf}", error.fix);
+        }
+        error
+    }
+}
+
+impl Exchange for Source {
+    async fn seed(&self) -> Result<Option<Secret>, TokenError> {
+        read(self.config.refresh_token.as_ref()).await
+    }
+
+    async fn prepare(&self, op: Op) -> Result<Prepared, TokenError> {
+        let late = || {
+            TokenError::new(
+                Class::Transient,
+                "the secrets could not be read within 10 s",
+                "see why their commands take so long",
+            )
+        };
+        tokio::time::timeout(EXEC_TIMEOUT, self.read_all(op)).await.unwrap_or_else(|_| Err(late()))
+    }
+
     async fn exchange(&self, op: Op, prepared: &Prepared) -> Result<Answer, TokenError> {
         if self.config.grant == Grant::Static {
-            let token = prepared
-                .access_token
-                .clone()
-                .ok_or_else(|| TokenError::new(Class::Config, "there is no access token", "set access_token"))?;
-            return response::handmade(token, self.clock.now().wall);
+            let token = prepared.access_token.clone();
+            let none = || TokenError::new(Class::Config, "there is no access token", "set access_token");
+            return response::handmade(token.ok_or_else(none)?, self.clock.now().wall);
         }
         let request = request::build(&self.config.dialect, op, &prepared.inputs)?;
         let reply = self.client.send(request).await.map_err(|e| self.with_certificate(e))?;
@@ -147,6 +166,8 @@ async fn read(source: Option<&SecretSource>) -> Result<Option<Secret>, TokenErro
     }
 }
 
+/// A command that failed may work a second later; anything else has to be mended.
 fn unreadable(error: SecretError) -> TokenError {
-    TokenError::new(Class::Config, error.problem, error.hint)
+    let class = if error.passing { Class::Transient } else { Class::Config };
+    TokenError::new(class, error.problem, error.hint)
 }

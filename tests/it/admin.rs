@@ -14,6 +14,7 @@ fn liveness_depends_on_nothing_and_readiness_on_the_required_tokens() {
     let oauth = OAuth::start(HOUR);
     oauth.oauth.faults.set(Some(Fault::Status(500, None)), None);
     let second = oauth.config("required = false", "").replace(".api]", ".extra]");
+    let second = second.replace(&format!("{}/token", oauth.server.url()), "http://127.0.0.1:1/token");
     let broker = Broker::start_in(oauth.directory(), &(oauth.config("", "") + &second), |_| {});
     broker.wait_for_state("api", "expired");
     assert_eq!((broker.admin("GET", "/livez").status, broker.admin("GET", "/livez").text().as_str()), (200, "ok\n"));

@@ -7,9 +7,9 @@ use jiff::{SignedDuration, Timestamp};
 use tokenbroker::clock::{Clock, Now};
 use tokenbroker::oauth::file::{ClientAuth, Grant, Op};
 use tokenbroker::oauth::request::Inputs;
-use tokenbroker::oauth::response::Answer;
+use tokenbroker::oauth::response::{Access, Answer};
 use tokenbroker::oauth::template::Template;
-use tokenbroker::oauth::{Class, TokenError};
+use tokenbroker::oauth::{Class, Outcome, TokenError};
 use tokenbroker::secret::Secret;
 use tokenbroker::telemetry::metrics::Metrics;
 use tokenbroker::token::cache::{Slot, State};
@@ -62,9 +62,10 @@ struct Script(Arc<Inner>);
 
 struct Inner {
     start: Instant,
-    outcomes: Mutex<VecDeque<Outcome>>,
+    outcomes: Mutex<VecDeque<Step>>,
     calls: Mutex<Vec<Call>>,
     lifetime: Mutex<Option<Duration>>,
+    refresh_lifetime: Mutex<Option<Duration>>,
     takes: Mutex<Duration>,
     password: Mutex<String>,
     seed: Mutex<Option<String>>,
@@ -72,10 +73,16 @@ struct Inner {
     rotates: bool,
 }
 
-enum Outcome {
+enum Step {
     Fail(TokenError),
+    /// No use of the access token, but a new refresh token beside it.
+    Unusable,
     Same,
     Panic,
+}
+
+fn scripted(class: Class, outcome: Outcome) -> TokenError {
+    TokenError::new(class, "scripted", "none").of(outcome)
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -93,6 +100,7 @@ impl Script {
             outcomes: Mutex::default(),
             calls: Mutex::default(),
             lifetime: Mutex::new(Some(100 * S)),
+            refresh_lifetime: Mutex::default(),
             takes: Mutex::new(Duration::from_millis(100)),
             password: Mutex::new("p".into()),
             seed: Mutex::new(None),
@@ -102,14 +110,19 @@ impl Script {
     }
 
     fn fail(&self, class: Class, times: usize) -> &Self {
+        let outcome = match class {
+            Class::Transient | Class::RateLimited => Outcome::NotJudged,
+            Class::Unknown => Outcome::Unclear,
+            _ => Outcome::Refused,
+        };
         for _ in 0..times {
-            self.then(Outcome::Fail(TokenError::new(class, "scripted", "none")));
+            self.then(Step::Fail(scripted(class, outcome)));
         }
         self
     }
 
-    fn then(&self, outcome: Outcome) -> &Self {
-        self.0.outcomes.lock().unwrap().push_back(outcome);
+    fn then(&self, step: Step) -> &Self {
+        self.0.outcomes.lock().unwrap().push_back(step);
         self
     }
 
@@ -123,6 +136,10 @@ impl Script {
 
     fn ops(&self) -> Vec<Op> {
         self.calls().iter().map(|call| call.op).collect()
+    }
+
+    fn refresh_tokens(&self) -> Vec<String> {
+        self.calls().into_iter().filter_map(|call| call.refresh_token).collect()
     }
 
     fn set_lifetime(&self, lifetime: Option<Duration>) {
@@ -141,7 +158,11 @@ impl Script {
 }
 
 impl Exchange for Script {
-    async fn prepare(&self) -> Result<Prepared, TokenError> {
+    async fn seed(&self) -> Result<Option<Secret>, TokenError> {
+        Ok(self.0.seed.lock().unwrap().clone().map(Secret::new))
+    }
+
+    async fn prepare(&self, _: Op) -> Result<Prepared, TokenError> {
         let inputs = Inputs {
             grant: Grant::Password,
             client_auth: ClientAuth::ClientSecretBasic,
@@ -151,7 +172,7 @@ impl Exchange for Script {
             client_secret: None,
             username: Some("u".into()),
             password: Some(Secret::new(self.0.password.lock().unwrap().clone())),
-            refresh_token: self.0.seed.lock().unwrap().clone().map(Secret::new),
+            refresh_token: None,
             scope: None,
             params: BTreeMap::new(),
             headers: Vec::new(),
@@ -169,19 +190,24 @@ impl Exchange for Script {
         };
         let takes = *self.0.takes.lock().unwrap();
         sleep(takes).await;
-        let outcome = self.0.outcomes.lock().unwrap().pop_front();
-        let name = match outcome {
-            Some(Outcome::Fail(error)) => return Err(error),
-            Some(Outcome::Panic) => panic!("scripted"),
-            Some(Outcome::Same) => "at-same".to_owned(),
+        let step = self.0.outcomes.lock().unwrap().pop_front();
+        let mut unusable = false;
+        let name = match step {
+            Some(Step::Fail(error)) => return Err(error),
+            Some(Step::Panic) => panic!("scripted"),
+            Some(Step::Same) => "at-same".to_owned(),
+            Some(Step::Unusable) => {
+                unusable = true;
+                String::new()
+            }
             None => format!("at-{number}"),
         };
+        let lifetime = *self.0.lifetime.lock().unwrap();
+        let access = Access { token: Secret::new(name), lifetime, warning: None };
         Ok(Answer {
-            access_token: Secret::new(name),
+            access: if unusable { Err(scripted(Class::Unknown, Outcome::NotJudged)) } else { Ok(access) },
             refresh_token: self.0.rotates.then(|| Secret::new(format!("rt-{number}"))),
-            lifetime: *self.0.lifetime.lock().unwrap(),
-            refresh_lifetime: None,
-            warning: None,
+            refresh_lifetime: *self.0.refresh_lifetime.lock().unwrap(),
         })
     }
 
@@ -323,9 +349,9 @@ async fn the_delays_after_failures_double_to_a_minute_and_come_from_their_upper_
 async fn retry_after_is_obeyed_between_a_second_and_five_minutes() {
     for (asked, waited) in [(0, 1.0), (7, 7.0), (300, 300.0), (86_400, 300.0)] {
         let script = Script::new(false);
-        let mut error = TokenError::new(Class::RateLimited, "scripted", "none");
+        let mut error = scripted(Class::RateLimited, Outcome::NotJudged);
         error.retry_after = Some(Duration::from_secs(asked));
-        script.then(Outcome::Fail(error));
+        script.then(Step::Fail(error));
         let bench = start(&script, policy(Grant::ClientCredentials));
         sleep(S).await;
         if asked > 1 {
@@ -378,6 +404,37 @@ async fn a_refused_password_is_sent_at_most_twice_until_it_changes_or_a_person_a
 }
 
 #[tokio::test(start_paused = true)]
+async fn whatever_the_refusal_is_called_a_password_is_sent_at_most_twice() {
+    for class in [Class::Unknown, Class::Config, Class::Transient, Class::SecretExpired, Class::UserAction] {
+        let script = Script::new(false);
+        for _ in 0..50 {
+            script.then(Step::Fail(scripted(class, Outcome::Refused)));
+        }
+        let _bench = start(&script, policy(Grant::Password));
+        sleep(86_400 * S).await;
+        assert_eq!(script.count(), 2, "{class}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_worked_makes_earlier_refusals_forgotten() {
+    let script = Script::new(false);
+    let bench = start(&script, policy(Grant::Password));
+    for round in 0..4 {
+        sleep(S).await;
+        script.fail(Class::ClientRejected, 1);
+        bench.slot.refresh(5 * S).await;
+        assert_eq!(bench.slot.state(), State::Degraded, "{round}");
+        bench.slot.refresh(5 * S).await;
+        assert_eq!(bench.slot.state(), State::Valid, "{round}");
+    }
+    script.fail(Class::ClientRejected, 50);
+    let before = script.count();
+    sleep(86_400 * S).await;
+    assert_eq!(script.count() - before, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_login_refused_as_a_grant_waits_for_a_person() {
     let script = Script::new(false);
     script.fail(Class::GrantRejected, 1);
@@ -395,8 +452,10 @@ async fn an_answer_nobody_understands_does_not_hammer_a_password() {
     let script = Script::new(false);
     script.fail(Class::Unknown, 1000);
     let _bench = start(&script, policy(Grant::Password));
-    sleep(3600 * S).await;
-    assert_eq!(script.count(), 6);
+    sleep(3590 * S).await;
+    assert_eq!(script.count(), 4, "three within half an hour, then one an hour");
+    sleep(86_400 * S).await;
+    assert!(script.count() <= 28, "{}", script.count());
 }
 
 #[tokio::test(start_paused = true)]
@@ -411,8 +470,7 @@ async fn renewals_use_each_refresh_token_once_and_keep_it_when_none_comes() {
     script.change_seed("seed");
     let _bench = start(&script, policy(Grant::RefreshToken));
     sleep(250 * S).await;
-    let used: Vec<_> = script.calls().iter().map(|call| call.refresh_token.clone().unwrap()).collect();
-    assert_eq!(used, ["seed"; 4]);
+    assert_eq!(script.refresh_tokens(), ["seed"; 4]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -445,23 +503,95 @@ async fn a_dead_refresh_token_without_a_login_is_never_sent_again_until_a_new_on
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refresh_token_beside_an_unusable_access_token_is_kept() {
+    let script = Script::new(true);
+    script.change_seed("seed");
+    script.then(Step::Unusable);
+    let bench = start(&script, policy(Grant::RefreshToken));
+    sleep(10 * S).await;
+    assert_eq!(script.refresh_tokens(), ["seed", "rt-1"], "the one before may be dead already");
+    assert_eq!(bench.slot.state(), State::Valid);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_refused_without_a_reason_is_tried_twice_and_then_gives_way_to_the_login() {
+    for class in [Class::Unknown, Class::Config] {
+        let script = Script::new(true);
+        let _bench = start(&script, policy(Grant::Password));
+        sleep(S).await;
+        for _ in 0..2 {
+            script.then(Step::Fail(scripted(class, Outcome::Refused)));
+        }
+        sleep(700 * S).await;
+        assert_eq!(script.ops()[..4], [Op::Acquire, Op::Renew, Op::Renew, Op::Acquire], "{class}");
+        let calls = script.calls();
+        assert_eq!(calls[1].refresh_token, calls[2].refresh_token, "{class}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_ends_soon_is_used_before_it_ends() {
+    let script = Script::new(true);
+    script.set_lifetime(Some(86_400 * S));
+    *script.0.refresh_lifetime.lock().unwrap() = Some(1000 * S);
+    let _bench = start(&script, policy(Grant::Password));
+    sleep(2000 * S).await;
+    let calls = script.calls();
+    assert_eq!(calls[1].op, Op::Renew);
+    assert!((699.0..=801.0).contains(&calls[1].at), "{calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_operators_refresh_never_puts_the_configured_refresh_token_over_its_living_descendant() {
     let script = Script::new(true);
     script.change_seed("seed");
     let bench = start(&script, policy(Grant::RefreshToken));
     sleep(S).await;
     bench.slot.refresh(5 * S).await;
-    let used: Vec<_> = script.calls().iter().map(|call| call.refresh_token.clone().unwrap()).collect();
-    assert_eq!(used, ["seed", "rt-1"]);
+    assert_eq!(script.refresh_tokens(), ["seed", "rt-1"]);
+    script.fail(Class::GrantRejected, 2);
+    sleep(86_400 * S).await;
+    assert_eq!(script.refresh_tokens(), ["seed", "rt-1", "rt-2"], "refused, and nothing else is sent by itself");
+    bench.slot.refresh(5 * S).await;
+    assert_eq!(
+        script.refresh_tokens()[3..],
+        ["rt-2", "seed"],
+        "a person asked: the last one once more, then the configured"
+    );
+    assert_eq!(bench.slot.state(), State::Valid);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operators_refresh_that_fails_is_repeated_by_the_delays_of_failures() {
+    let script = Script::new(false);
+    script.set_lifetime(Some(86_400 * S));
+    let bench = start(&script, policy(Grant::ClientCredentials));
+    sleep(S).await;
+    script.fail(Class::Transient, 1);
+    bench.slot.refresh(5 * S).await;
+    assert_eq!((script.count(), bench.slot.state()), (2, State::Degraded));
+    sleep(5 * S).await;
+    assert_eq!((script.count(), bench.slot.state()), (3, State::Valid));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_file_does_not_cut_short_the_time_a_server_asked_for() {
+    let script = Script::new(false);
+    let mut error = scripted(Class::RateLimited, Outcome::NotJudged);
+    error.retry_after = Some(200 * S);
+    script.then(Step::Fail(error));
+    let _bench = start(&script, policy(Grant::Password));
+    sleep(10 * S).await;
+    script.change_password("q");
+    sleep(180 * S).await;
+    assert_eq!(script.count(), 1);
+    sleep(20 * S).await;
+    assert_eq!(script.count(), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_answer_is_asked_for_once_more_at_once_with_the_same_refresh_token() {
-    let lost = || {
-        let mut error = TokenError::new(Class::Transient, "scripted", "none");
-        error.lost = true;
-        Outcome::Fail(error)
-    };
+    let lost = || Step::Fail(scripted(Class::Transient, Outcome::Lost));
     let script = Script::new(true);
     let _bench = start(&script, policy(Grant::Password));
     sleep(S).await;
@@ -594,7 +724,7 @@ async fn many_refused_requests_cause_one_refresh_and_others_go_on_with_the_token
 #[tokio::test(start_paused = true)]
 async fn a_refused_token_stays_when_the_refresh_fails_or_brings_the_same_one() {
     let script = Script::new(false);
-    script.then(Outcome::Same).then(Outcome::Same).fail(Class::Transient, 1);
+    script.then(Step::Same).then(Step::Same).fail(Class::Transient, 1);
     let bench = start(&script, policy(Grant::ClientCredentials));
     sleep(10 * S).await;
     assert_eq!(bench.refused().await, None, "the same one came");
@@ -618,7 +748,7 @@ async fn a_token_refused_right_after_it_came_is_replaced_after_a_second_at_the_e
 async fn the_same_token_again_does_not_make_the_loop_spin() {
     let script = Script::new(false);
     for _ in 0..1000 {
-        script.then(Outcome::Same);
+        script.then(Step::Same);
     }
     script.set_lifetime(Some(3600 * S));
     let _bench = start(&script, policy(Grant::ClientCredentials));
@@ -659,7 +789,7 @@ async fn a_clock_that_is_set_costs_at_most_one_refresh_and_never_revives_a_token
 #[tokio::test(start_paused = true)]
 async fn a_panic_inside_an_exchange_costs_that_exchange_only() {
     let script = Script::new(false);
-    script.then(Outcome::Panic);
+    script.then(Step::Panic);
     let bench = start(&script, policy(Grant::ClientCredentials));
     assert!(bench.wait().await.is_err());
     sleep(2 * S).await;

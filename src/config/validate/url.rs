@@ -5,7 +5,7 @@ use http::Uri;
 use super::Check;
 use crate::config::Upstream;
 use crate::connect::Endpoint;
-use crate::oauth::client::is_loopback;
+use crate::oauth::client::{host_and_port, is_loopback};
 
 /// Scheme, host and port of a URL, the host in lower case and without brackets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,9 +29,8 @@ impl Parts {
             Some("http") => false,
             _ => return Err(HELP),
         };
-        let host = uri.host().filter(|host| !host.is_empty()).ok_or(HELP)?;
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
-        let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
+        let (host, port) = host_and_port(&uri).ok_or("its host or port is none")?;
+        let port = port.unwrap_or(if https { 443 } else { 80 });
         let path = uri.path().trim_end_matches('/').to_owned();
         if path.split('/').any(|step| step == "." || step == "..") {
             return Err("no `.` or `..` belongs here");
@@ -59,7 +58,11 @@ impl Parts {
 impl Check<'_> {
     /// A URL of a token server; it may have a query.
     pub(super) fn token_url(&mut self, url: &str, key: &[&str]) {
-        match Parts::parse(url.split('?').next().unwrap_or_default()) {
+        let (base, query) = url.split_once('?').unwrap_or((url, ""));
+        match Parts::parse(base) {
+            Ok(_) if !query.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') => {
+                self.problem(key, "is not a usable URL", "its query has characters that must be encoded");
+            }
             Ok(parts) if !parts.https && !is_loopback(&parts.host) => {
                 self.problem(key, "credentials would cross the network unencrypted", "use https://");
             }
