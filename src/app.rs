@@ -65,7 +65,7 @@ impl App {
                 TokenUse { slot: Arc::clone(&part.slot), format: index_of(formats, &route.format) }
             });
             let part = Route {
-                upstream: Upstream::new(Arc::clone(route), Arc::clone(&dialer), &config.limits),
+                upstream: Upstream::new(Arc::clone(route), Arc::clone(&dialer), &config.limits, clock.clone()),
                 token,
                 host: HeaderValue::from_str(&route.upstream.authority).unwrap_or(HeaderValue::from_static("localhost")),
                 extra: extra_headers(route).await?,

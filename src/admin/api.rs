@@ -32,8 +32,8 @@ impl Admin {
     /// An exchange now, whatever is planned; even a refused password is tried again, because a person asked.
     pub(super) async fn refresh(&self, name: &str) -> Result<Answer, Problem> {
         let token = self.tokens.iter().find(|token| token.config.name == name).ok_or_else(nothing_here)?;
-        // A refused renewal and the login after it are two exchanges.
-        let wait = token.config.timeout * 2 + Duration::from_secs(1);
+        // One in flight, a refused renewal, and the login after it.
+        let wait = token.config.exchange_max() * 3 + Duration::from_secs(1);
         let snapshot = token.slot.refresh(wait).await;
         let failed = snapshot.exchanging || snapshot.error.is_some();
         let status = if failed { StatusCode::BAD_GATEWAY } else { StatusCode::OK };

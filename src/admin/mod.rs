@@ -52,6 +52,14 @@ pub struct TokenView {
     pub slot: Arc<Slot>,
 }
 
+impl TokenView {
+    /// Can requests be served? A token that is obtained on demand is not yet there, and that is as it should be.
+    fn ready(&self, now: Now) -> bool {
+        let snapshot = self.slot.snapshot();
+        snapshot.usable(now) || (!self.config.eager && snapshot.finished == 0)
+    }
+}
+
 /// A route, as the operator sees it.
 pub struct RouteView {
     pub name: String,
@@ -130,13 +138,13 @@ impl Admin {
         let draining = self.draining.load(Ordering::Relaxed);
         let now = (self.now)();
         let required = self.tokens.iter().filter(|token| token.config.required);
-        let ready = !draining && required.clone().all(|token| token.slot.snapshot().usable(now));
+        let ready = !draining && required.clone().all(|token| token.ready(now));
         let mut body = if ready { "ok\n".to_owned() } else { "not ready\n".to_owned() };
         if query.is_some_and(|query| query.split('&').any(|part| part == "verbose" || part.starts_with("verbose="))) {
             body.clear();
             for token in &self.tokens {
                 let snapshot = token.slot.snapshot();
-                let mark = if snapshot.usable(now) { "+" } else { "-" };
+                let mark = if token.ready(now) { "+" } else { "-" };
                 let optional = if token.config.required { "" } else { " (not required)" };
                 let error = snapshot.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
                 let state = snapshot.state(now).as_str();

@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -80,6 +81,7 @@ async fn serve(config: Config, ready: impl FnOnce(&Running)) -> ExitCode {
     let operators = Serve {
         service: admin::service(Arc::clone(&admin)),
         limits: running.app.config.limits.clone(),
+        stall: Duration::from_secs(30),
         permits: Some(Arc::new(tokio::sync::Semaphore::new(64))),
         open: None,
         connections: TaskTracker::new(),

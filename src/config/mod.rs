@@ -31,7 +31,7 @@ use crate::identity::Leaf;
 use crate::oauth::dialect::Dialect;
 use crate::oauth::file::{ClientAuth, Grant};
 use crate::oauth::template::Template;
-use crate::secret::source::SecretSource;
+use crate::secret::source::{EXEC_TIMEOUT, SecretSource};
 
 /// A valid configuration.
 #[derive(Debug)]
@@ -111,6 +111,13 @@ pub struct Token {
     pub timeout: Duration,
     pub eager: bool,
     pub required: bool,
+}
+
+impl Token {
+    /// What one exchange may take, with the reading of its secrets before it.
+    pub fn exchange_max(&self) -> Duration {
+        self.timeout + 2 * EXEC_TIMEOUT
+    }
 }
 
 /// Where an application connects, and the API behind it.

@@ -3,48 +3,33 @@
 
 use std::sync::Arc;
 
-use http::header::TRANSFER_ENCODING;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use super::body::{Body, Shared, Upload};
+use super::download::Body;
 use super::error::ProxyError;
+use super::exchange::Exchange;
 use super::route::{Route, Routes, check_form};
-use super::upstream::Lease;
-use super::{headers, inject, retry, upgrade};
+use super::upgrade::Tunnels;
+use super::upload::Upload;
+use super::{headers, inject, retry};
 use crate::door::{self, From as Page};
 use crate::problem::Problem;
-use crate::token::cache::Credential;
+use crate::telemetry::metrics::Origin;
 
 /// What every request on one listener and worker shares.
 pub struct Context {
     pub routes: Arc<Routes>,
     pub worker: usize,
-    /// Tunnels outlive their request; a drain waits for them.
-    pub tunnels: TaskTracker,
-    /// Cancelled when tunnels have to end.
-    pub stop: CancellationToken,
+    pub tunnels: Tunnels,
 }
 
-/// A request at work: what arrived, where it goes, what its body is.
-pub struct Exchange<'r> {
-    pub head: Parts,
-    pub route: &'r Arc<Route>,
-    worker: usize,
-    /// Set if there is a body.
-    pub upload: Option<Arc<Shared>>,
-    websocket: bool,
-}
-
-/// An answer, and the route whose it is.
+/// An answer, and whose it is.
 pub struct Answered {
     pub response: Response<Body>,
     pub route: Option<Arc<Route>>,
-    /// `None` if the API answered.
+    pub origin: Origin,
     pub error: Option<ProxyError>,
 }
 
@@ -60,30 +45,35 @@ struct Known {
 pub async fn forward(context: &Context, request: Request<Incoming>) -> Answered {
     let mut known = Known::default();
     let answered = line(context, request, &mut known).await;
-    let (response, error) = match answered {
-        Ok(response) => (response, None),
+    let (response, origin, error) = match answered {
+        Ok((response, origin)) => (response, origin, None),
         Err(error) => {
             let mut response = error.problem().response();
             if let Some(page) = &known.page {
                 headers::allow_page(response.headers_mut(), page);
             }
-            (response, Some(error))
+            (response, Origin::Broker, Some(error))
         }
     };
-    Answered { response, route: known.route, error }
+    Answered { response, route: known.route, origin, error }
 }
 
 async fn line(
     context: &Context,
     mut request: Request<Incoming>,
     known: &mut Known,
-) -> Result<Response<Body>, ProxyError> {
+) -> Result<(Response<Body>, Origin), ProxyError> {
     let client_upgrade = hyper::upgrade::on(&mut request);
     let (head, body) = request.into_parts();
     check_form(&head)?;
+    if !headers::only_chunked(&head.headers) {
+        return Err(
+            Problem { close: true, ..door::bad_request("only the transfer coding chunked is understood") }.into()
+        );
+    }
     let (route, page) = admit(context, &head)?;
     if head.uri.path() == "*" {
-        return Ok(options_of_server());
+        return Ok((options_of_server(), Origin::Broker));
     }
     let route = route.ok_or_else(no_route)?;
     known.route = Some(Arc::clone(route));
@@ -92,7 +82,7 @@ async fn line(
     }
     let page = known.page.as_ref();
     if let Some(answer) = page.and_then(|page| headers::preflight(&head, route, page)) {
-        return Ok(answer);
+        return Ok((answer, Origin::Broker));
     }
     route.check_allowed(&head)?;
     if head.version >= Version::HTTP_11 && headers::expects(&head.headers) == Some(false) {
@@ -104,17 +94,16 @@ async fn line(
     let websocket = headers::wants_websocket(&head, upload.is_some());
     let exchange = Exchange { head, route, worker: context.worker, upload, websocket };
 
-    let credential = inject::credential(route, &exchange.head.headers).await?;
-    let (response, lease) = exchange.send(credential.as_ref(), first).await?;
+    let mut credential = inject::credential(route, &exchange.head.headers).await?;
+    let (response, lease) = exchange.send(&mut credential, first).await?;
     let (response, lease) = retry::after_unauthorized(&exchange, credential, response, lease).await?;
 
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return exchange.switch(context, response, lease, client_upgrade, page);
-    }
-    if !headers::only_chunked(response.headers()) {
-        return Err(ProxyError::Protocol("the API used a transfer coding that nobody asked for".into()));
-    }
-    Ok(exchange.back(response, lease, page))
+    let answer = if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        exchange.switch(&context.tunnels, response, lease, client_upgrade, page)?
+    } else {
+        exchange.back(response, lease, page)?
+    };
+    Ok((answer, Origin::Upstream))
 }
 
 /// Host and origin, in this order, before anything else of the request counts.
@@ -123,66 +112,6 @@ fn admit<'c>(context: &'c Context, head: &Parts) -> Result<(Option<&'c Arc<Route
     let route = context.routes.find(host.as_ref(), head.uri.path())?;
     let listed = route.map_or(&[][..], |route| &route.config.accept_origins);
     Ok((route, door::origin(&head.headers, host.as_ref(), listed)?))
-}
-
-impl Exchange<'_> {
-    /// To the API, with that credential and body.
-    pub async fn send(
-        &self,
-        credential: Option<&Credential>,
-        body: Upload,
-    ) -> Result<(Response<Incoming>, Lease), ProxyError> {
-        let target = self.route.target(&self.head)?;
-        let mut body = Some(body);
-        let make = || {
-            let body = body.take().or_else(|| match &self.upload {
-                None => Some(Upload::empty()),
-                Some(shared) => shared.replay(),
-            })?;
-            let value = credential.map(|credential| credential.value.clone());
-            let mut headers = headers::to_upstream(&self.head, self.route, value, self.websocket);
-            // hyper sends no body of unknown length with these, unless told to.
-            if body.is_chunked() && matches!(self.head.method, Method::GET | Method::HEAD) {
-                headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-            }
-            let mut request = Request::new(body);
-            *request.method_mut() = self.head.method.clone();
-            *request.uri_mut() = target.clone();
-            *request.headers_mut() = headers;
-            Some(request)
-        };
-        let retried = || {
-            self.route.metrics.retries.inc();
-        };
-        self.route.upstream.send(self.worker, make, self.upload.as_ref(), retried).await
-    }
-
-    /// The upstream agreed to a WebSocket, which becomes a tunnel; or it switched protocols without being asked.
-    fn switch(
-        &self,
-        context: &Context,
-        mut response: Response<Incoming>,
-        lease: Lease,
-        client: OnUpgrade,
-        page: Option<&HeaderValue>,
-    ) -> Result<Response<Body>, ProxyError> {
-        if !(self.websocket && headers::is_websocket(response.headers())) {
-            return Err(ProxyError::Protocol("the API switched protocols without being asked".into()));
-        }
-        let upstream = hyper::upgrade::on(&mut response);
-        lease.release();
-        let (idle, stop) = (self.route.config.idle_timeout, context.stop.clone());
-        context.tunnels.spawn(upgrade::tunnel(client, upstream, idle, stop));
-        let head = headers::to_client(response.into_parts().0, self.route, &self.head, page);
-        Ok(headers::websocket_agreed(head))
-    }
-
-    /// To the client.
-    fn back(&self, response: Response<Incoming>, lease: Lease, page: Option<&HeaderValue>) -> Response<Body> {
-        let (head, body) = response.into_parts();
-        let head = headers::to_client(head, self.route, &self.head, page);
-        Response::from_parts(head, Body::upstream(body, lease, self.route.config.idle_timeout))
-    }
 }
 
 /// `OPTIONS *` asks about this server, which is the broker (RFC 9110 §9.3.7).

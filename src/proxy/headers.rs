@@ -7,9 +7,9 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE, VARY,
 };
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, response};
 
-use super::body::Body;
+use super::download::Body;
 use super::route::Route;
 use crate::fields::{is_hop_by_hop, is_ours, with_hyphens};
 
@@ -26,7 +26,7 @@ pub fn to_upstream(head: &Parts, route: &Route, credential: Option<HeaderValue>,
     for (name, value) in &head.headers {
         if *name == CONTENT_LENGTH {
             out.insert(name, value.clone());
-        } else if passes(name, route, keep_theirs) && !nominated.contains(name) {
+        } else if passes(name, route, keep_theirs) && (!nominated.contains(name) || route.is_credential(name)) {
             out.append(name, value.clone());
         }
     }
@@ -88,10 +88,16 @@ pub fn to_client(head: response::Parts, route: &Route, request: &Parts, page: Op
             || nominated.contains(name);
         if !dropped {
             let mapped = (*name == LOCATION && route.config.rewrite_location).then(|| {
-                let target = route.map_back(value.to_str().ok()?, request.headers.get(HOST))?;
-                HeaderValue::from_str(&target).ok()
+                let target = route.map_back(std::str::from_utf8(value.as_bytes()).ok()?, request.headers.get(HOST))?;
+                HeaderValue::from_bytes(target.as_bytes()).ok()
             });
-            out.append(name, mapped.flatten().unwrap_or_else(|| value.clone()));
+            let value = mapped.flatten().unwrap_or_else(|| value.clone());
+            // The same length twice is one length (RFC 9110 §8.6).
+            if *name == CONTENT_LENGTH {
+                out.insert(name, value);
+            } else {
+                out.append(name, value);
+            }
         }
     }
     if let Some(origin) = page {
@@ -116,13 +122,24 @@ pub fn only_chunked(headers: &HeaderMap) -> bool {
     }
 }
 
+/// Does the message have at most one length (RFC 9112 §6.3)? hyper asks this of answers that have a body, only.
+pub fn one_length(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = lengths.next().map(HeaderValue::as_bytes) else { return true };
+    !first.is_empty() && first.iter().all(u8::is_ascii_digit) && lengths.all(|length| length.as_bytes() == first)
+}
+
 /// Is that a WebSocket handshake (RFC 6455 §4.1)? Any other upgrade is ignored, as a server may (RFC 9110 §7.8).
 pub fn wants_websocket(head: &Parts, has_body: bool) -> bool {
     let named = |wanted: &[u8]| {
         let options = head.headers.get_all(CONNECTION).iter().flat_map(|v| v.as_bytes().split(|b| *b == b','));
         options.into_iter().any(|option| option.trim_ascii().eq_ignore_ascii_case(wanted))
     };
-    head.method == Method::GET && !has_body && is_websocket(&head.headers) && named(b"upgrade")
+    head.version == Version::HTTP_11
+        && head.method == Method::GET
+        && !has_body
+        && is_websocket(&head.headers)
+        && named(b"upgrade")
 }
 
 /// Is `websocket` the one protocol named by `Upgrade`?

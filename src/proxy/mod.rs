@@ -3,14 +3,17 @@
 //! The layers carry what concerns every request alike; the steps of a request are plain functions in `forward`. Nothing in
 //! here can fetch a token, only wait for one.
 
-mod body;
+mod download;
 mod error;
+mod exchange;
 mod forward;
 mod headers;
+mod idle;
 mod inject;
 mod retry;
 mod route;
 mod upgrade;
+mod upload;
 mod upstream;
 
 use std::convert::Infallible;
@@ -24,10 +27,11 @@ use hyper::body::Incoming;
 use tower::{Service, ServiceBuilder, service_fn};
 use tracing::{debug, error, info};
 
-pub use body::Body;
+pub use download::Body;
 pub use forward::Context;
 use forward::{Answered, forward};
 pub use route::{Route, Routes, TokenUse};
+pub use upgrade::{Place, Tunnels};
 pub use upstream::Upstream;
 
 use crate::problem::Problem;
@@ -58,9 +62,8 @@ where
         let method = request.method().clone();
         let answered = inner.clone().call(request);
         async move {
-            let Answered { response, route, error } = answered.await?;
+            let Answered { response, route, origin, error } = answered.await?;
             let elapsed = started.elapsed();
-            let origin = if error.is_some() { Origin::Broker } else { Origin::Upstream };
             let status = response.status();
             if let Some(route) = &route {
                 route.metrics.answered(status, origin, elapsed.as_secs_f64());
@@ -93,7 +96,8 @@ where
                 error!("a request ended in a panic: this is a fault of the broker");
                 let detail = "this is a fault of the broker: see its log";
                 let problem = Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail);
-                Ok(Answered { response: problem.response(), route: None, error: Some(problem.into()) })
+                let (response, error) = (problem.response(), Some(problem.into()));
+                Ok(Answered { response, route: None, origin: Origin::Broker, error })
             })
         }
     })

@@ -4,9 +4,9 @@
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
 
-use super::body::Upload;
 use super::error::ProxyError;
-use super::forward::Exchange;
+use super::exchange::Exchange;
+use super::upload::Upload;
 use super::upstream::Lease;
 use crate::token::cache::Credential;
 
@@ -37,5 +37,5 @@ pub async fn after_unauthorized(
     // The refused answer's body is of no use; its connection closes with it.
     drop((response, lease));
     route.metrics.retries.inc();
-    exchange.send(Some(&newer), body).await
+    exchange.send(&mut Some(newer), body).await
 }

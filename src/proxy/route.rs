@@ -151,7 +151,10 @@ impl Route {
         let config = &self.config;
         let origin = config.upstream.origin();
         let own_port = if config.upstream.scheme() == "https" { ":443" } else { ":80" };
-        let after = strip_prefix_ignore_case(location, &origin).map(|rest| rest.strip_prefix(own_port).unwrap_or(rest));
+        // Without a scheme it has the one of the answer's own URL, which is the upstream's (RFC 3986 §4.2).
+        let own =
+            if location.starts_with("//") { origin.split_once(':').map_or("", |(_, rest)| rest) } else { &origin };
+        let after = strip_prefix_ignore_case(location, own).map(|rest| rest.strip_prefix(own_port).unwrap_or(rest));
         let (absolute, target) = match after {
             Some(rest) if rest.is_empty() || rest.starts_with(['/', '?', '#']) => (true, rest),
             Some(_) => return None,

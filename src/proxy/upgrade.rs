@@ -4,18 +4,73 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+/// A client connection's place among those that may be open. A tunnel takes it over.
+pub struct Place {
+    _permit: Option<OwnedSemaphorePermit>,
+    /// Connections that are open.
+    open: Option<Gauge>,
+    /// Did a request come over it?
+    asked: AtomicBool,
+}
+
+impl Place {
+    pub fn new(permit: Option<OwnedSemaphorePermit>, open: Option<Gauge>) -> Self {
+        if let Some(open) = &open {
+            open.inc();
+        }
+        Self { _permit: permit, open, asked: AtomicBool::new(false) }
+    }
+
+    pub fn ask(&self) {
+        self.asked.store(true, Ordering::Relaxed);
+    }
+
+    pub fn was_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(open) = &self.open {
+            open.dec();
+        }
+    }
+}
+
+/// The tunnels of a worker. They outlive their requests; a drain waits for them.
+#[derive(Clone, Default)]
+pub struct Tunnels {
+    pub tasks: TaskTracker,
+    /// Cancelled when they have to end.
+    pub stop: CancellationToken,
+}
+
+impl Tunnels {
+    pub fn open(&self, client: OnUpgrade, upstream: OnUpgrade, idle: Duration, place: Option<Arc<Place>>) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tunnel(client, upstream, idle, stop).await;
+            drop(place);
+        });
+    }
+}
+
 /// Joins the two sides once both have switched protocols.
-pub async fn tunnel(client: OnUpgrade, upstream: OnUpgrade, idle: Duration, stop: CancellationToken) {
+async fn tunnel(client: OnUpgrade, upstream: OnUpgrade, idle: Duration, stop: CancellationToken) {
     let (client, upstream) = match tokio::try_join!(client, upstream) {
         Ok(both) => both,
         Err(error) => {

@@ -1,21 +1,21 @@
 //! Connections to the API: one pool for each route and worker thread, no lock shared between threads.
 //!
-//! A connection goes back to its pool only when the request was sent and the answer read to its end; in any other case it
-//! is closed. A request is sent a second time only if the first try wrote nothing, or if it is idempotent, has no body,
-//! and went out on a connection that had been idle.
+//! A connection goes back to its pool only when the request had been sent to its end before the answer came, and the answer
+//! was read to its end; in any other case it is closed. A request is sent a second time only if the first try wrote
+//! nothing, or if it is idempotent, has no body, and went out on a connection that had been idle.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
 
-use super::body::{Shared, Upload};
 use super::error::ProxyError;
+use super::upload::{Shared, Upload};
+use crate::clock::Clock;
 use crate::config;
 use crate::connect::Dialer;
 
@@ -23,12 +23,15 @@ use crate::connect::Dialer;
 const IDLE_MAX: usize = 128;
 /// How long a connection may be idle: below the 60 s and more that servers commonly allow.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(50);
+/// A connection that is not ready by then is not used again.
+const READY_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// The API behind one route.
 pub struct Upstream {
     config: Arc<config::Route>,
     dialer: Arc<Dialer>,
     builder: http1::Builder,
+    clock: Clock,
     /// By worker.
     pools: Arc<[Pool]>,
 }
@@ -38,7 +41,8 @@ struct Pool(Mutex<Vec<Idle>>);
 
 struct Idle {
     connection: Connection,
-    since: Instant,
+    /// Since boot: a machine that slept finds its connections dead.
+    until: Duration,
 }
 
 struct Connection {
@@ -52,8 +56,13 @@ pub struct Lease {
     connection: Option<Connection>,
     pools: Arc<[Pool]>,
     worker: usize,
-    upload: Option<Arc<Shared>>,
+    clock: Clock,
+    /// How long it may be idle afterwards; zero for not at all.
+    idle: Duration,
 }
+
+/// A try that failed; the body, if not a byte of the request was written.
+type Failed = (ProxyError, Option<Upload>);
 
 impl Pool {
     fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
@@ -62,66 +71,74 @@ impl Pool {
 }
 
 impl Upstream {
-    pub fn new(config: Arc<config::Route>, dialer: Arc<Dialer>, limits: &config::Limits) -> Self {
+    pub fn new(config: Arc<config::Route>, dialer: Arc<Dialer>, limits: &config::Limits, clock: Clock) -> Self {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(limits.head_max).max_header_size(limits.head_max).max_headers(limits.headers_max);
         let pools = (0..limits.threads).map(|_| Pool::default()).collect();
-        Self { config, dialer, builder, pools }
+        Self { config, dialer, builder, clock, pools }
     }
 
-    /// Sends what `make` makes and returns the response head, and the lease on the connection that its body comes over.
-    /// `upload` is shared with the body of the request that `make` makes first.
+    /// Sends what `make` makes around the body, and returns the response head, and the lease on the connection that its body
+    /// comes over. `make` is called once the connection is there, and told whether it had to be opened: that takes time.
     pub async fn send(
         &self,
         worker: usize,
-        mut make: impl FnMut() -> Option<Request<Upload>>,
-        upload: Option<&Arc<Shared>>,
+        (body, upload): (Upload, Option<&Arc<Shared>>),
+        mut make: impl FnMut(Upload, bool) -> Result<Request<Upload>, ProxyError>,
         retried: impl FnOnce(),
     ) -> Result<(Response<Incoming>, Lease), ProxyError> {
-        let gone = || ProxyError::Protocol("the request body could not be sent again".into());
-        let request = make().ok_or_else(gone)?;
-        let safe = upload.is_none() && request.method().is_idempotent();
-        let connection = match self.checkout(worker).await {
-            Some(idle) => idle,
-            None => self.open().await?,
+        let (connection, opened) = match self.checkout(worker).await {
+            Some(idle) => (idle, false),
+            None => (self.open().await?, true),
         };
+        let request = make(body, opened)?;
+        let safe = upload.is_none() && request.method().is_idempotent();
         let (error, unsent) = match self.exchange(worker, connection, request, upload).await {
             Ok(answered) => return Ok(answered),
             Err(failed) => failed,
         };
-        let request = match unsent {
-            Some(request) => request,
-            None if safe && matches!(error, ProxyError::Stale(_)) => make().ok_or_else(gone)?,
+        let body = match unsent {
+            Some(body) => body,
+            None if safe && matches!(error, ProxyError::Stale(_)) => Upload::empty(),
             None => return Err(error),
         };
         retried();
         let fresh = self.open().await?;
+        let request = make(body, true)?;
         self.exchange(worker, fresh, request, upload).await.map_err(|(error, _)| error)
     }
 
-    /// One try. On failure, the request if not a byte of it was written.
+    /// One try.
     async fn exchange(
         &self,
         worker: usize,
         mut connection: Connection,
         request: Request<Upload>,
         upload: Option<&Arc<Shared>>,
-    ) -> Result<(Response<Incoming>, Lease), (ProxyError, Option<Request<Upload>>)> {
+    ) -> Result<(Response<Incoming>, Lease), Failed> {
         let answer = connection.sender.try_send_request(request);
-        let mut lease = Lease { connection: None, pools: Arc::clone(&self.pools), worker, upload: upload.cloned() };
         let reused = connection.reused;
-        lease.connection = Some(connection);
+        let (pools, clock) = (Arc::clone(&self.pools), self.clock.clone());
+        let mut lease = Lease { connection: Some(connection), pools, worker, clock, idle: Duration::ZERO };
         tokio::pin!(answer);
         let limit = self.config.response_timeout;
         loop {
             let progress = upload.map(|upload| upload.progress());
             match tokio::time::timeout(limit, &mut answer).await {
-                Ok(Ok(response)) => return Ok((response, lease)),
+                Ok(Ok(response)) => {
+                    // Security: what is left of a body could be taken for the next request, and so could what an older
+                    // server does not read.
+                    if response.version() >= Version::HTTP_11 && upload.is_none_or(|upload| upload.is_taken()) {
+                        lease.idle = idle_time(response.headers());
+                    }
+                    return Ok((response, lease));
+                }
                 Ok(Err(mut failed)) => {
-                    let unsent = failed.take_message();
+                    let unsent = failed.take_message().map(Request::into_body);
                     return Err((ProxyError::of_exchange(failed.into_error(), reused), unsent));
                 }
                 // A long upload is not a slow answer: its own idle limit watches it.
+                Err(_) if upload.is_some_and(|upload| upload.is_waiting()) => {}
                 Err(_) if progress != upload.map(|upload| upload.progress()) => {}
                 Err(_) => return Err((ProxyError::Timeout("the API sent no answer in time".into()), None)),
             }
@@ -131,9 +148,14 @@ impl Upstream {
     /// The connection used last that is still open.
     async fn checkout(&self, worker: usize) -> Option<Connection> {
         loop {
-            let mut idle = self.pools[worker].lock().pop()?;
-            if idle.since.elapsed() < IDLE_TIME_MAX && idle.connection.sender.ready().await.is_ok() {
-                return Some(idle.connection);
+            let Idle { mut connection, until } = self.pools[worker].lock().pop()?;
+            if until <= self.clock.now().boot || connection.sender.is_closed() {
+                continue;
+            }
+            if connection.sender.is_ready()
+                || matches!(tokio::time::timeout(READY_TIMEOUT, connection.sender.ready()).await, Ok(Ok(())))
+            {
+                return Some(connection);
             }
         }
     }
@@ -153,28 +175,32 @@ impl Upstream {
 
     /// Closes what has been idle for too long. Called now and then by each worker.
     pub fn reap(&self, worker: usize) {
-        self.pools[worker]
-            .lock()
-            .retain(|idle| idle.since.elapsed() < IDLE_TIME_MAX && !idle.connection.sender.is_closed());
+        let now = self.clock.now().boot;
+        self.pools[worker].lock().retain(|idle| idle.until > now && !idle.connection.sender.is_closed());
     }
 }
 
+/// How long the server keeps the connection, as far as it says (`Keep-Alive: timeout=5`), less a second for the way.
+fn idle_time(headers: &HeaderMap) -> Duration {
+    let field = headers.get("keep-alive").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let timeout = field.split(',').find_map(|option| option.trim().strip_prefix("timeout=")?.parse::<u64>().ok());
+    timeout.map_or(IDLE_TIME_MAX, |seconds| Duration::from_secs(seconds.saturating_sub(1)).min(IDLE_TIME_MAX))
+}
+
 impl Lease {
-    /// The answer was read to its end: the connection can be used again, if the request was sent to its end, too.
+    /// The answer was read to its end: the connection can be used again, if it ever can.
     pub fn finish(mut self) {
-        if self.upload.as_ref().is_some_and(|upload| !upload.is_done()) {
+        if self.idle.is_zero() || self.connection.as_ref().is_none_or(|connection| connection.sender.is_closed()) {
             return;
         }
         let Some(mut connection) = self.connection.take() else { return };
-        if connection.sender.is_closed() {
-            return;
-        }
         connection.reused = true;
+        let until = self.clock.now().boot + self.idle;
         let mut pool = self.pools[self.worker].lock();
         if pool.len() >= IDLE_MAX {
             pool.remove(0);
         }
-        pool.push(Idle { connection, since: Instant::now() });
+        pool.push(Idle { connection, until });
     }
 
     /// The connection became a tunnel: it is no longer ours to close.

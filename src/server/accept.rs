@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::UPGRADE;
 use http::{Request, Response};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -12,24 +13,31 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::Service;
+use tower::{Service, ServiceExt};
 use tracing::{debug, error, warn};
 
 use super::bind::{Bound, Socket};
+use super::stream::ClientStream;
 use crate::config::Limits;
+use crate::proxy::Place;
 
 /// After a failed accept, such as when file descriptors run out: doubling between these.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// A connection over which no request has come yet gets so long for its first, once the drain has begun.
+const FIRST_REQUEST: Duration = Duration::from_millis(250);
 
 /// How the connections of one listener are served.
 #[derive(Clone)]
 pub struct Serve<S> {
     pub service: S,
     pub limits: Limits,
+    /// How long a client may keep a response waiting.
+    pub stall: Duration,
     /// Shared by all listeners that count towards `limits.connections`.
     pub permits: Option<Arc<Semaphore>>,
     /// Connections that are open.
@@ -44,70 +52,112 @@ where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
 {
-    /// Accepts until the drain begins.
+    /// Accepts until the drain begins, and then what the kernel has accepted already.
     pub async fn accept(self, bound: Bound) {
         let shown = bound.listen.to_string();
-        let drain = self.drain.clone();
-        let accepted = async {
-            match bound.socket {
-                Socket::Tcp(listener) => self.accept_tcp(TcpListener::from_std(listener)?).await,
-                Socket::Unix(listener, _file) => self.accept_unix(UnixListener::from_std(listener)?).await,
-            }
+        let ended = match bound.socket {
+            Socket::Tcp(listener) => self.accept_tcp(listener).await,
+            Socket::Unix(listener, _file) => self.accept_unix(listener).await,
         };
-        tokio::select! {
-            ended = accepted => if let Err(error) = ended {
-                error!(listen = shown, %error, "cannot accept connections");
-            },
-            () = drain.cancelled() => {}
+        if let Err(error) = ended {
+            error!(listen = shown, %error, "cannot accept connections");
         }
     }
 
-    async fn accept_tcp(&self, listener: TcpListener) -> io::Result<()> {
+    async fn accept_tcp(&self, listener: std::net::TcpListener) -> io::Result<()> {
+        let listener = TcpListener::from_std(listener)?;
+        let take = async |stream: TcpStream| {
+            // A client that is gone already makes this fail; serving it finds out.
+            let _ = stream.set_nodelay(true);
+            self.take(stream).await;
+        };
         let mut pause = PAUSE.0;
-        loop {
-            match listener.accept().await {
+        while let Some(accepted) = self.drain.run_until_cancelled(listener.accept()).await {
+            match accepted {
                 Ok((stream, _)) => {
                     pause = PAUSE.0;
-                    // A client that is gone already makes this fail; serving it finds out.
-                    let _ = stream.set_nodelay(true);
+                    take(stream).await;
+                }
+                Err(error) => wait(&error, &mut pause).await,
+            }
+        }
+        let listener = listener.into_std()?;
+        while let Ok((stream, _)) = listener.accept() {
+            stream.set_nonblocking(true)?;
+            take(TcpStream::from_std(stream)?).await;
+        }
+        Ok(())
+    }
+
+    async fn accept_unix(&self, listener: std::os::unix::net::UnixListener) -> io::Result<()> {
+        let listener = UnixListener::from_std(listener)?;
+        let mut pause = PAUSE.0;
+        while let Some(accepted) = self.drain.run_until_cancelled(listener.accept()).await {
+            match accepted {
+                Ok((stream, _)) => {
+                    pause = PAUSE.0;
                     self.take(stream).await;
                 }
                 Err(error) => wait(&error, &mut pause).await,
             }
         }
-    }
-
-    async fn accept_unix(&self, listener: UnixListener) -> io::Result<()> {
-        let mut pause = PAUSE.0;
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    pause = PAUSE.0;
-                    self.take(stream).await;
-                }
-                Err(error) => wait(&error, &mut pause).await,
-            }
+        let listener = listener.into_std()?;
+        while let Ok((stream, _)) = listener.accept() {
+            stream.set_nonblocking(true)?;
+            self.take(UnixStream::from_std(stream)?).await;
         }
+        Ok(())
     }
 
-    /// Waits for a place among the connections, then serves.
+    /// Waits for a place among the connections, then serves. During a drain there is no waiting.
     async fn take(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let permit = match &self.permits {
-            Some(permits) => Arc::clone(permits).acquire_owned().await.ok(),
+            Some(permits) => {
+                let permit = Arc::clone(permits).acquire_owned();
+                let Some(Ok(permit)) = self.drain.run_until_cancelled(permit).await else { return };
+                Some(permit)
+            }
             None => None,
         };
-        let (service, limits, open) = (self.service.clone(), self.limits.clone(), self.open.clone());
-        let drain = self.drain.clone();
-        self.connections.spawn(async move {
-            if let Some(open) = &open {
-                open.inc();
+        let place = Arc::new(Place::new(permit, self.open.clone()));
+        self.connections.spawn(self.clone().serve(ClientStream::new(stream, self.stall), place));
+    }
+
+    /// Serves one connection to its end: HTTP/1 only, so that nothing has to be guessed.
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, place: Arc<Place>) {
+        let asked = Arc::clone(&place);
+        let service = self.service.map_request(move |mut request: Request<Incoming>| {
+            asked.ask();
+            if request.headers().contains_key(UPGRADE) {
+                request.extensions_mut().insert(Arc::clone(&asked));
             }
-            serve(stream, service, &limits, drain).await;
-            if let Some(open) = &open {
-                open.dec();
-            }
-            drop(permit);
+            request
         });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.head_timeout)
+            .max_buf_size(self.limits.head_max)
+            .max_header_size(self.limits.head_max)
+            .max_headers(self.limits.headers_max)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+            .with_upgrades();
+        tokio::pin!(connection);
+        let drained = async {
+            self.drain.cancelled().await;
+            if !place.was_asked() {
+                tokio::time::sleep(FIRST_REQUEST).await;
+            }
+        };
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = drained => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            debug!(%error, "a client connection ended");
+        }
     }
 }
 
@@ -117,36 +167,5 @@ async fn wait(error: &io::Error, pause: &mut Duration) {
         warn!(%error, pause_ms = pause.as_millis(), "a connection could not be accepted");
         tokio::time::sleep(*pause).await;
         *pause = (*pause * 2).min(PAUSE.1);
-    }
-}
-
-/// Serves one connection to its end: HTTP/1 only, so that nothing has to be guessed.
-pub async fn serve<S, B>(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    service: S,
-    limits: &Limits,
-    drain: CancellationToken,
-) where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
-    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
-{
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_timeout)
-        .max_buf_size(limits.head_max)
-        .max_header_size(limits.head_max)
-        .max_headers(limits.headers_max)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
-        .with_upgrades();
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = drain.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        debug!(%error, "a client connection ended");
     }
 }

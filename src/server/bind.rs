@@ -12,6 +12,9 @@ use rustix::fs::Mode;
 
 use crate::config::Listen;
 
+/// Connections that the kernel takes while all workers are busy; `net.core.somaxconn` may allow fewer.
+const BACKLOG: i32 = 4096;
+
 /// A listening socket; its clones share it.
 pub struct Bound {
     /// With the port that the kernel chose, where 0 was asked for.
@@ -53,6 +56,7 @@ pub fn bind(listen: &Listen) -> io::Result<Bound> {
     match listen {
         Listen::Tcp(address) => {
             let listener = TcpListener::bind(address)?;
+            rustix::net::listen(&listener, BACKLOG)?;
             listener.set_nonblocking(true)?;
             let address = listener.local_addr()?;
             Ok(Bound { listen: Listen::Tcp(address), socket: Socket::Tcp(listener) })
@@ -64,6 +68,7 @@ pub fn bind(listen: &Listen) -> io::Result<Bound> {
             let listener = UnixListener::bind(path);
             rustix::process::umask(before);
             let listener = listener?;
+            rustix::net::listen(&listener, BACKLOG)?;
             listener.set_nonblocking(true)?;
             let file = Arc::new(SocketFile { path: path.clone(), inode: path.symlink_metadata()?.ino() });
             Ok(Bound { listen: listen.clone(), socket: Socket::Unix(listener, file) })

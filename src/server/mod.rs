@@ -6,24 +6,28 @@
 
 mod accept;
 mod bind;
+mod stream;
 
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, error, warn};
 
-pub use accept::{Serve, serve};
+pub use accept::Serve;
 pub use bind::{Bound, bind};
 
 use crate::app::App;
 use crate::config::{Limits, Listen};
-use crate::proxy::{Context, Route, Routes, service};
+use crate::proxy::{Context, Route, Routes, Tunnels, service};
 use crate::telemetry::metrics::Metrics;
 
 /// A running broker.
@@ -38,12 +42,11 @@ pub struct Running {
 /// What a drain waits for, and how it is begun and ended.
 #[derive(Clone, Default)]
 struct Tasks {
+    /// And the loops that accept them: they remove the socket files.
     connections: TaskTracker,
-    tunnels: TaskTracker,
+    tunnels: Tunnels,
     /// Cancelled when no more requests are taken.
     drain: CancellationToken,
-    /// Cancelled when tunnels and refresh tasks have to end.
-    stop: CancellationToken,
 }
 
 /// Something could not be started.
@@ -67,7 +70,15 @@ pub fn start(mut app: App) -> Result<Running, StartError> {
     let tasks = Tasks::default();
     let mut refreshers = JoinSet::new();
     for refresher in std::mem::take(&mut app.refreshers) {
-        refreshers.spawn(refresher.run(tasks.stop.clone()));
+        let (run, metrics) = (refresher.run(tasks.tunnels.stop.clone()), Arc::clone(&app.metrics));
+        refreshers.spawn(async move {
+            if AssertUnwindSafe(run).catch_unwind().await.is_err() {
+                metrics.panics.inc();
+                error!(
+                    "a refresh task ended in a panic: this is a fault of the broker; restart it before the token ends"
+                );
+            }
+        });
     }
     let app = Arc::new(app);
     let permits = Arc::new(Semaphore::new(app.config.limits.connections));
@@ -83,6 +94,7 @@ pub fn start(mut app: App) -> Result<Running, StartError> {
             metrics: Arc::clone(&app.metrics),
             permits: Arc::clone(&permits),
             tasks: tasks.clone(),
+            starting: tasks.connections.token(),
         };
         let thread = std::thread::Builder::new().name(format!("worker-{index}"));
         thread.spawn(move || worker.run()).map_err(StartError::Thread)?;
@@ -97,17 +109,17 @@ impl Running {
         let limit = self.app.config.limits.drain_timeout;
         let deadline = Instant::now() + limit;
         self.tasks.connections.close();
-        self.tasks.tunnels.close();
+        self.tasks.tunnels.tasks.close();
         self.tasks.drain.cancel();
         let mut clean = timeout_at(deadline, self.tasks.connections.wait()).await.is_ok();
         if clean {
             // A tunnel that is still open at the deadline has to end some time: that is no failure.
-            let _ = timeout_at(deadline, self.tasks.tunnels.wait()).await;
+            let _ = timeout_at(deadline, self.tasks.tunnels.tasks.wait()).await;
         } else {
             warn!(limit_ms = limit.as_millis(), "requests were still in flight at the end of the drain, and are cut");
         }
-        self.tasks.stop.cancel();
-        let longest = self.app.config.tokens.values().map(|token| token.timeout).max().unwrap_or_default();
+        self.tasks.tunnels.stop.cancel();
+        let longest = self.app.config.tokens.values().map(|token| token.exchange_max()).max().unwrap_or_default();
         let exchanges = async { while self.refreshers.join_next().await.is_some() {} };
         if tokio::time::timeout(longest + Duration::from_secs(1), exchanges).await.is_err() {
             error!("a token exchange did not end");
@@ -125,6 +137,8 @@ struct Worker {
     metrics: Arc<Metrics>,
     permits: Arc<Semaphore>,
     tasks: Tasks,
+    /// Until the loops run, a drain has to wait all the same.
+    starting: TaskTrackerToken,
 }
 
 /// How often a worker closes connections that idle too long.
@@ -143,24 +157,25 @@ impl Worker {
 
     async fn serve(self) {
         let routes: Vec<_> = self.sockets.iter().flat_map(|(_, routes)| routes.clone()).collect();
-        let mut loops = JoinSet::new();
         for (bound, routes) in self.sockets {
+            let stall = routes.iter().map(|route| route.config.idle_timeout).max().unwrap_or_default();
             let context = Arc::new(Context {
                 routes: Arc::new(Routes::new(routes, bound.port())),
                 worker: self.index,
                 tunnels: self.tasks.tunnels.clone(),
-                stop: self.tasks.stop.clone(),
             });
             let serve = Serve {
                 service: service(context, Arc::clone(&self.metrics)),
                 limits: self.limits.clone(),
+                stall,
                 permits: Some(Arc::clone(&self.permits)),
                 open: Some(self.metrics.connections.clone()),
                 connections: self.tasks.connections.clone(),
                 drain: self.tasks.drain.clone(),
             };
-            loops.spawn(serve.accept(bound));
+            self.tasks.connections.spawn(serve.accept(bound));
         }
+        drop(self.starting);
         let mut reap = tokio::time::interval(REAP_EVERY);
         reap.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -169,9 +184,8 @@ impl Worker {
                 () = self.tasks.drain.cancelled() => break,
             }
         }
-        while loops.join_next().await.is_some() {}
         self.tasks.connections.wait().await;
-        self.tasks.tunnels.wait().await;
+        self.tasks.tunnels.tasks.wait().await;
         debug!(worker = self.index, "drained");
     }
 }

@@ -154,6 +154,11 @@ impl Slot {
         Some(Credential { value: token.values.get(format)?.clone(), generation: snapshot.generation })
     }
 
+    /// Why [`Self::credential`] has nothing to give.
+    pub fn unavailable(&self) -> Unavailable {
+        unavailable(&self.current.load(), self.clock.now())
+    }
+
     /// As [`Self::credential`], waiting up to `wait` for an exchange that is in flight or about to start. Fails at once if
     /// one that it waited for failed, or if the next is known to start later.
     pub async fn credential_within(&self, format: usize, wait: Duration) -> Result<Credential, Unavailable> {
