@@ -112,11 +112,14 @@ where
     /// Waits for a place among the connections, then serves. During a drain there is no waiting.
     async fn take(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let permit = match &self.permits {
-            Some(permits) => {
-                let permit = Arc::clone(permits).acquire_owned();
-                let Some(Ok(permit)) = self.drain.run_until_cancelled(permit).await else { return };
-                Some(permit)
-            }
+            Some(permits) => match Arc::clone(permits).try_acquire_owned() {
+                Ok(permit) => Some(permit),
+                Err(_) => {
+                    let permit = Arc::clone(permits).acquire_owned();
+                    let Some(Ok(permit)) = self.drain.run_until_cancelled(permit).await else { return };
+                    Some(permit)
+                }
+            },
             None => None,
         };
         let place = Arc::new(Place::new(permit, self.open.clone()));

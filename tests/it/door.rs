@@ -255,8 +255,11 @@ fn routes_share_a_listener_by_host_and_by_path() {
     assert_eq!(total, 7);
 }
 
+/// Outside the range that the kernel hands out by itself, so that no other test gets it meanwhile.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let start = u16::try_from(std::process::id() * 7 % 10_000).unwrap();
+    let ports = (0..10_000).map(|n| 20_000 + (start + n) % 10_000);
+    ports.into_iter().find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 #[test]

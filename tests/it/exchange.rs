@@ -352,17 +352,17 @@ fn other_refusals_of_the_api_never_cause_a_refresh() {
 }
 
 /// Comodo One, and an API that takes its tokens and wants the same client certificate.
-struct ComodoOne {
-    directory: TempDir,
+pub struct ComodoOne {
+    pub directory: TempDir,
     pki: Pki,
     server_files: Files,
     comodo: Arc<Comodo>,
-    echo: Arc<Echo>,
-    api: Server,
+    pub echo: Arc<Echo>,
+    pub api: Server,
 }
 
 impl ComodoOne {
-    fn new(lifetime: Duration) -> Self {
+    pub fn new(lifetime: Duration) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let pki = Pki::new(directory.path()).unwrap();
         let server_files = pki.issue(&Leaf::server("server")).unwrap();

@@ -20,6 +20,8 @@ mod admin;
 mod clients;
 /// The configuration file: strictness, all problems at once, secrets, permissions, schema, reference.
 mod config;
+/// Connections on both sides: when they are used again, held, counted and closed.
+mod connections;
 /// `demo`, as a new user runs it.
 mod demo;
 /// The worked examples of the dialect files, and the language they are written in.

@@ -1,6 +1,6 @@
 //! A client that sends exactly the bytes it is given and takes answers apart strictly.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -189,10 +189,20 @@ pub fn call(address: SocketAddr, method: &str, target: &str, headers: &[(&str, &
     wire.reply(method).unwrap_or_else(|| panic!("no answer to {method} {target}"))
 }
 
-/// These bytes on a connection of their own; everything that comes back.
+/// These bytes on a connection of their own; everything that comes back before the other side closes, which it has to.
+#[track_caller]
 pub fn exchange(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Vec<u8> {
     let mut wire = Wire::open(address);
-    wire.send(bytes);
-    wire.stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
-    wire.rest()
+    wire.send(bytes.as_ref());
+    let mut answer = Vec::new();
+    match wire.stream.read_to_end(&mut answer) {
+        Err(e) if e.kind() == ErrorKind::WouldBlock => {
+            panic!(
+                "not closed after {:?}: {:?}",
+                String::from_utf8_lossy(bytes.as_ref()),
+                String::from_utf8_lossy(&answer)
+            )
+        }
+        _ => answer,
+    }
 }
