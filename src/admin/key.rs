@@ -6,10 +6,10 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use ring::rand::{SecureRandom, SystemRandom};
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
 
 use crate::secret::Secret;
-
-const FILE: &str = "admin.key";
 
 /// A key of 256 random bits, in hexadecimal.
 pub fn make() -> io::Result<Secret> {
@@ -18,8 +18,16 @@ pub fn make() -> io::Result<Secret> {
     Ok(Secret::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
 }
 
-/// Writes the key into `directory`, which is made if it is missing and refused if others can enter it. Returns the file.
-pub fn keep(key: &Secret, directory: &Path) -> io::Result<PathBuf> {
+/// The file that holds the key of this start; removed with it.
+pub struct KeyFile {
+    pub path: PathBuf,
+    /// Locked as long as the broker runs.
+    file: File,
+}
+
+/// Writes the key into `directory`, which is made if it is missing and refused if others can enter it. The file is
+/// `admin.key`; for a second broker of this user that runs meanwhile, `admin-OTHER.key`.
+pub fn keep(key: &Secret, directory: &Path, other: &str) -> io::Result<KeyFile> {
     if !directory.exists() {
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     }
@@ -29,12 +37,40 @@ pub fn keep(key: &Secret, directory: &Path) -> io::Result<PathBuf> {
         let why = format!("{} must be a directory of this user with mode 0700", directory.display());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
-    let (path, new) = (directory.join(FILE), directory.join(format!(".{FILE}.{}", std::process::id())));
-    let mut file: File = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(key.expose().as_bytes())?;
-    file.write_all(b"\n")?;
-    std::fs::rename(&new, &path)?;
-    Ok(path)
+    let first = lock(directory.join("admin.key"))?;
+    let second = || lock(directory.join(format!("admin-{other}.key")));
+    let taken = || io::Error::new(io::ErrorKind::AddrInUse, "another broker keeps its key there");
+    let mut kept = first.map_or_else(second, |first| Ok(Some(first)))?.ok_or_else(taken)?;
+    kept.file.set_len(0)?;
+    kept.file.write_all(format!("{}\n", key.expose()).as_bytes())?;
+    Ok(kept)
+}
+
+/// `None` if a running broker holds it.
+fn lock(path: PathBuf) -> io::Result<Option<KeyFile>> {
+    let open = || {
+        let flags = OFlags::NOFOLLOW.bits().cast_signed();
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(&path)
+    };
+    loop {
+        let file = open()?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(e) if e == Errno::WOULDBLOCK => return Ok(None),
+            Err(e) => return Err(e.into()),
+        }
+        // The one who held it may have removed it since it was opened.
+        if path.symlink_metadata().is_ok_and(|there| file.metadata().is_ok_and(|ours| ours.ino() == there.ino())) {
+            return Ok(Some(KeyFile { path, file }));
+        }
+    }
+}
+
+impl Drop for KeyFile {
+    fn drop(&mut self) {
+        // It is of no use to anybody any more; the next start writes over it all the same.
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 /// Where a process of this user may keep files while it runs: `$RUNTIME_DIRECTORY` (systemd), `$XDG_RUNTIME_DIR`, `/run` for

@@ -1,6 +1,5 @@
 //! `run`: the proxy, from a checked configuration to a clean exit.
 
-use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,10 +10,11 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use super::{CONFIG, Cli, complain};
-use crate::admin::{self, Admin, RouteView, TokenView, key};
+use crate::admin::key::{self, KeyFile};
+use crate::admin::{self, Admin, RouteView, TokenView};
 use crate::app::App;
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::secret::Secret;
 use crate::server::{self, Bound, Running, Serve};
 use crate::signal::Stop;
@@ -46,31 +46,50 @@ pub(super) fn until_stopped(config: Config, ready: impl FnOnce(&Running)) -> Exi
     code
 }
 
+/// Everything that listens, and what the operator needs to reach it.
+struct Started {
+    running: Running,
+    admin: Bound,
+    admin_key: Option<Secret>,
+    /// Removed when the broker ends.
+    _key_file: Option<KeyFile>,
+}
+
+async fn start(config: Config) -> Result<Started, ExitCode> {
+    let admin_config = config.admin.clone();
+    let app = App::assemble(config, Clock::system()).await;
+    let app = app.map_err(|error| failed(&error.to_string(), ExitCode::from(CONFIG)))?;
+    let admin = server::bind(&admin_config.listen).map_err(|error| {
+        let text = format!("cannot listen on {} for the operator: {error}; see [admin] listen", admin_config.listen);
+        failed(&text, ExitCode::FAILURE)
+    })?;
+    let given = match &admin_config.key {
+        Some(source) => Some(source.read().await),
+        None => None,
+    };
+    let given = given.transpose().map_err(|e| failed(&format!("admin.key: {e}"), ExitCode::from(CONFIG)))?;
+    let running = server::start(app).map_err(|error| failed(&error.to_string(), ExitCode::FAILURE))?;
+    // Only now: a broker that cannot start must not take the key of one that runs.
+    let made = if given.is_none() { make_key(&admin) } else { None };
+    let (admin_key, key_file) = made.map_or((given, None), |(key, file)| (Some(key), Some(file)));
+    Ok(Started { running, admin, admin_key, _key_file: key_file })
+}
+
 async fn serve(config: Config, ready: impl FnOnce(&Running)) -> ExitCode {
     let mut stop = match Stop::new() {
         Ok(stop) => stop,
         Err(error) => return failed(&format!("cannot listen for signals: {error}"), ExitCode::FAILURE),
     };
-    let admin_config = config.admin.clone();
-    let app = match App::assemble(config, Clock::system()).await {
-        Ok(app) => app,
-        Err(error) => return failed(&error.to_string(), ExitCode::from(CONFIG)),
-    };
-    let bound = match server::bind(&admin_config.listen) {
-        Ok(bound) => bound,
-        Err(error) => {
-            let text =
-                format!("cannot listen on {} for the operator: {error}; see [admin] listen", admin_config.listen);
-            return failed(&text, ExitCode::FAILURE);
+    let started = tokio::select! {
+        started = start(config) => started,
+        signal = stop.asked() => {
+            info!(signal, "stopped before everything was started");
+            return ExitCode::SUCCESS;
         }
     };
-    let admin_key = match admin_key(&admin_config).await {
-        Ok(key) => key,
-        Err(text) => return failed(&text, ExitCode::from(CONFIG)),
-    };
-    let running = match server::start(app) {
-        Ok(running) => running,
-        Err(error) => return failed(&error.to_string(), ExitCode::FAILURE),
+    let Started { running, admin: bound, admin_key, _key_file } = match started {
+        Ok(started) => started,
+        Err(code) => return code,
     };
     let admin = Arc::new(view(&running, admin_key, &bound));
     info!(listen = %bound.listen, "the operator's listener");
@@ -111,27 +130,20 @@ fn failed(text: &str, code: ExitCode) -> ExitCode {
     code
 }
 
-/// The configured key, or a new one in a private file.
-async fn admin_key(admin: &config::Admin) -> Result<Option<Secret>, String> {
-    if let Some(source) = &admin.key {
-        return source.read().await.map(Some).map_err(|e| format!("admin.key: {e}"));
-    }
-    let directory = key::runtime_directory();
-    let made = key::make().and_then(|key| Ok((key::keep(&key, &directory)?, key)));
-    Ok(match made {
+/// A new admin key, in a private file.
+fn make_key(admin: &Bound) -> Option<(Secret, KeyFile)> {
+    let other = admin.port().map_or_else(|| std::process::id().to_string(), |port| port.to_string());
+    let made = key::make().and_then(|key| Ok((key::keep(&key, &key::runtime_directory(), &other)?, key)));
+    match made {
         Ok((file, key)) => {
-            info!(file = %file.display(), "the admin key of this start");
-            Some(key)
+            info!(file = %file.path.display(), "the admin key of this start");
+            Some((key, file))
         }
         Err(error) => {
-            no_key(&error);
+            warn!(%error, "there is no private place for the admin key, so POST requests are refused; set [admin] key");
             None
         }
-    })
-}
-
-fn no_key(error: &io::Error) {
-    warn!(%error, "there is no private place for the admin key, so POST requests are refused; set [admin] key");
+    }
 }
 
 fn view(running: &Running, key: Option<Secret>, bound: &Bound) -> Admin {

@@ -1,4 +1,6 @@
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -119,6 +121,19 @@ fn what_changes_something_needs_a_post_with_the_admin_key() {
     }
 }
 
+/// A broker whose admin key is made at its start, below `runtime`.
+fn with_made_key(upstream: &Upstream, runtime: &Path) -> Broker {
+    let child = tempfile::tempdir().unwrap();
+    let config = static_route(upstream, "");
+    let file = write(child.path(), "t.toml", format!("[admin]\nlisten = \"127.0.0.1:0\"\n{config}"));
+    Broker::start_in(child, &config, |command| {
+        // Its own configuration instead of the one with a known key.
+        *command = crate::support::binary();
+        command.args(["run", "-c"]).arg(&file).env("XDG_RUNTIME_DIR", runtime).env_remove("RUNTIME_DIRECTORY");
+        command.stderr(std::process::Stdio::piped());
+    })
+}
+
 #[test]
 fn the_admin_key_is_made_at_each_start_in_a_private_file() {
     let upstream = Upstream::ok();
@@ -126,17 +141,8 @@ fn the_admin_key_is_made_at_each_start_in_a_private_file() {
     let runtime = directory.path().join("runtime");
     let mut keys = Vec::new();
     for _ in 0..2 {
-        let child = tempfile::tempdir().unwrap();
-        let config = static_route(&upstream, "");
-        let file = write(child.path(), "t.toml", format!("[admin]\nlisten = \"127.0.0.1:0\"\n{config}"));
-        let broker = Broker::start_in(child, &config, |command| {
-            // Its own configuration instead of the one with a known key.
-            *command = crate::support::binary();
-            command.args(["run", "-c"]).arg(&file).env("XDG_RUNTIME_DIR", &runtime).env_remove("RUNTIME_DIRECTORY");
-            command.stderr(std::process::Stdio::piped());
-        });
+        let broker = with_made_key(&upstream, &runtime);
         let key = std::fs::read_to_string(runtime.join("tokenbroker/admin.key")).unwrap();
-        use std::os::unix::fs::PermissionsExt;
         let mode = |path: &str| runtime.join(path).metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("tokenbroker"), mode("tokenbroker/admin.key")), (0o700, 0o600));
         assert_eq!(key.trim().len(), 64);
@@ -148,6 +154,34 @@ fn the_admin_key_is_made_at_each_start_in_a_private_file() {
         keys.push(key);
     }
     assert_ne!(keys[0], keys[1]);
+}
+
+#[test]
+fn a_second_broker_does_not_take_the_admin_key_of_the_first_and_each_removes_its_own() {
+    let upstream = Upstream::ok();
+    let directory = tempfile::tempdir().unwrap();
+    let files = || {
+        let entries = std::fs::read_dir(directory.path().join("tokenbroker")).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<BTreeSet<_>>()
+    };
+    let mut first = with_made_key(&upstream, directory.path());
+    let key = std::fs::read(directory.path().join("tokenbroker/admin.key")).unwrap();
+    let mut second = with_made_key(&upstream, directory.path());
+    let other = format!("admin-{}.key", second.address("admin").port());
+    assert_eq!(files(), BTreeSet::from(["admin.key".to_owned(), other.clone()]));
+
+    // One that cannot start changes nothing.
+    let config = static_route(&upstream, "").replace("127.0.0.1:0", first.listen("api"));
+    let file = write(second.directory.path(), "taken.toml", format!("[admin]\nlisten = \"127.0.0.1:0\"\n{config}"));
+    let mut taken = crate::support::binary();
+    let taken = taken.args(["run", "-c"]).arg(file).env("XDG_RUNTIME_DIR", directory.path()).output().unwrap();
+    assert_eq!(taken.status.code(), Some(1));
+    assert_eq!(std::fs::read(directory.path().join("tokenbroker/admin.key")).unwrap(), key);
+
+    assert_eq!(first.stop().code(), Some(0));
+    assert_eq!(files(), BTreeSet::from([other]));
+    assert_eq!(second.stop().code(), Some(0));
+    assert_eq!(files(), BTreeSet::new());
 }
 
 #[test]

@@ -103,6 +103,25 @@ fn a_tunnel_does_not_hold_up_a_drain_beyond_its_deadline() {
 }
 
 #[test]
+fn sigterm_acts_while_the_broker_still_starts() {
+    let upstream = Upstream::ok();
+    let directory = tempfile::tempdir().unwrap();
+    let marker = directory.path().join("marker");
+    let exec = format!("{{ exec = [\"/bin/sh\", \"-c\", \"touch {}; exec sleep 9\"] }}", marker.display());
+    let config = format!(
+        "[admin]\nlisten = \"127.0.0.1:0\"\n{}",
+        static_route(&upstream, &format!("headers = {{ X-Key = {exec} }}"))
+    );
+    let file = write(directory.path(), "t.toml", config);
+    let mut broker = binary().args(["run", "-c"]).arg(file).stderr(Stdio::null()).spawn().unwrap();
+    eventually("it starts", || marker.exists());
+    let began = Instant::now();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&broker), Signal::TERM).unwrap();
+    assert_eq!(broker.wait().unwrap().code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(5), "it did not wait for the command");
+}
+
+#[test]
 fn healthcheck_asks_the_running_broker_and_needs_no_secret() {
     let oauth = OAuth::start(Duration::from_secs(3600));
     oauth.oauth.faults.set(Some(Fault::Status(500, None)), None);
