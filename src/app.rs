@@ -12,7 +12,7 @@ use crate::config::{self, Config, Listen};
 use crate::connect::Dialer;
 use crate::oauth::file::Grant;
 use crate::oauth::template::Template;
-use crate::proxy::{Route, TokenUse, Upstream};
+use crate::proxy::{Route, TokenUse, Trouble, Upstream};
 use crate::secret::source::SecretError;
 use crate::telemetry::metrics::Metrics;
 use crate::token::cache::Slot;
@@ -70,6 +70,7 @@ impl App {
                 host: HeaderValue::from_str(&route.upstream.authority).unwrap_or(HeaderValue::from_static("localhost")),
                 extra: extra_headers(route).await?,
                 metrics: Arc::new(metrics.route(name)),
+                trouble: Trouble::default(),
                 config: Arc::clone(route),
             };
             routes.insert(name.clone(), Arc::new(part));

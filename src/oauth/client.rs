@@ -31,6 +31,8 @@ pub struct Client {
     pub tls: Arc<ClientConfig>,
     /// Instead of the host's own name, in TLS.
     pub server_name: Option<ServerName<'static>>,
+    /// What the client certificate is, for messages.
+    pub certificate: Option<String>,
     /// For the exchange as a whole.
     pub timeout: Duration,
 }
@@ -58,7 +60,7 @@ impl Client {
                 let named =
                     || ServerName::try_from(host.clone()).map_err(|_| wrong("the token URL's host is no valid name"));
                 let name = self.server_name.clone().map_or_else(named, Ok)?;
-                let tls = Some(Tls { config: Arc::clone(&self.tls), name });
+                let tls = Some(Tls { config: Arc::clone(&self.tls), name, certificate: self.certificate.clone() });
                 Ok(Endpoint { host, port: port.unwrap_or(443), tls })
             }
             // Security: credentials in the clear may go to this machine only.
@@ -150,8 +152,10 @@ fn unreachable(problem: String) -> TokenError {
 }
 
 fn not_connected(error: &ConnectError) -> TokenError {
-    match connect::tls_error(error) {
-        Some(tls) if connect::refuses_our_certificate(tls) => certificate_refused(error.to_string()),
+    match (connect::tls_error(error), error) {
+        (Some(tls), ConnectError::Tls { host, what, fix, .. }) if connect::refuses_our_certificate(tls) => {
+            TokenError::new(Class::UserAction, format!("no TLS with {host}: {what}"), fix.clone())
+        }
         _ => unreachable(error.to_string()),
     }
 }
@@ -159,14 +163,11 @@ fn not_connected(error: &ConnectError) -> TokenError {
 fn no_answer(from: &Endpoint, error: &hyper::Error) -> TokenError {
     match connect::tls_error(error) {
         Some(tls) if connect::refuses_our_certificate(tls) => {
-            certificate_refused(format!("{} refused the client certificate ({tls})", from.host))
+            let (what, fix) = from.explain(tls);
+            TokenError::new(Class::UserAction, format!("no TLS with {}: {what}", from.host), fix)
         }
         _ => {
             unreachable(format!("the answer of {} was cut off: {}", from.host, connect::chain(error))).of(Outcome::Lost)
         }
     }
-}
-
-fn certificate_refused(problem: String) -> TokenError {
-    TokenError::new(Class::UserAction, problem, "the vendor has to accept this client certificate")
 }

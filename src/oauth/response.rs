@@ -206,6 +206,8 @@ fn by_default(op: Op, inputs: &Inputs, status: StatusCode, code: Option<&str>) -
 fn problem(op: Op, inputs: &Inputs, reply: &Reply, json: Option<&Value>, code: Option<&str>) -> String {
     let what = if op == Op::Acquire { "the request for a token" } else { "the refresh token" };
     let status = reply.status.as_u16();
+    let kind = reply.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let kind = kind.map_or(String::new(), |kind| format!(", {}", cleaned(kind, inputs)));
     match code {
         Some(code) => format!("the token server refused {what} (HTTP {status}, {})", cleaned(code, inputs)),
         None if reply.status.is_redirection() => {
@@ -217,9 +219,10 @@ fn problem(op: Op, inputs: &Inputs, reply: &Reply, json: Option<&Value>, code: O
             };
             format!("the token server redirects to {} (HTTP {status}), which is never followed", cleaned(&to, inputs))
         }
-        None if !reply.status.is_success() => format!("the token server refused {what} (HTTP {status})"),
+        None if reply.status.is_server_error() => format!("the token server failed (HTTP {status}{kind})"),
+        None if !reply.status.is_success() => format!("the token server refused {what} (HTTP {status}{kind})"),
         None if reply.body.is_empty() => format!("the token server's answer is empty (HTTP {status})"),
-        None if json.is_none() => format!("the token server's answer is not JSON (HTTP {status})"),
+        None if json.is_none() => format!("the token server's answer is not JSON (HTTP {status}{kind})"),
         None => format!("the token server's answer holds no access token (HTTP {status})"),
     }
 }

@@ -1,10 +1,12 @@
 //! What the application sees when the broker cannot serve: the one place where the data path makes error answers.
 
 use std::error::Error;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use http::StatusCode;
 
-use crate::connect::{self, ConnectError};
+use crate::connect::{self, ConnectError, Endpoint};
 use crate::problem::Problem;
 use crate::token::cache::{State, Unavailable};
 
@@ -18,7 +20,7 @@ pub enum ProxyError {
     Token(Unavailable),
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error("TLS: {0}")]
+    #[error("{0}")]
     Tls(String),
     #[error("an idle connection had been closed: {0}")]
     Stale(String),
@@ -39,10 +41,11 @@ impl From<Problem> for ProxyError {
 
 impl ProxyError {
     /// Classifies what hyper says of an exchange with the API.
-    pub fn of_exchange(error: hyper::Error, reused: bool) -> Self {
+    pub fn of_exchange(error: hyper::Error, with: &Endpoint, reused: bool) -> Self {
         let text = connect::chain(&error);
         if let Some(tls) = connect::tls_error(&error) {
-            return Self::Tls(tls.to_string());
+            let (what, fix) = with.explain(tls);
+            return Self::Tls(format!("no TLS with {}: {what}; {fix}", with.host));
         }
         if error.is_user() {
             return Self::Client(text);
@@ -93,9 +96,10 @@ impl ProxyError {
 
 fn no_token(unavailable: Unavailable) -> Problem {
     let (code, detail) = match unavailable.state {
-        State::Rejected => {
-            ("credentials_rejected", "the token server refuses the broker's credentials: see its status")
-        }
+        State::Rejected => (
+            "credentials_rejected",
+            "the token server refuses the broker, or its configuration is wrong: see its status",
+        ),
         State::NeedsLogin => ("login_required", "a person has to log in again: see the broker's status"),
         State::Pending | State::Valid | State::Degraded | State::Expired => {
             ("token_unavailable", "there is no usable access token right now: see the broker's status")
@@ -116,4 +120,31 @@ fn is_reset(error: &hyper::Error) -> bool {
             std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::UnexpectedEof
         )
     })
+}
+
+/// What the broker last could not do for a route. A log tells when it begins, changes and ends, not once a request.
+#[derive(Default)]
+pub struct Trouble {
+    any: AtomicBool,
+    code: Mutex<&'static str>,
+}
+
+impl Trouble {
+    /// Is it another than the last?
+    pub fn begins(&self, code: &'static str) -> bool {
+        let mut last = self.code.lock().unwrap_or_else(PoisonError::into_inner);
+        self.any.store(true, Ordering::Relaxed);
+        std::mem::replace(&mut *last, code) != code
+    }
+
+    /// The API answered: was there any?
+    pub fn ends(&self) -> bool {
+        // The hot path: a load that is shared by all workers.
+        if !self.any.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut last = self.code.lock().unwrap_or_else(PoisonError::into_inner);
+        self.any.store(false, Ordering::Relaxed);
+        !std::mem::take(&mut *last).is_empty()
+    }
 }

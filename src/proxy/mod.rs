@@ -19,15 +19,16 @@ mod upstream;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tower::{Service, ServiceBuilder, service_fn};
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 pub use download::Body;
+pub use error::Trouble;
 pub use forward::Context;
 use forward::{Answered, forward};
 pub use route::{Route, Routes, TokenUse};
@@ -62,21 +63,38 @@ where
         let method = request.method().clone();
         let answered = inner.clone().call(request);
         async move {
-            let Answered { response, route, origin, error } = answered.await?;
+            let answered = answered.await?;
             let elapsed = started.elapsed();
-            let status = response.status();
-            if let Some(route) = &route {
-                route.metrics.answered(status, origin, elapsed.as_secs_f64());
+            if let Some(route) = &answered.route {
+                route.metrics.answered(answered.response.status(), answered.origin, elapsed.as_secs_f64());
             }
-            // Security: no target, no field: they may hold secrets.
-            let route = route.as_ref().map(|route| route.config.name.as_str());
-            match error {
-                Some(error) => info!(route, %method, status = status.as_u16(), %error, "answered by the broker"),
-                None => debug!(route, %method, status = status.as_u16(), ?elapsed, "forwarded"),
-            }
+            log(&answered, &method, elapsed);
+            let response = answered.response;
             Ok(response)
         }
     })
+}
+
+/// Security: no target, no field: they may hold secrets.
+fn log(answered: &Answered, method: &Method, elapsed: Duration) {
+    let status = answered.response.status().as_u16();
+    let name = answered.route.as_ref().map(|route| route.config.name.as_str());
+    let trouble = answered.route.as_ref().map(|route| &route.trouble);
+    let Some(error) = &answered.error else {
+        if answered.origin == Origin::Upstream && trouble.is_some_and(Trouble::ends) {
+            info!(route = name, "the API answers again");
+        }
+        debug!(route = name, %method, status, ?elapsed, "forwarded");
+        return;
+    };
+    let code = error.problem().code;
+    if status < 500 {
+        info!(route = name, %method, status, code, %error, "answered by the broker");
+    } else if trouble.is_none_or(|trouble| trouble.begins(code)) {
+        warn!(route = name, %method, status, code, %error, "answered by the broker, and so are the next ones like it");
+    } else {
+        debug!(route = name, %method, status, code, %error, "answered by the broker");
+    }
 }
 
 /// A panic costs one request, not the process.

@@ -9,6 +9,7 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, StatusCode, Uri};
 
+use super::error::Trouble;
 use super::upstream::Upstream;
 use crate::config;
 use crate::door::{self, Host};
@@ -29,6 +30,7 @@ pub struct Route {
     /// Extra request headers, secrets read.
     pub extra: Vec<(HeaderName, HeaderValue)>,
     pub metrics: Arc<RouteMetrics>,
+    pub trouble: Trouble,
 }
 
 /// The token of a route, and in which of its formats it is sent.

@@ -135,7 +135,7 @@ impl Upstream {
                 }
                 Ok(Err(mut failed)) => {
                     let unsent = failed.take_message().map(Request::into_body);
-                    return Err((ProxyError::of_exchange(failed.into_error(), reused), unsent));
+                    return Err((self.failed(failed.into_error(), reused), unsent));
                 }
                 // A long upload is not a slow answer: its own idle limit watches it.
                 Err(_) if upload.is_some_and(|upload| upload.is_waiting()) => {}
@@ -163,14 +163,18 @@ impl Upstream {
     async fn open(&self) -> Result<Connection, ProxyError> {
         let stream = self.dialer.connect(&self.config.upstream.endpoint, self.config.connect_timeout).await?;
         let (mut sender, connection) =
-            self.builder.handshake(TokioIo::new(stream)).await.map_err(|e| ProxyError::of_exchange(e, false))?;
+            self.builder.handshake(TokioIo::new(stream)).await.map_err(|e| self.failed(e, false))?;
         #[expect(clippy::disallowed_methods, reason = "ends with its connection, which its lease or its pool owns")]
         let task = tokio::spawn(async move {
             // Whoever waits for an answer gets the error; an idle connection that ends is no news.
             let _ = connection.with_upgrades().await;
         });
-        sender.ready().await.map_err(|e| ProxyError::of_exchange(e, false))?;
+        sender.ready().await.map_err(|e| self.failed(e, false))?;
         Ok(Connection { sender, task: task.abort_handle(), reused: false })
+    }
+
+    fn failed(&self, error: hyper::Error, reused: bool) -> ProxyError {
+        ProxyError::of_exchange(error, &self.config.upstream.endpoint, reused)
     }
 
     /// Closes what has been idle for too long. Called now and then by each worker.

@@ -178,7 +178,7 @@ impl<E: Exchange> Refresher<E> {
         if let Some(error) = &failure {
             let usable = self.snapshot.usable(self.task.clock.now());
             let attempts = self.schedule.failures();
-            warn!(token = self.task.name, class = error.class.as_str(), attempts, old_token_serves = usable, %error, "no new token");
+            warn!(token = self.task.name, attempts, old_token_serves = usable, %error, "no new token");
         }
         self.snapshot = Snapshot {
             token: self.snapshot.token.clone(),

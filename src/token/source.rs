@@ -71,6 +71,7 @@ impl Source {
             dialer,
             tls: Arc::clone(&config.tls),
             server_name: config.server_name.clone(),
+            certificate: config.identity.as_ref().map(|(name, leaf)| format!("[identity.{name}], {leaf}")),
             timeout: config.timeout,
         };
         Self { config, client, clock }
@@ -112,10 +113,11 @@ impl Source {
         Ok(Prepared { inputs, access_token: read(config.access_token.as_ref()).await? })
     }
 
-    /// What only the configuration can add to an error: whose certificate it is about.
-    fn with_certificate(&self, mut error: TokenError) -> TokenError {
-        if let (Class::UserAction, Some((name, leaf))) = (error.class, &self.config.identity) {
-            error.fix = format!("{}: [identity.{name}], {leaf}", error.fix);
+    /// What only this side can add to an answer's error: who gave it, and to whose certificate.
+    fn told(&self, mut error: TokenError, by: &str) -> TokenError {
+        error.problem = format!("{by}: {}", error.problem);
+        if let (Class::UserAction, Some(certificate)) = (error.class, &self.client.certificate) {
+            error.fix = format!("{}: {certificate}", error.fix);
         }
         error
     }
@@ -144,10 +146,11 @@ impl Exchange for Source {
             return response::handmade(token.ok_or_else(none)?, self.clock.now().wall);
         }
         let request = request::build(&self.config.dialect, op, &prepared.inputs)?;
-        let reply = self.client.send(request).await.map_err(|e| self.with_certificate(e))?;
+        // Security: no path and no query, which may hold credentials.
+        let server = request.uri().authority().map_or_else(String::new, |authority| authority.host().to_owned());
+        let reply = self.client.send(request).await?;
         let answered = self.clock.now().wall;
-        response::read(&self.config.dialect, op, &prepared.inputs, &reply, answered)
-            .map_err(|e| self.with_certificate(e))
+        response::read(&self.config.dialect, op, &prepared.inputs, &reply, answered).map_err(|e| self.told(e, &server))
     }
 
     fn stamp(&self) -> u64 {

@@ -153,6 +153,7 @@ fn lifetimes_that_make_no_sense_become_the_default_and_cause_no_storm() {
     let oauth = OAuth::start(HOUR);
     let broker = oauth.broker("default_lifetime = \"7m\"", "");
     broker.wait_for_state("api", "valid");
+    let mut warned = 0;
     for value in ["0", "-1", "null", "1e308", "9e15", "\"soon\""] {
         let token = oauth.oauth.issuer.access_token();
         let body = format!(r#"{{"access_token":"{token}","expires_in":{value}}}"#);
@@ -166,9 +167,9 @@ fn lifetimes_that_make_no_sense_become_the_default_and_cause_no_storm() {
         assert_eq!(lifetime, 420, "{value}");
         assert_eq!(broker.get("api", "/").status, 200);
         assert!(oauth.calls() - before <= 1, "{value}");
-        if value != "null" {
-            eventually("a warning", || broker.log().contains("using default_lifetime instead"));
-        }
+        warned += usize::from(value != "null");
+        let warnings = || broker.log().matches("using default_lifetime instead").count();
+        eventually("a warning for each", || warnings() == warned);
     }
 }
 
@@ -249,7 +250,7 @@ fn refused_credentials_and_a_needed_login_are_told_apart() {
     let error = broker.token("api")["last_error"].as_str().unwrap().to_owned();
     assert_eq!(
         error,
-        "client_rejected: the token server refused the request for a token (HTTP 401, invalid_client); \
+        "client_rejected: localhost: the token server refused the request for a token (HTTP 401, invalid_client); \
          check client_id and client_secret, and whether client_auth is the one the server expects"
     );
     assert_eq!(oauth.calls(), 1, "not hammered");
@@ -472,7 +473,7 @@ fn a_certificate_that_comodo_does_not_know_is_named_so_that_it_can_be_sent_to_th
 }
 
 #[test]
-fn comodos_words_for_a_wrong_password_are_final_after_two_tries() {
+fn comodos_words_for_a_wrong_password_are_understood_and_no_request_causes_another_try() {
     let fixture = ComodoOne::new(HOUR);
     write(fixture.directory.path(), "password", "wrong");
     let server = fixture.server(Clients::Must);
@@ -488,6 +489,64 @@ fn comodos_words_for_a_wrong_password_are_final_after_two_tries() {
         assert_eq!(broker.get("c1", "/").code(), "credentials_rejected");
     }
     assert_eq!(comodo.faults.calls(), 1, "requests cause no further try");
+}
+
+#[test]
+fn whoever_demands_a_client_certificate_where_none_is_configured_is_named_with_what_to_do() {
+    let fixture = ComodoOne::new(HOUR);
+    let oauth = OAuth::start(HOUR);
+    let demanding = fixture.server(Clients::Must);
+    let config = format!(
+        "[token.t]\nurl = \"{}/token\"\nclient_id = \"c\"\nclient_secret = {{ file = \"secret\" }}\nca = \"ca.pem\"\n\
+         [route.t]\nlisten = \"127.0.0.1:0\"\nupstream = \"https://localhost:1\"\n\
+         [token.fine]\nurl = \"{}/token\"\nclient_id = \"{}\"\nclient_secret = {{ file = \"fine\" }}\n\
+         [route.fine]\nlisten = \"127.0.0.1:0\"\nupstream = \"{}\"\nca = \"ca.pem\"\n",
+        demanding.url(),
+        oauth.server.url(),
+        OAuth2::CLIENT_ID,
+        fixture.api.url(),
+    );
+    write(fixture.directory.path(), "fine", OAuth2::CLIENT_SECRET);
+    let broker = Broker::start_in(fixture.directory, &config, |_| {});
+    let words = "no TLS with localhost: it demands a client certificate (alert CertificateRequired), and none is \
+                 configured; set `identity`";
+    broker.wait_for_state("t", "rejected");
+    let error = broker.token("t")["last_error"].as_str().unwrap().to_owned();
+    assert_eq!(error, format!("user_action: {words}"));
+    broker.wait_for_state("fine", "valid");
+    for _ in 0..5 {
+        let reply = broker.get("fine", "/");
+        assert_eq!((reply.status, reply.code().as_str()), (502, "upstream_tls"));
+    }
+    eventually("it is told", || broker.log().contains(words));
+    let warnings = broker.log().lines().filter(|line| line.contains("WARN") && line.contains("upstream_tls")).count();
+    assert_eq!(warnings, 1, "once, not with each request");
+}
+
+#[test]
+fn a_log_tells_when_an_api_begins_to_fail_and_when_it_answers_again() {
+    let oauth = OAuth::start(HOUR);
+    let address = std::net::TcpListener::bind(("127.0.0.1", crate::door::free_port())).unwrap().local_addr().unwrap();
+    let config = oauth.config("", "").replace(&oauth.api.url(), &format!("http://{address}"));
+    let broker = Broker::start_in(oauth.directory(), &config, |_| {});
+    let count = |what: &str| broker.log().matches(what).count();
+    for round in 1..=2 {
+        for _ in 0..3 {
+            assert_eq!(broker.get("api", "/").code(), "upstream_unreachable");
+        }
+        let listener = std::net::TcpListener::bind(address).unwrap();
+        let serving = std::thread::spawn(move || {
+            use std::io::{Read, Write};
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").unwrap();
+        });
+        assert_eq!(broker.get("api", "/").status, 204);
+        serving.join().unwrap();
+        eventually("both are told once", || {
+            count("answered by the broker, and so are the next ones") == round && count("answers again") == round
+        });
+    }
 }
 
 #[test]

@@ -58,7 +58,9 @@ impl Check<'_> {
         let server_name = self.server_name(["route", name], file.server_name.as_deref());
         if parts.https {
             let name = server_name.or_else(|| ServerName::try_from(parts.host.clone()).ok());
-            upstream.endpoint.tls = name.map(|name| Tls { config, name });
+            let certificate = file.identity.as_ref().zip(identity);
+            let certificate = certificate.map(|(name, identity)| format!("[identity.{name}], {}", identity.leaf));
+            upstream.endpoint.tls = name.map(|name| Tls { config, name, certificate });
             if upstream.endpoint.tls.is_none() {
                 self.problem(&key("upstream"), "its host is no valid name", "written like https://api.example.com");
             }

@@ -3,7 +3,8 @@
 //! Names are resolved asynchronously (hickory), so a dead name server blocks no thread and a static binary needs no libc
 //! plug-ins. Addresses are tried as RFC 8305 says. Proxy variables of the environment are not read.
 
-use std::error::Error;
+mod tls;
+
 use std::fs::Metadata;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -17,13 +18,15 @@ use futures_util::stream::FuturesUnordered;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::ResolverConfig;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use rustls::{AlertDescription, CertificateError, ClientConfig};
+use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+pub use tls::{chain, refuses_our_certificate, tls_error};
 
 /// How long an address has before the next one is tried beside it (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -45,6 +48,8 @@ pub struct Tls {
     pub config: Arc<ClientConfig>,
     /// The name that is sent (SNI) and that the certificate must bear.
     pub name: ServerName<'static>,
+    /// What the client certificate in `config` is, for messages; `None` without one.
+    pub certificate: Option<String>,
 }
 
 /// Why there is no connection.
@@ -56,8 +61,8 @@ pub enum ConnectError {
     Tcp { address: String, source: io::Error },
     #[error("{address}: within {seconds} s, {stage}")]
     Timeout { stage: &'static str, address: String, seconds: f32 },
-    #[error("no TLS with {host}: {}", tls_sentence(source))]
-    Tls { host: String, source: io::Error },
+    #[error("no TLS with {host}: {what}; {fix}")]
+    Tls { host: String, what: String, fix: String, source: io::Error },
 }
 
 /// Makes connections; shared by everything that needs one.
@@ -84,7 +89,13 @@ impl Dialer {
         let connector = TlsConnector::from(Arc::clone(&tls.config));
         match timeout_at(deadline, connector.connect(tls.name.clone(), tcp)).await {
             Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
-            Ok(Err(source)) => Err(ConnectError::Tls { host: endpoint.host.clone(), source }),
+            Ok(Err(source)) => {
+                let (what, fix) = match tls_error(&source) {
+                    Some(error) => endpoint.explain(error),
+                    None => (format!("{source} during the handshake"), "is this port really TLS?".to_owned()),
+                };
+                Err(ConnectError::Tls { host: endpoint.host.clone(), what, fix, source })
+            }
             Err(_) => Err(late("the TLS handshake did not end; is this port really TLS?")),
         }
     }
@@ -96,7 +107,13 @@ impl Dialer {
         }
         let failed = |why: String| ConnectError::Dns { host: host.to_owned(), why };
         let resolver = self.resolver().map_err(failed)?;
-        let found = resolver.lookup_ip(host).await.map_err(|e| failed(e.to_string()))?;
+        let found = resolver.lookup_ip(host).await.map_err(|e| {
+            failed(if e.is_nx_domain() || e.is_no_records_found() {
+                "there is no such name".into()
+            } else {
+                e.to_string()
+            })
+        })?;
         let (six, four): (Vec<_>, Vec<_>) = found.iter().partition(IpAddr::is_ipv6);
         let mut mixed: Vec<_> = six.iter().enumerate().chain(four.iter().enumerate()).collect();
         mixed.sort_by_key(|(rank, _)| *rank);
@@ -233,70 +250,4 @@ impl AsyncWrite for Stream {
             Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
-}
-
-/// The TLS error at the bottom of another, if that is what it is. Under TLS 1.3 a server refuses a client certificate only
-/// when the answer is read.
-pub fn tls_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return Some(tls);
-        }
-        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    None
-}
-
-/// An error with everything beneath it, on one line.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
-}
-
-/// Did the peer say, by an alert, that it wants another client certificate?
-pub fn refuses_our_certificate(error: &rustls::Error) -> bool {
-    use AlertDescription as Alert;
-    matches!(
-        error,
-        rustls::Error::AlertReceived(
-            Alert::BadCertificate
-                | Alert::UnsupportedCertificate
-                | Alert::CertificateRevoked
-                | Alert::CertificateExpired
-                | Alert::CertificateUnknown
-                | Alert::UnknownCA
-                | Alert::AccessDenied
-                | Alert::CertificateRequired
-                // The signature in its chain does not verify: another CA of the same name.
-                | Alert::DecryptError
-        )
-    )
-}
-
-/// A TLS failure in words for the operator, with what to do.
-fn tls_sentence(error: &io::Error) -> String {
-    let Some(tls) = tls_error(error) else {
-        return format!("{error} during the handshake; is this port really TLS?");
-    };
-    let fix = match tls {
-        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => "name its CA with `ca`",
-        rustls::Error::InvalidCertificate(
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        ) => "set `server_name` to the name in the certificate",
-        rustls::Error::InvalidCertificate(_) => "the server's certificate has to be renewed by its owner",
-        rustls::Error::AlertReceived(AlertDescription::ProtocolVersion) => "it offers no TLS 1.2 or 1.3",
-        tls if refuses_our_certificate(tls) => "it wants another client certificate: see `identity`",
-        _ => "is this port really TLS 1.2 or 1.3?",
-    };
-    format!("{tls} ({fix})")
 }
