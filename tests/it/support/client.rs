@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::PATIENCE;
+use super::buffered::Buffered;
 
 /// An answer.
 #[derive(Clone, Debug, Default)]
@@ -41,75 +42,38 @@ impl Reply {
 }
 
 /// A connection.
-pub struct Wire {
-    stream: TcpStream,
-    buffer: Vec<u8>,
-}
+pub struct Wire(Buffered);
 
 impl Wire {
     pub fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self { stream, buffer: Vec::new() }
+        Self(Buffered::new(stream))
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         // An early answer may close the connection under a body.
-        let _ = self.stream.write_all(bytes.as_ref());
+        let _ = self.0.stream.write_all(bytes.as_ref());
         self
     }
 
     pub fn stream(&self) -> &TcpStream {
-        &self.stream
-    }
-
-    fn fill(&mut self) -> bool {
-        let mut chunk = [0; 65_536];
-        match self.stream.read(&mut chunk) {
-            Ok(0) | Err(_) => false,
-            Ok(n) => {
-                self.buffer.extend_from_slice(&chunk[..n]);
-                true
-            }
-        }
+        &self.0.stream
     }
 
     /// Everything until the other side closes.
     pub fn rest(&mut self) -> Vec<u8> {
-        while self.fill() {}
-        std::mem::take(&mut self.buffer)
+        self.0.rest()
     }
 
     /// Does the other side close within `limit`, without another byte?
     pub fn is_closed_within(&mut self, limit: Duration) -> bool {
-        self.stream.set_read_timeout(Some(limit)).unwrap();
-        let closed = matches!(self.stream.read(&mut [0]), Ok(0)) || self.stream.take_error().is_ok_and(|e| e.is_some());
-        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let stream = &mut self.0.stream;
+        stream.set_read_timeout(Some(limit)).unwrap();
+        let closed = matches!(stream.read(&mut [0]), Ok(0)) || stream.take_error().is_ok_and(|e| e.is_some());
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         closed
-    }
-
-    fn line(&mut self) -> Option<String> {
-        loop {
-            if let Some(at) = self.buffer.windows(2).position(|w| w == b"\r\n") {
-                let line = String::from_utf8_lossy(&self.buffer[..at]).into_owned();
-                self.buffer.drain(..at + 2);
-                return Some(line);
-            }
-            if !self.fill() {
-                return None;
-            }
-        }
-    }
-
-    fn take(&mut self, n: usize) -> Option<Vec<u8>> {
-        while self.buffer.len() < n {
-            if !self.fill() {
-                return None;
-            }
-        }
-        Some(self.buffer.drain(..n).collect())
     }
 
     /// The next answer, to a request of that method; `None` if the connection ends instead. 100 is passed over.
@@ -125,10 +89,10 @@ impl Wire {
         reply.complete = true;
         match (bodiless, chunked, length) {
             (true, ..) => {}
-            (_, true, _) => reply.complete = self.chunks(&mut reply.body).is_some(),
-            (_, _, Some(length)) => match self.take(length) {
+            (_, true, _) => reply.complete = self.0.chunks(&mut reply.body).is_some(),
+            (_, _, Some(length)) => match self.0.exactly(length) {
                 Some(body) => reply.body = body,
-                None => (reply.body, reply.complete) = (std::mem::take(&mut self.buffer), false),
+                None => (reply.body, reply.complete) = (std::mem::take(&mut self.0.buffer), false),
             },
             (_, _, None) => reply.body = self.rest(),
         }
@@ -136,13 +100,13 @@ impl Wire {
     }
 
     pub fn head(&mut self) -> Option<Reply> {
-        let line = self.line()?;
+        let line = self.0.line()?;
         let mut words = line.splitn(3, ' ');
         let version = words.next().unwrap().to_owned();
         let status = words.next().unwrap_or_else(|| panic!("no status line: {line:?}")).parse().unwrap();
         let mut reply = Reply { status, version, ..Reply::default() };
         loop {
-            let line = self.line()?;
+            let line = self.0.line()?;
             if line.is_empty() {
                 return Some(reply);
             }
@@ -151,26 +115,9 @@ impl Wire {
         }
     }
 
-    fn chunks(&mut self, into: &mut Vec<u8>) -> Option<()> {
-        loop {
-            let chunk = self.chunk()?;
-            if chunk.is_empty() {
-                return Some(());
-            }
-            into.extend(chunk);
-        }
-    }
-
     /// The next chunk of a body; empty at its end.
     pub fn chunk(&mut self) -> Option<Vec<u8>> {
-        let size = usize::from_str_radix(&self.line()?, 16).unwrap();
-        let chunk = self.take(size)?;
-        if size > 0 {
-            assert_eq!(self.line()?, "");
-        } else {
-            while !self.line()?.is_empty() {}
-        }
-        Some(chunk)
+        self.0.chunk()
     }
 }
 
@@ -195,7 +142,7 @@ pub fn exchange(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Vec<u8> {
     let mut wire = Wire::open(address);
     wire.send(bytes.as_ref());
     let mut answer = Vec::new();
-    match wire.stream.read_to_end(&mut answer) {
+    match wire.0.stream.read_to_end(&mut answer) {
         Err(e) if e.kind() == ErrorKind::WouldBlock => {
             panic!(
                 "not closed after {:?}: {:?}",

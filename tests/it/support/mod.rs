@@ -1,6 +1,7 @@
 //! What the tests share: the broker as a process, a raw client, a raw upstream, stand-ins on a runtime of their own.
 
 mod broker;
+mod buffered;
 mod client;
 mod upstream;
 

@@ -1,9 +1,11 @@
 //! An upstream that keeps every byte it gets, and answers as it is told.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use super::buffered::Buffered;
 
 /// A request as it arrived.
 #[derive(Clone, Debug)]
@@ -128,83 +130,31 @@ impl Upstream {
     }
 }
 
-struct Incoming<'a> {
-    stream: &'a TcpStream,
-    buffer: Vec<u8>,
-    log: &'a Mutex<Vec<u8>>,
-}
-
-impl Incoming<'_> {
-    fn fill(&mut self) -> bool {
-        let mut chunk = [0; 65_536];
-        match self.stream.read(&mut chunk) {
-            Ok(0) | Err(_) => false,
-            Ok(n) => {
-                self.buffer.extend_from_slice(&chunk[..n]);
-                let mut log = self.log.lock().unwrap();
-                if log.len() < 8 << 20 {
-                    log.extend_from_slice(&chunk[..n]);
-                }
-                true
-            }
-        }
-    }
-
-    fn until(&mut self, end: &[u8]) -> Option<Vec<u8>> {
-        loop {
-            if let Some(at) = self.buffer.windows(end.len()).position(|w| w == end) {
-                return Some(self.buffer.drain(..at + end.len()).collect());
-            }
-            if !self.fill() {
-                return None;
-            }
-        }
-    }
-
-    fn exactly(&mut self, n: usize) -> Option<Vec<u8>> {
-        while self.buffer.len() < n {
-            if !self.fill() {
-                return None;
-            }
-        }
-        Some(self.buffer.drain(..n).collect())
-    }
-
-    fn chunks(&mut self) -> Option<Vec<u8>> {
-        let mut body = Vec::new();
-        loop {
-            let line = self.until(b"\r\n")?;
-            let size = usize::from_str_radix(std::str::from_utf8(&line).unwrap().trim(), 16).unwrap();
-            if size == 0 {
-                self.until(b"\r\n")?;
-                return Some(body);
-            }
-            body.extend(self.exactly(size)?);
-            assert_eq!(self.exactly(2)?, b"\r\n");
-        }
-    }
-}
-
 fn serve(
     stream: TcpStream,
     connection: usize,
     when: When,
     script: &Script,
     requests: &Mutex<Vec<RawRequest>>,
-    bytes: &Mutex<Vec<u8>>,
+    bytes: &Arc<Mutex<Vec<u8>>>,
 ) {
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    stream.set_nodelay(true).unwrap();
-    let mut incoming = Incoming { stream: &stream, buffer: Vec::new(), log: bytes };
+    let mut incoming = Buffered::new(stream.try_clone().unwrap());
+    incoming.log = Some(Arc::clone(bytes));
     while let Some(head) = incoming.until(b"\r\n\r\n") {
         let head = String::from_utf8_lossy(&head).into_owned();
         let mut request = RawRequest { head, body: Vec::new(), chunked: false, connection };
         request.chunked = request.one("transfer-encoding").is_some();
         let length = request.one("content-length").map_or(0, |n| n.parse().unwrap());
         if when == When::Whole {
-            let body = if request.chunked { incoming.chunks() } else { incoming.exactly(length) };
-            let Some(body) = body else { return };
-            request.body = body;
+            let whole = if request.chunked {
+                incoming.chunks(&mut request.body)
+            } else {
+                incoming.exactly(length).map(|body| request.body = body)
+            };
+            if whole.is_none() {
+                return;
+            }
         }
         requests.lock().unwrap().push(request.clone());
         match script(&request) {
