@@ -53,8 +53,24 @@ fn error(problem: String, hint: &'static str) -> IdentityError {
 }
 
 impl Identity {
-    /// Reads chain and key and holds them against each other and against `now`.
-    pub fn load(cert: &Path, key: &Path, now: Timestamp) -> Result<Self, IdentityError> {
+    /// Reads chain and key and holds them against each other and against `now`. Errors are of the `cert` or the `key`.
+    pub fn load(cert: &Path, key: &Path, now: Timestamp) -> Result<Self, Vec<(&'static str, IdentityError)>> {
+        match (Self::chain(cert, now), private_key(key)) {
+            (Ok((chain, leaf)), Ok(key_der)) => {
+                let identity = Self { chain, key: key_der, leaf };
+                client_config(&Roots { system: false, extra: Vec::new() }, Some(&identity)).map_err(|e| {
+                    let (cert, key, leaf) = (cert.display(), key.display(), &identity.leaf);
+                    vec![("key", error(format!("{key} does not go with {cert} ({leaf}): {}", e.problem), e.hint))]
+                })?;
+                Ok(identity)
+            }
+            (cert, key) => {
+                Err(cert.err().map(|e| ("cert", e)).into_iter().chain(key.err().map(|e| ("key", e))).collect())
+            }
+        }
+    }
+
+    fn chain(cert: &Path, now: Timestamp) -> Result<(Vec<CertificateDer<'static>>, Leaf), IdentityError> {
         let chain = certificates(cert)?;
         let leaf = Leaf::of(&chain[0], cert)?;
         if leaf.not_after <= now {
@@ -69,25 +85,24 @@ impl Identity {
                 "check this machine's clock",
             ));
         }
-        let identity = Self { chain, key: private_key(key)?, leaf };
-        client_config(&Roots { system: false, extra: Vec::new() }, Some(&identity)).map_err(|e| {
-            let (cert, key, leaf) = (cert.display(), key.display(), &identity.leaf);
-            error(format!("{key} does not go with {cert} ({leaf}): {}", e.problem), e.hint)
-        })?;
-        Ok(identity)
+        Ok((chain, leaf))
     }
 }
 
 impl Leaf {
     fn of(der: &CertificateDer<'_>, path: &Path) -> Result<Self, IdentityError> {
-        let unreadable = |why: String| {
-            error(format!("{} does not hold a readable certificate: {why}", path.display()), "it must be X.509 in PEM")
+        // The parser's own words help nobody, and may quote the file.
+        let unreadable = || {
+            error(
+                format!("{} does not hold a readable certificate", path.display()),
+                "it must be X.509 in PEM; look at the file: is it cut off?",
+            )
         };
-        let certificate = Certificate::from_der(der).map_err(|e| unreadable(e.to_string()))?;
+        let certificate = Certificate::from_der(der).map_err(|_| unreadable())?;
         let tbs = certificate.tbs_certificate();
         let time = |time: &x509_cert::time::Time| {
-            let seconds = i64::try_from(time.to_unix_duration().as_secs()).map_err(|e| unreadable(e.to_string()))?;
-            Timestamp::from_second(seconds).map_err(|e| unreadable(e.to_string()))
+            let seconds = i64::try_from(time.to_unix_duration().as_secs()).map_err(|_| unreadable())?;
+            Timestamp::from_second(seconds).map_err(|_| unreadable())
         };
         Ok(Self {
             subject: tbs.subject().to_string(),
@@ -167,16 +182,25 @@ fn system_roots() -> &'static RootCertStore {
     })
 }
 
+/// PKCS#12 by its usual names.
+fn is_p12(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("p12") || ending.eq_ignore_ascii_case("pfx"))
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
     let pem = read(path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match found {
-        Ok(found) if found.is_empty() => Err(error(
+        Ok(found) if !found.is_empty() => Ok(found),
+        _ if is_p12(path) => Err(error(
+            format!("{} is PKCS#12, not PEM", path.display()),
+            "convert it: openssl pkcs12 -in FILE -nokeys -out client.pem",
+        )),
+        Ok(_) => Err(error(
             format!("{} holds no certificate", path.display()),
             "it must be PEM, with -----BEGIN CERTIFICATE-----",
         )),
-        Ok(found) => Ok(found),
-        Err(e) => Err(error(format!("{} is not valid PEM: {e}", path.display()), "look at the file: is it cut off?")),
+        Err(_) => Err(error(format!("{} is not valid PEM", path.display()), "look at the file: is it cut off?")),
     }
 }
 
@@ -184,8 +208,14 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
     let pem = zeroize::Zeroizing::new(read(path)?);
     PrivateKeyDer::from_pem_slice(&pem).map_err(|e| {
         let encrypted = pem.windows(9).any(|w| w == b"ENCRYPTED");
+        let p12 = is_p12(path);
         let path = path.display();
-        if encrypted {
+        if p12 {
+            error(
+                format!("{path} is PKCS#12, not PEM"),
+                "convert it: openssl pkcs12 -in FILE -nocerts -nodes -out client.key, mode 0600",
+            )
+        } else if encrypted {
             error(
                 format!("the private key {path} is encrypted"),
                 "decrypt it: openssl pkey -in KEY -out KEY.plain, mode 0600",
