@@ -6,6 +6,11 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error};
 
+/// What a duration looks like, for the JSON Schema; [`duration`] decides.
+pub const DURATION: &str = "^([0-9]+(ms|s|m|h|d))+$";
+/// What a size looks like, likewise.
+pub const SIZE: &str = "^[0-9]+(B|KiB|MiB|GiB)$";
+
 /// No duration of the configuration is longer.
 pub const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -84,7 +89,7 @@ impl JsonSchema for Span {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "format": "duration", "pattern": "^([0-9]+(ms|s|m|h|d))+$" })
+        json_schema!({ "type": "string", "pattern": DURATION, "description": "A duration, such as `10s` or `1h30m`." })
     }
 }
 
@@ -98,7 +103,7 @@ impl JsonSchema for Size {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "format": "size", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$" })
+        json_schema!({ "type": "string", "pattern": SIZE, "description": "A number of bytes, such as `64KiB`." })
     }
 }
 

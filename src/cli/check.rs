@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::{CONFIG, Cli, complain, lines, print};
+use super::{CONFIG, Cli, complain, count, lines, print};
 use crate::clock::Clock;
 use crate::config::{self, Problem, Report};
 
@@ -36,8 +36,9 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
     match config {
         Some(config) => {
             if !args.json {
-                let (routes, tokens) = (config.routes.len(), config.tokens.len());
-                print(&format!("{}: ok ({routes} routes, {tokens} tokens)\n", file.display()));
+                let counts =
+                    format!("{}, {}", count(config.routes.len(), "route"), count(config.tokens.len(), "token"));
+                print(&format!("{}: ok ({counts})\n", file.display()));
             }
             ExitCode::SUCCESS
         }

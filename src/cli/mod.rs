@@ -16,7 +16,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
 use crate::clock::Clock;
-use crate::config::{self, Config, Report, not_yet};
+use crate::config::{self, Config, Problem, Report, not_yet};
 use crate::telemetry::{self, Format};
 
 /// Exit status of a broken configuration (EX_CONFIG of sysexits.h).
@@ -171,11 +171,24 @@ fn colour() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Every problem and warning, a line each.
+/// More are not read by anybody.
+const LINES_MAX: usize = 50;
+
+/// The problems and the warnings, a line each.
 fn lines(report: &Report) -> String {
-    let problems = report.problems.iter().map(|problem| report.line(problem));
-    let warnings = report.warnings.iter().map(|warning| format!("warning: {}", report.line(warning)));
-    problems.chain(warnings).collect::<Vec<_>>().join("\n")
+    let shown = |all: &[Problem], prefix: &str| -> Vec<String> {
+        let mut lines: Vec<_> = all.iter().take(LINES_MAX).map(|one| format!("{prefix}{}", report.line(one))).collect();
+        if all.len() > LINES_MAX {
+            lines.push(format!("{prefix}and {} more", all.len() - LINES_MAX));
+        }
+        lines
+    };
+    [shown(&report.problems, ""), shown(&report.warnings, "warning: ")].concat().join("\n")
+}
+
+/// `1 route`, `2 routes`.
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// To stdout; a reader that is gone is nobody's problem.

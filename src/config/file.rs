@@ -81,6 +81,7 @@ pub struct LimitsFile {
     pub threads: Option<u16>,
 }
 
+/// A client certificate with its key.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
@@ -91,6 +92,7 @@ pub struct IdentityFile {
     pub key: Option<PathBuf>,
 }
 
+/// One way to get an access token.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
@@ -103,7 +105,9 @@ pub struct TokenFile {
     pub url: Option<String>,
     /// The vendor's base URL; the dialect's when not given.
     pub base_url: Option<String>,
+    /// The client's name at the vendor.
     pub client_id: Option<String>,
+    /// The client's secret, for the client authentications that send one.
     pub client_secret: Option<SecretFile>,
     /// How the client proves who it is; the dialect's when not given.
     pub client_auth: Option<ClientAuth>,
@@ -115,6 +119,7 @@ pub struct TokenFile {
     pub refresh_token: Option<SecretFile>,
     /// The token itself, for the `static` grant.
     pub access_token: Option<SecretFile>,
+    /// What the token is to permit, a word each; not sent when empty.
     pub scope: Vec<String>,
     /// Extra request parameters.
     pub params: BTreeMap<String, SecretFile>,
@@ -129,6 +134,7 @@ pub struct TokenFile {
     /// The name in the server's certificate, where it is not the URL's.
     pub server_name: Option<String>,
     /// Origins the token may ever be sent to; those of the routes that name it, when not given.
+    #[schemars(length(min = 1))]
     pub send_to: Vec<String>,
     /// Fraction of the lifetime at which the background refresh starts, jittered by 5 %; 0.75 when not given.
     #[schemars(range(min = 0.1, max = 0.95))]
@@ -143,6 +149,7 @@ pub struct TokenFile {
     pub required: Option<bool>,
 }
 
+/// Where an application connects, and the API behind it.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
@@ -157,7 +164,7 @@ pub struct RouteFile {
     pub strip: Option<bool>,
     /// The API: scheme, host, optional port and base path. Required.
     pub upstream: Option<String>,
-    /// Permits `http://` to another machine.
+    /// Permits `http://` to another machine; false when not given.
     pub unsafe_plain_upstream: bool,
     /// A name under `[token]`, the route's own name when not given; `false` forwards without one.
     pub token: Option<TokenRef>,
@@ -178,8 +185,10 @@ pub struct RouteFile {
     /// Extra request headers.
     pub headers: BTreeMap<String, SecretFile>,
     /// Allowed methods; all when not given.
+    #[schemars(length(min = 1))]
     pub methods: Vec<String>,
     /// Allowed path prefixes, on segment boundaries; all when not given.
+    #[schemars(length(min = 1))]
     pub paths: Vec<String>,
     /// How long a request waits for a token exchange in flight; `5s` when not given.
     pub token_wait: Option<Span>,
@@ -196,6 +205,7 @@ pub struct RouteFile {
     /// Is a `Location` that points at the upstream mapped back? True when not given.
     pub rewrite_location: Option<bool>,
     /// `Host` names to answer to; `localhost`, `127.0.0.1` and `[::1]` when not given.
+    #[schemars(length(min = 1))]
     pub accept_hosts: Option<Vec<String>>,
     /// Browser origins to answer to; none when not given.
     pub accept_origins: Vec<String>,

@@ -9,10 +9,13 @@ pub mod not_yet;
 pub mod problem;
 pub mod schema;
 mod shape;
+mod syntax;
 mod validate;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -177,20 +180,45 @@ impl Upstream {
 
 /// Reads and checks a file. The configuration is there exactly if the report has no problem.
 pub fn load(path: &Path, now: Timestamp) -> (Option<Config>, Report) {
-    let fatal = |problem: String, hint: &str| {
-        let problem = Problem { place: None, key: String::new(), problem, hint: hint.into() };
-        (None, Report { file: path.to_owned(), problems: vec![problem], warnings: Vec::new() })
-    };
-    let text = match std::fs::read(path).map(String::from_utf8) {
-        Ok(Ok(text)) => text,
-        Ok(Err(_)) => return fatal("is not UTF-8 text".into(), "TOML is UTF-8"),
-        Err(e) => return fatal(format!("cannot be read: {e}"), "name the file with -c"),
-    };
-    validate::run(path, &text, now)
+    match read(path) {
+        Ok(text) => validate::run(path, &text, now),
+        Err(problem) => (None, Report { file: path.to_owned(), problems: vec![problem], warnings: Vec::new() }),
+    }
 }
 
-/// Where a broker with this file has its operator's listener, whatever else the file holds.
+/// Where a broker with this file has its operator's listener, whatever else the file holds. `Err` names the file.
 pub fn admin_listen(path: &Path) -> Result<Listen, String> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: cannot be read: {e}", path.display()))?;
-    validate::admin_listen(path, &text)
+    match read(path) {
+        Ok(text) => validate::admin_listen(path, &text),
+        Err(problem) => {
+            Err(Report { file: path.to_owned(), problems: Vec::new(), warnings: Vec::new() }.line(&problem))
+        }
+    }
+}
+
+/// A configuration is at most this long.
+const LENGTH_MAX: u64 = 1024 * 1024;
+
+fn read(path: &Path) -> Result<String, Problem> {
+    let fatal = |problem: &str, hint: &str| Problem {
+        place: None,
+        key: String::new(),
+        problem: problem.into(),
+        hint: hint.into(),
+    };
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(LENGTH_MAX + 1).read_to_end(&mut bytes)).map_err(|e| {
+        match e.kind() {
+            ErrorKind::NotFound => {
+                fatal("cannot be read: there is no such file", "name the configuration with -c FILE")
+            }
+            ErrorKind::PermissionDenied => fatal("cannot be read: permission denied", "let the broker's user read it"),
+            ErrorKind::IsADirectory => fatal("cannot be read: it is a directory", "name the file in it with -c FILE"),
+            _ => fatal(&format!("cannot be read: {e}"), "name the configuration with -c FILE"),
+        }
+    })?;
+    if bytes.len() as u64 > LENGTH_MAX {
+        return Err(fatal("is larger than 1 MiB", "is it the configuration? Name it with -c FILE"));
+    }
+    String::from_utf8(bytes).map_err(|_| fatal("is not UTF-8 text", "TOML is UTF-8; save it again as that"))
 }

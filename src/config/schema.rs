@@ -12,7 +12,12 @@ pub fn schema() -> &'static Json {
     static SCHEMA: OnceLock<Json> = OnceLock::new();
     SCHEMA.get_or_init(|| {
         let schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<File>();
-        without_null(schema.to_value())
+        let mut schema = without_null(schema.to_value());
+        // Optional for serde, so that one that is missing does not hide what else is wrong.
+        if let Some(Json::Object(route)) = schema.pointer_mut("/properties/route/additionalProperties") {
+            route.insert("required".into(), Json::from(vec!["listen", "upstream"]));
+        }
+        schema
     })
 }
 
@@ -25,6 +30,13 @@ fn without_null(schema: Json) -> Json {
                     let only = only.clone();
                     node.insert("type".into(), only);
                 }
+            }
+            if let Some(Json::Array(words)) = node.get_mut("enum") {
+                words.retain(|word| !word.is_null());
+            }
+            // Rust's names for numbers; JSON Schema knows none of them.
+            if node.get("format").is_some_and(Json::is_string) && node.contains_key("type") {
+                node.remove("format");
             }
             if node
                 .get("default")

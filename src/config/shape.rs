@@ -1,9 +1,10 @@
 //! The strict check of a file against the schema: unknown keys, wrong types, wrong words, everything at once, each with its
 //! place. What passes is handed on; what does not is left out, so that the rest can be checked further.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -14,18 +15,26 @@ use super::schema::{branches, fits, schema, words};
 use crate::units;
 
 /// What of the document is well-formed, and what is wrong with the rest.
-pub(super) fn check(document: &Document<'_>) -> (toml::Table, Vec<Problem>) {
-    let mut walker = Walker { document, found: Vec::new() };
+pub(super) struct Found {
+    pub kept: toml::Table,
+    pub problems: Vec<Problem>,
+    /// Keys that a misspelt one was meant to be.
+    pub excused: Vec<String>,
+}
+
+pub(super) fn check(document: &Document<'_>) -> Found {
+    let mut walker = Walker { document, found: Vec::new(), excused: Vec::new() };
     let kept = match walker.value(schema(), &document.root, &mut Vec::new()) {
         Some(toml::Value::Table(table)) => table,
         _ => toml::Table::new(),
     };
-    (kept, walker.found)
+    Found { kept, problems: walker.found, excused: walker.excused }
 }
 
 struct Walker<'d, 't> {
     document: &'d Document<'t>,
     found: Vec<Problem>,
+    excused: Vec<String>,
 }
 
 impl Walker<'_, '_> {
@@ -53,19 +62,18 @@ impl Walker<'_, '_> {
         match value.get_ref() {
             DeValue::Table(table) => self.table(branch, table, value.span(), path),
             DeValue::Array(list) => {
-                let any = Json::Bool(true);
-                let items = branch.get("items").unwrap_or(&any);
+                let items = branch.get("items").unwrap_or(&ANYTHING);
                 let mut kept = Vec::new();
                 for (index, item) in list.iter().enumerate() {
                     path.push(index.to_string());
                     kept.extend(self.value(items, item, path));
                     path.pop();
                 }
-                if branch.get("minItems").is_some() && list.is_empty() {
-                    self.add(value.span(), path, "must not be empty", "");
-                    return None;
+                let must = branch.get("minItems").is_some();
+                if must && list.is_empty() {
+                    self.add(value.span(), path, "must not be empty", "name one at least, or remove the key");
                 }
-                Some(toml::Value::Array(kept))
+                (!must || !kept.is_empty()).then_some(toml::Value::Array(kept))
             }
             DeValue::String(text) => self.text(&fitting, text, value.span(), path),
             other => self.number(branch, other, value.span(), path),
@@ -80,46 +88,66 @@ impl Walker<'_, '_> {
         path: &mut Vec<String>,
     ) -> Option<toml::Value> {
         let known = schema.get("properties").and_then(Json::as_object);
-        let others = schema.get("additionalProperties").filter(|others| **others != Json::Bool(false));
+        let others = schema.get("additionalProperties").unwrap_or(&ANYTHING);
+        let others = Some(others).filter(|others| **others != Json::Bool(false));
         let mut kept = toml::Table::new();
         for (key, value) in table {
             let name = key.get_ref().to_string();
-            let at = path.clone();
-            path.push(name.clone());
             match known.and_then(|known| known.get(&name)).or(others) {
                 Some(schema) => {
+                    path.push(name.clone());
                     if let Some(value) = self.value(schema, value, path) {
                         kept.insert(name, value);
                     }
+                    path.pop();
                 }
-                None if not_yet::has(not_yet::KEYS, &at, &name) => {
-                    self.add(key.span(), path, "not yet: this version cannot do that", "remove it");
-                }
-                None => {
-                    let names: Vec<_> =
-                        known.map(|known| known.keys().map(String::as_str).collect()).unwrap_or_default();
-                    let hint = match nearest(&name, names.iter().copied()) {
-                        Some(near) => format!("did you mean `{near}`?"),
-                        None => format!("known here: {}", names.join(", ")),
-                    };
-                    self.add(key.span(), path, "unknown key", hint);
-                }
+                None => self.unknown(key, known, path),
             }
-            path.pop();
         }
         for required in schema.get("required").and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str) {
-            if !table.iter().any(|(key, _)| key.get_ref() == required) {
+            // `validate` has more to say of what a route needs.
+            if path.first().is_some_and(|first| first == "route") {
+                continue;
+            }
+            if table.get(required).is_none() && !self.is_excused(path, required) {
                 self.add(span.clone(), path, format!("`{required}` is missing"), "");
+            }
+            if !kept.contains_key(required) {
                 return None;
             }
         }
         if schema.get("maxProperties").is_some() && table.len() != 1 {
-            let names: Vec<_> = known.into_iter().flat_map(serde_json::Map::keys).map(String::as_str).collect();
+            let names: Vec<_> = known.into_iter().flat_map(Map::keys).map(String::as_str).collect();
             self.add(span, path, "needs exactly one key", format!("one of {}", names.join(", ")));
             return None;
         }
         let whole = schema.get("maxProperties").is_none() || kept.len() == 1;
         whole.then_some(toml::Value::Table(kept))
+    }
+
+    fn unknown(&mut self, key: &Spanned<Cow<'_, str>>, known: Option<&Map<String, Json>>, path: &mut Vec<String>) {
+        let name = key.get_ref().to_string();
+        let (problem, hint) = if not_yet::has(not_yet::KEYS, path, &name) {
+            ("not yet: this version cannot do that", "remove it".to_owned())
+        } else {
+            let names: Vec<_> = known.into_iter().flat_map(Map::keys).map(String::as_str).collect();
+            let hint = match (nearest(&name, names.iter().copied()), instead(&name, &names)) {
+                (_, Some(other)) | (Some(other), None) => {
+                    self.excused.push(path.iter().map(String::as_str).chain([other]).collect::<Vec<_>>().join("."));
+                    format!("did you mean `{other}`?")
+                }
+                (None, None) => format!("known here: {}", names.join(", ")),
+            };
+            ("unknown key", hint)
+        };
+        path.push(name);
+        self.add(key.span(), path, problem, hint);
+        path.pop();
+    }
+
+    fn is_excused(&self, path: &[String], key: &str) -> bool {
+        let whole = path.iter().map(String::as_str).chain([key]).collect::<Vec<_>>().join(".");
+        self.excused.contains(&whole)
     }
 
     fn text(&mut self, fitting: &[&Json], text: &str, span: Range<usize>, path: &[String]) -> Option<toml::Value> {
@@ -135,9 +163,9 @@ impl Walker<'_, '_> {
             }
             return None;
         }
-        let unit = match fitting[0].get("format").and_then(Json::as_str) {
-            Some("duration") => units::duration(text).err(),
-            Some("size") => units::size(text).err(),
+        let unit = match fitting[0].get("pattern").and_then(Json::as_str) {
+            Some(units::DURATION) => units::duration(text).err(),
+            Some(units::SIZE) => units::size(text).err(),
             _ => None,
         };
         match unit {
@@ -160,7 +188,8 @@ impl Walker<'_, '_> {
             DeValue::Integer(n) => i64::from_str_radix(n.as_str(), n.radix()).ok().map(toml::Value::Integer),
             DeValue::Float(n) => n.as_str().parse().ok().map(toml::Value::Float),
             DeValue::Boolean(b) => Some(toml::Value::Boolean(*b)),
-            DeValue::Datetime(at) => Some(toml::Value::Datetime(*at)),
+            // Nothing takes a date but what takes anything, and that is JSON, which has none.
+            DeValue::Datetime(at) => Some(toml::Value::String(at.to_string())),
             DeValue::String(_) | DeValue::Array(_) | DeValue::Table(_) => None,
         };
         #[expect(clippy::cast_precision_loss, reason = "only held against small bounds")]
@@ -181,6 +210,26 @@ impl Walker<'_, '_> {
         }
         None
     }
+}
+
+/// What takes anything.
+const ANYTHING: Json = Json::Bool(true);
+
+/// Other programs' words for what is meant here, where they are not near to it.
+fn instead<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    let wanted: &[&str] = match name {
+        "port" | "address" | "bind" | "addr" => &["listen"],
+        "target" | "backend" | "destination" | "url" => &["upstream"],
+        "token_url" | "token_endpoint" | "endpoint" => &["url"],
+        "id" => &["client_id"],
+        "secret" => &["client_secret"],
+        "user" => &["username"],
+        "scopes" => &["scope"],
+        "type" | "grant_type" => &["grant"],
+        "certificate" => &["cert"],
+        _ => &[],
+    };
+    known.iter().copied().find(|known| wanted.contains(known))
 }
 
 /// The schema's word for a TOML type.

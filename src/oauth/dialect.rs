@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 use regex::{Regex, RegexBuilder};
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ use super::expiry::Expires;
 use super::faults::{DialectError, Faults};
 use super::file::{
     AnswerFile, BasicEncoding, ClientAuth, DialectFile, ExpiresFile, ExpiresTable, ExpiresWord, Grant, OneOrMany, Op,
-    Rotation, RuleFile,
+    Rotation, RuleFile, Status,
 };
 use super::operation::{Operation, operation};
 use super::place::Places;
@@ -21,8 +21,16 @@ use super::template::Template;
 /// The keys of a token that a dialect may need.
 const NEEDS: &[&str] = &["url", "base_url", "client_id", "client_secret", "username", "password", "identity", "scope"];
 
-/// The only name a template of `[inject]` or of a route may use.
-pub const INJECT_NAMES: &[&str] = &["access_token"];
+/// How a token is written into a header: a template of `[inject]` or of a route. `Err` says what is wrong with it.
+pub fn credential_format(text: &str) -> Result<Template, String> {
+    const NAME: &str = "access_token";
+    let format = Template::parse(text, &[NAME]).map_err(|e| e.to_string())?;
+    if !format.uses(NAME) {
+        return Err("does not hold the token".into());
+    }
+    let fits = format.render(|_| Some("x".into())).is_some_and(|text| HeaderValue::from_str(&text).is_ok());
+    if fits { Ok(format) } else { Err("has characters that no header may have".into()) }
+}
 
 /// A compiled dialect.
 #[derive(Clone, Debug)]
@@ -87,7 +95,9 @@ impl Dialect {
         }
         let header = f.header("inject.header", file.inject.header.as_deref().unwrap_or("authorization"));
         let format = file.inject.format.as_deref().unwrap_or("Bearer {access_token}");
-        let format = f.template("inject.format", format, INJECT_NAMES);
+        let format = credential_format(format)
+            .map_err(|why| f.add("inject.format", why, "written like \"Bearer {access_token}\""))
+            .ok();
         if let (Some(inject_header), Some(inject_format), true) = (header, format, faults.0.is_empty()) {
             Ok(Self {
                 name: name.to_owned(),
@@ -143,7 +153,7 @@ fn answer_rules(file: AnswerFile, f: &mut Faults) -> AnswerRules {
         rotation: file.rotation,
         expires: expires(f, "answer.expires", told).unwrap_or(Expires::Jwt),
         refresh_expires: file.refresh_expires.and_then(|e| expires(f, "answer.refresh_expires", e)),
-        success_status: success.status.map(OneOrMany::into_vec).unwrap_or_default(),
+        success_status: statuses(success.status),
         success_equals: success
             .equals
             .into_iter()
@@ -176,6 +186,10 @@ fn expires(f: &mut Faults, key: &str, file: ExpiresFile) -> Option<Expires> {
     }
 }
 
+fn statuses(written: Option<OneOrMany<Status>>) -> Vec<u16> {
+    written.map(OneOrMany::into_vec).unwrap_or_default().into_iter().map(|status| status.0).collect()
+}
+
 fn compile_rule(index: usize, file: RuleFile, f: &mut Faults) -> Option<Rule> {
     let message = match file.when.message.map(|text| RegexBuilder::new(&text).case_insensitive(true).build()) {
         Some(Ok(regex)) => Some(regex),
@@ -191,7 +205,7 @@ fn compile_rule(index: usize, file: RuleFile, f: &mut Faults) -> Option<Rule> {
     };
     Some(Rule {
         op: file.when.op,
-        status: file.when.status.map(OneOrMany::into_vec).unwrap_or_default(),
+        status: statuses(file.when.status),
         code: file.when.code.map(OneOrMany::into_vec).unwrap_or_default(),
         message,
         class: file.class,

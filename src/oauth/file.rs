@@ -1,9 +1,10 @@
 //! The language of dialects as a person writes it: in a built-in file or under `[dialect.NAME]`. A mirror for serde, no
 //! logic; `dialect` compiles it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -85,7 +86,7 @@ pub enum Op {
 #[schemars(inline)]
 pub enum OneOrMany<T> {
     One(T),
-    Many(Vec<T>),
+    Many(#[schemars(length(min = 1))] Vec<T>),
 }
 
 impl<T> OneOrMany<T> {
@@ -94,6 +95,25 @@ impl<T> OneOrMany<T> {
             Self::One(one) => vec![one],
             Self::Many(many) => many,
         }
+    }
+}
+
+/// An HTTP status.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(transparent)]
+pub struct Status(pub u16);
+
+impl JsonSchema for Status {
+    fn schema_name() -> Cow<'static, str> {
+        "Status".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "minimum": 100, "maximum": 599 })
     }
 }
 
@@ -152,6 +172,7 @@ pub enum ExpiresWord {
     Jwt,
 }
 
+/// One of `in`, `at` and `fixed`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
@@ -183,7 +204,7 @@ pub enum Unit {
 #[schemars(inline)]
 pub struct SuccessFile {
     /// HTTP status.
-    pub status: Option<OneOrMany<u16>>,
+    pub status: Option<OneOrMany<Status>>,
     /// JSON paths and the values they must have.
     pub equals: BTreeMap<String, Value>,
 }
@@ -260,9 +281,10 @@ pub struct RuleFile {
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
 pub struct WhenFile {
+    /// Only at this exchange; at both when not given.
     pub op: Option<Op>,
     /// HTTP status.
-    pub status: Option<OneOrMany<u16>>,
+    pub status: Option<OneOrMany<Status>>,
     /// The answer's error code.
     pub code: Option<OneOrMany<String>>,
     /// A regular expression, without regard to case, on the answer's message, or on its text where it does not parse.

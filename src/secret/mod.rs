@@ -7,6 +7,7 @@ pub mod source;
 
 use std::fmt;
 
+use http::HeaderValue;
 use ring::digest;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -27,6 +28,11 @@ impl Secret {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// May it stand in a header?
+    pub fn fits_a_header(&self) -> bool {
+        HeaderValue::from_str(&self.0).is_ok()
     }
 
     /// How a secret may be named in logs and status.

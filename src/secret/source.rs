@@ -127,9 +127,12 @@ fn regular(meta: &Metadata, path: &Path) -> Result<(), SecretError> {
 #[expect(clippy::disallowed_methods, reason = "the one place that reads secrets from the environment")]
 fn environment(name: &str) -> Result<Secret, SecretError> {
     match std::env::var(name) {
-        Ok(value) => text(Zeroizing::new(value.into_bytes()), || format!("the environment variable {name}")),
-        Err(std::env::VarError::NotPresent) => Err(error(
-            format!("the environment variable {name} is not set"),
+        Ok(value) if !value.is_empty() => {
+            text(Zeroizing::new(value.into_bytes()), || format!("the environment variable {name}"))
+        }
+        // An empty one is how many tools write "none".
+        Ok(_) | Err(std::env::VarError::NotPresent) => Err(error(
+            format!("the environment variable {name} is not set or empty"),
             "set it for the broker's process, or use { file = \"…\" }",
         )),
         Err(std::env::VarError::NotUnicode(_)) => {

@@ -62,18 +62,18 @@ token = "ap"
     let expected = [
         "tokenbroker.toml:3:1: limits.conections: unknown key; did you mean `connections`?",
         "tokenbroker.toml:4:16: limits.head_timeout: \"10 sec\" is not understood; a duration is written like \"10s\", \"500ms\", \"5m\", \"1h30m\" or \"7d\"",
-        "tokenbroker.toml:6:8: token.api: the client authentication needs `client_id`; add it, or set client_auth to what the vendor expects",
+        "tokenbroker.toml:6:8: token.api: the client authentication needs `client_id`; the vendor gave one when the client was registered; or set another client_auth",
         "tokenbroker.toml:7:9: token.api.grant: \"passwrd\" is not known here; did you mean \"password\"? one of client_credentials, password, refresh_token, static",
-        "tokenbroker.toml:8:1: token.api.url: credentials would cross the network unencrypted; use https://",
+        "tokenbroker.toml:8:7: token.api.url: credentials would cross the network unencrypted; use https://",
         "tokenbroker.toml:9:19: token.api.client_secret.fil: unknown key; did you mean `file`?",
         "tokenbroker.toml:10:9: token.api.eager: expected true or false, found text in quotes",
         "tokenbroker.toml:11:14: token.api.refresh_at: 3 is out of range; from 0.1 to 0.95",
-        "tokenbroker.toml:12:1: token.api.scope: a scope is one word; write a list: [\"read\", \"write\"]",
-        "tokenbroker.toml:15:1: route.api.listen: other machines could use the token: only loopback addresses are allowed; listen on 127.0.0.1, [::1] or unix:/path; `unsafe_listen` is not yet there in this version",
-        "tokenbroker.toml:16:1: route.api.upstream: is not a usable URL; no user name, query or fragment belongs here",
-        "tokenbroker.toml:17:1: route.api.identity: there is no [identity.nobody]; add it",
-        "tokenbroker.toml:18:1: route.api.header: the broker sets this field itself; choose the field that the API reads the token from",
-        "tokenbroker.toml:23:1: route.other.token: there is no [token.ap]; did you mean \"api\"?",
+        "tokenbroker.toml:12:10: token.api.scope.0: a scope is one word; write a list: [\"read\", \"write\"]",
+        "tokenbroker.toml:15:10: route.api.listen: other machines could use the token: only loopback addresses are allowed; listen on 127.0.0.1, [::1] or unix:/path; `unsafe_listen` is not yet there in this version",
+        "tokenbroker.toml:16:12: route.api.upstream: is not a usable URL; no user name, query or fragment belongs here",
+        "tokenbroker.toml:17:12: route.api.identity: there is no [identity.nobody]; add it",
+        "tokenbroker.toml:18:10: route.api.header: the broker sets this field itself; choose the field that the API reads the token from",
+        "tokenbroker.toml:23:9: route.other.token: there is no [token.ap]; did you mean \"api\"?",
     ];
     assert_eq!(problems(config), expected);
 }
@@ -82,7 +82,12 @@ token = "ap"
 fn syntax_errors_and_duplicate_keys_have_their_place_and_do_not_quote_the_line() {
     let config = format!("{ROUTE}token = false\nlisten = \"127.0.0.1:1\"\n[token.x]\npassword = \"geheimnis\n");
     let problems = problems(&config);
-    assert!(problems.iter().any(|line| line.starts_with("tokenbroker.toml:5:1: duplicate key")), "{problems:#?}");
+    assert!(
+        problems.iter().any(|line| line.starts_with(
+            "tokenbroker.toml:5:1: route.api.listen: stands here twice, first in line 2; remove one of them"
+        )),
+        "{problems:#?}"
+    );
     assert!(problems.iter().any(|line| line.starts_with("tokenbroker.toml:7:")), "{problems:#?}");
     assert!(!problems.concat().contains("geheimnis"), "{problems:#?}");
 }
@@ -95,6 +100,390 @@ fn a_value_of_the_wrong_type_never_shows_a_secret() {
     let shown = problems(&config).concat();
     assert!(shown.contains("expected text in quotes or a table, found a list"), "{shown}");
     assert!(!shown.contains("geheimnis"), "{shown}");
+}
+
+/// Where each enum of the schema stands, with one of its words.
+fn enums(node: &Value, schema: &Value, path: &mut Vec<String>, out: &mut Vec<(Vec<String>, String)>) {
+    let node = match node.get("$ref").and_then(Value::as_str) {
+        Some(to) => schema.pointer(to.trim_start_matches('#')).unwrap(),
+        None => node,
+    };
+    let first = node.get("enum").map_or_else(|| node.get("const"), |words| words.get(0)).and_then(Value::as_str);
+    out.extend(first.map(|word| (path.clone(), word.to_owned())));
+    for branch in ["anyOf", "oneOf"].iter().filter_map(|key| node.get(key)?.as_array()).flatten() {
+        enums(branch, schema, path, out);
+    }
+    let named = node.get("properties").and_then(Value::as_object).into_iter().flatten();
+    let others = node.get("additionalProperties").filter(|others| others.is_object()).map(|others| ("x", others));
+    let items = node.get("items").filter(|items| items.is_object()).map(|items| ("0", items));
+    for (key, value) in named.map(|(key, value)| (key.as_str(), value)).chain(others).chain(items) {
+        path.push(key.to_owned());
+        enums(value, schema, path, out);
+        path.pop();
+    }
+}
+
+#[test]
+fn a_typo_in_any_word_of_the_schema_is_named_with_its_place_and_hides_nothing() {
+    let (_, stdout, _) = run_to_end("", &["schema"]);
+    let schema: Value = serde_json::from_str(&stdout).unwrap();
+    let mut all = Vec::new();
+    enums(&schema, &schema, &mut Vec::new(), &mut all);
+    let has = |key: &str| all.iter().any(|(path, _)| path.last().is_some_and(|last| last == key));
+    for key in
+        ["grant", "client_auth", "roots", "rotation", "class", "op", "unit", "basic_encoding", "encoding", "expires"]
+    {
+        assert!(has(key), "{key} is no enum any more");
+    }
+    for (path, word) in all {
+        let typo = format!("{word}x");
+        let value = path.iter().rev().fold(format!("{typo:?}"), |inner, step| match step.as_str() {
+            "0" => format!("[{inner}]"),
+            step => format!("{{ {step} = {inner} }}"),
+        });
+        let value = value.strip_prefix("{ ").unwrap().strip_suffix(" }").unwrap();
+        // Dotted at the top, so that it can stand beside the tables that follow.
+        let (table, rest) = value.split_once(" = ").unwrap();
+        let line = match rest.strip_prefix("{ x = ").and_then(|rest| rest.strip_suffix(" }")) {
+            Some(entry) => format!("{table}.x = {entry}\n"),
+            None => format!("{table} = {rest}\n"),
+        };
+        let config = format!("{line}[limits]\nconnections = 0\n{ROUTE}token = false\n");
+        let problems = problems(&config);
+        let column = line.find(&format!("{typo:?}")).unwrap() + 1;
+        let expected =
+            format!("tokenbroker.toml:1:{column}: {}: {typo:?} is not known here; did you mean ", path.join("."));
+        assert!(problems.iter().any(|line| line.starts_with(&expected)), "{config}{expected}: {problems:#?}");
+        assert!(problems.iter().any(|line| line.contains("limits.connections: 0 is out of range")), "{problems:#?}");
+        for word in ["cannot be read", "there is no [route]", "does not fit"] {
+            assert!(!problems.concat().contains(word), "{config}{problems:#?}");
+        }
+    }
+}
+
+#[test]
+fn what_may_hold_anything_is_not_looked_into() {
+    let config = format!(
+        "{ROUTE}[token.api]\ndialect = \"mine\"\nurl = \"https://a.example\"\nclient_id = \"c\"\n\
+         client_secret = {{ exec = [\"true\"] }}\n[dialect.mine]\nextends = \"oauth2\"\n[dialect.mine.acquire]\n\
+         url = \"{{url}}\"\nencoding = \"json\"\n\
+         params = {{ auth = {{ identity = {{ methods = [\"x\"], n = 3, at = 2026-01-01, {{name}} = \"{{client_id}}\" }} }} }}\n\
+         [dialect.mine.answer]\nsuccess = {{ equals = {{ \"a.b\" = {{ c = [1] }} }} }}\n\
+         [[dialect.mine.example]]\nabout = \"x\"\ngiven = {{ a = \"b\" }}\n"
+    )
+    .replace("{name}", "name");
+    assert_eq!(check(&config), (0, "tokenbroker.toml: ok (1 route, 1 token)\n".into(), String::new()));
+}
+
+#[test]
+fn one_mistake_is_one_problem() {
+    let token = "url = \"https://a.example\"\nclient_id = \"c\"\nclient_secret = { exec = [\"true\"] }\n";
+    for (config, expected) in [
+        ("[routes.a]\n".to_owned(), ":1:2: routes: unknown key; did you mean `route`?"),
+        ("route = 2\n".to_owned(), ":1:9: route: expected a table, found a whole number"),
+        ("[[route.x]]\nlisten = \"x\"\n".to_owned(), ":1:1: route.x: expected a table, found a list"),
+        (
+            ROUTE.replace("listen", "lisen") + "token = false\n",
+            ":2:1: route.api.lisen: unknown key; did you mean `listen`?",
+        ),
+        (
+            ROUTE.replace("upstream", "url") + "token = false\n",
+            ":3:1: route.api.url: unknown key; did you mean `upstream`?",
+        ),
+        (
+            ROUTE.replace("listen = \"127.0.0.1:0\"", "port = 80") + "token = false\n",
+            ":2:1: route.api.port: unknown key; did you mean `listen`?",
+        ),
+        (
+            format!("{ROUTE}token = 3\n"),
+            ":4:9: route.api.token: expected text in quotes or true or false, found a whole number",
+        ),
+        (
+            format!("{ROUTE}token = true\n[token.api]\n{token}"),
+            ":4:9: route.api.token: must be a name or false; the name of a [token]",
+        ),
+        (
+            format!("{ROUTE}token = \"apii\"\n[token.api]\n{token}"),
+            ":4:9: route.api.token: there is no [token.apii]; did you mean \"api\"?",
+        ),
+        (format!("{ROUTE}[token]\napi = 3\n"), ":5:7: token.api: expected a table, found a whole number"),
+        (
+            format!("{ROUTE}[token.api]\n{}", token.replace("client_id", "client_ids")),
+            ":6:1: token.api.client_ids: unknown key; did you mean `client_id`?",
+        ),
+        (
+            format!("{ROUTE}[token.api]\n{token}[token.api]\nurl = \"x\"\n"),
+            ":8:8: token.api: stands here twice, first in line 4; remove one of them",
+        ),
+        (
+            format!("{ROUTE}token = false\ntoken = false\n"),
+            ":5:1: route.api.token: stands here twice, first in line 4; remove one of them",
+        ),
+        (
+            format!("{ROUTE}token = false\n[[dialect.m.error]]\nclas = \"config\"\n"),
+            ":6:1: dialect.m.error.0.clas: unknown key; did you mean `class`?",
+        ),
+    ] {
+        assert_eq!(problems(&config), [format!("tokenbroker.toml{expected}")], "{config}");
+    }
+    let config = format!("{ROUTE}[token.api]\ndialect = \"comodo-one\"\n");
+    for key in ["client_id", "client_secret", "username", "password"] {
+        assert_eq!(problems(&config).iter().filter(|line| line.contains(&format!("`{key}`"))).count(), 1, "{key}");
+    }
+}
+
+#[test]
+fn what_is_not_toml_is_said_in_plain_words() {
+    for (config, expected) in [
+        ("[limits]\nheaders 3\n", ":2:9: `=` is missing;"),
+        ("[limits]\nheaders =\n", ":2:10: the value is missing;"),
+        ("[limits]\nheaders = x\n", ":2:11: this is not a value; text stands in \"quotes\""),
+        ("[admin]\nlisten = \"x\n", ":2:12: this text is not closed;"),
+        ("[admin\nlisten = \"x\"\n", ":1:7: the name of this table is not closed; write [NAME]"),
+        ("[route.a]\nlisten = [\"x\"\n", ":2:14: this list is not well formed;"),
+        ("[admin]\nkey = { file = \"x\"\n", ":2:19: this table is not well formed;"),
+        ("[admin]\nlisten = \"\\q\"\n", ":2:12: a backslash is not understood"),
+        ("[admin]\nlisten = \"x\" y\n", ":2:14: nothing more belongs on this line;"),
+        ("[route.a]\nstrip = tru\n", ":2:9: this is not a value; true or false"),
+    ] {
+        let problems = problems(config);
+        assert!(problems[0].starts_with(&format!("tokenbroker.toml{expected}")), "{config}{problems:#?}");
+        assert_eq!(problems.len(), 1, "{config}{problems:#?}");
+    }
+}
+
+#[test]
+fn what_could_never_work_is_refused_where_it_stands() {
+    let route = |keys: &str| format!("{ROUTE}token = false\n{keys}\n");
+    for (config, expected) in [
+        (
+            route("headers = { X-Key = \"a\\nb\" }"),
+            ":5:21: route.api.headers.X-Key: the value has bytes that no header may have",
+        ),
+        (
+            route("format = \"Bearer {access_token}\\n\""),
+            ":5:10: route.api.format: has characters that no header may have",
+        ),
+        (route("accept_hosts = []"), ":5:16: route.api.accept_hosts: must not be empty"),
+        (route("methods = []"), ":5:11: route.api.methods: must not be empty"),
+        (route("methods = [\"GET\", \"get\"]"), ":5:19: route.api.methods.1: \"get\" is not a method"),
+        (
+            route("[token.t]\nsend_to = []\ngrant = \"static\"\naccess_token = { exec = [\"true\"] }"),
+            ":6:11: token.t.send_to: must not be empty",
+        ),
+        (route("[admin]\nkey = \"\""), ":6:7: admin.key: the secret is empty"),
+        (route("[admin]\nlisten = \"127.0.0.1:65536\""), ":6:10: admin.listen: its port is not from 1 to 65535"),
+        (
+            route("[admin]\nlisten = \"0.0.0.0:80\""),
+            ":6:10: admin.listen: other machines could reach the operator's listener: only loopback addresses are allowed; listen on 127.0.0.1, [::1] or unix:/path",
+        ),
+        (route("").replace(".1:0", ".1:70000"), ":2:10: route.api.listen: its port is not from 1 to 65535"),
+        (
+            route("").replace("127.0.0.1:0", "unix:/no/such/place/api.sock"),
+            ":2:10: route.api.listen: the socket's directory /no/such/place is not there",
+        ),
+        (
+            route("").replace("example.com", "example.com:65536"),
+            ":3:12: route.api.upstream: is not a usable URL; its host is none, or its port",
+        ),
+        (
+            route("").replace("api.example", "api example"),
+            ":3:12: route.api.upstream: is not a usable URL; there is a space in it",
+        ),
+        (route("[dialect.d.answer]\naccess_token = []"), ":6:16: dialect.d.answer.access_token: must not be empty"),
+        (
+            route("[dialect.d.answer]\nsuccess = { status = 999 }"),
+            ":6:22: dialect.d.answer.success.status: 999 is out of range; from 100 to 599",
+        ),
+        (
+            route("[[dialect.d.error]]\nclass = \"config\"\nwhen = { status = [40] }"),
+            ":7:20: dialect.d.error.0.when.status.0: 40 is out of range",
+        ),
+        (route("[dialect.d.inject]\nformat = \"Bearer\""), ":6:10: dialect.d.inject.format: does not hold the token"),
+        (
+            route("[dialect.d]\nextends = \"comap\""),
+            ":6:11: dialect.d.extends: \"comap\" is not yet there in this version; describe it in a [dialect] of your own",
+        ),
+        (
+            route("[dialect.d]\nbase_url = \"http://a.example\""),
+            ":6:12: dialect.d.base_url: credentials would cross the network unencrypted",
+        ),
+    ] {
+        let problems = problems(&config);
+        assert!(
+            problems.iter().any(|line| line.starts_with(&format!("tokenbroker.toml{expected}"))),
+            "{config}{expected}\n{problems:#?}"
+        );
+        assert_eq!(problems.len(), 1, "{config}{problems:#?}");
+    }
+}
+
+/// A token of that dialect, used by a route, its secret from a command.
+fn token(keys: &str, dialect: &str) -> String {
+    format!("[token.api]\n{keys}\n{ROUTE}{dialect}")
+}
+
+#[test]
+fn the_requests_of_a_token_can_be_made_and_are_sent_encrypted() {
+    let client = "client_id = \"c\"\nclient_secret = { exec = [\"true\"] }";
+    let mine = "[dialect.mine.acquire]\nurl = ";
+    let of_mine = format!("dialect = \"mine\"\n{client}");
+    for (config, expected) in [
+        (
+            token(&of_mine, &format!("{mine}\"{{base_url}}/t\"")),
+            ":1:8: token.api: the acquire request of the dialect mine needs `base_url`; add it to this table",
+        ),
+        (
+            token(&of_mine, &format!("{mine}\"{{username}}\"")),
+            ":1:8: token.api: the acquire request of the dialect mine needs `username`; add it to this table",
+        ),
+        (
+            token(&of_mine, &format!("{mine}\"http://a.example/t\"")),
+            ":9:7: dialect.mine.acquire.url: the URL of the acquire request: credentials would cross the network unencrypted; use https://",
+        ),
+        (
+            token(&of_mine, &format!("{mine}\"/t\"")),
+            ":9:7: dialect.mine.acquire.url: the URL of the acquire request: is not a usable URL",
+        ),
+        (
+            token(&format!("url = \"https://a.example/{{tenant}}/t\"\n{client}"), ""),
+            ":2:7: token.api.url: is not a usable URL; nothing is filled in for {names} here",
+        ),
+    ] {
+        let problems = problems(&config);
+        assert!(problems[0].starts_with(&format!("tokenbroker.toml{expected}")), "{config}{expected}\n{problems:#?}");
+        assert_eq!(problems.len(), 1, "{config}{problems:#?}");
+    }
+    // {"exp":1} and {"exp":99999999999}
+    let jwt = |claims: &str| token(&format!("grant = \"static\"\naccess_token = \"e30.{claims}.\""), "");
+    problem(
+        &jwt("eyJleHAiOjF9"),
+        "tokenbroker.toml:3:16: token.api.access_token: the token in access_token has expired; put a good one where access_token is read from",
+    );
+    assert_eq!(check(&jwt("eyJleHAiOjk5OTk5OTk5OTk5fQ")).0, 0);
+}
+
+#[test]
+fn a_key_that_changes_nothing_is_refused() {
+    let secret = "client_secret = { exec = [\"true\"] }";
+    let client = format!("client_id = \"c\"\n{secret}");
+    let oauth2 = format!("url = \"https://a.example\"\n{client}");
+    let own = "[dialect.mine]\nbase_url = \"https://a.example\"\n[dialect.mine.acquire]\nurl = \"{base_url}/t\"\n";
+    let fixed = "grant = \"static\"\naccess_token = { exec = [\"true\"] }";
+    for (config, key, why) in [
+        (
+            token(&format!("{oauth2}\nbase_url = \"https://a.example\""), ""),
+            "5:1: token.api.base_url",
+            "requests of the dialect oauth2",
+        ),
+        (
+            token(&format!("dialect = \"mine\"\n{client}\nurl = \"https://a.example\""), own),
+            "5:1: token.api.url",
+            "or set base_url",
+        ),
+        (
+            token(&format!("dialect = \"mine\"\n{client}\nscope = [\"a\"]"), own),
+            "5:1: token.api.scope",
+            "requests of the dialect mine",
+        ),
+        (token(&format!("{oauth2}\nclient_auth = \"none\""), ""), "4:1: token.api.client_secret", "this client_auth"),
+        (
+            token(&format!("{oauth2}\nparams = {{ grant_type = \"x\" }}"), ""),
+            "5:12: token.api.params.grant_type",
+            "set `grant`",
+        ),
+        (
+            token(&format!("{oauth2}\nclient_auth = \"client_secret_post\"\nparams = {{ client_id = \"x\" }}"), ""),
+            "6:12: token.api.params.client_id",
+            "take the place of",
+        ),
+        (
+            token(&format!("{oauth2}\nheaders = {{ authorization = \"x\" }}"), ""),
+            "5:13: token.api.headers.authorization",
+            "client_secret_basic",
+        ),
+        (token(&format!("{fixed}\nurl = \"https://a.example\""), ""), "4:1: token.api.url", "grant static"),
+        (token(&format!("{fixed}\nclient_id = \"c\""), ""), "4:1: token.api.client_id", "grant static"),
+        (token(&format!("{fixed}\n{secret}"), ""), "4:1: token.api.client_secret", "grant static"),
+        (token(&format!("{fixed}\nscope = [\"a\"]"), ""), "4:1: token.api.scope", "grant static"),
+    ] {
+        let problems = problems(&config);
+        assert!(
+            problems[0].starts_with(&format!("tokenbroker.toml:{key}: ")) && problems[0].contains(why),
+            "{config}{problems:#?}"
+        );
+        assert_eq!(problems.len(), 1, "{config}{problems:#?}");
+    }
+    for used in [
+        // Some servers want the id beside Basic, and some the secret in a place of their own.
+        token(&format!("{oauth2}\nparams = {{ client_id = \"c\", audience = \"a\" }}"), ""),
+        token(
+            &format!("dialect = \"mine\"\nclient_auth = \"none\"\n{client}"),
+            &own.replace("{base_url}/t", "{base_url}/{client_secret}"),
+        ),
+    ] {
+        let (code, _, stderr) = check(&used);
+        assert_eq!((code, stderr.as_str()), (0, ""), "{used}");
+    }
+    let unused = format!("{ROUTE}token = false\n[dialect.mine]\nextends = \"oauth2\"\n");
+    let (code, _, stderr) = check(&unused);
+    let expected =
+        "warning: tokenbroker.toml:5:10: dialect.mine: nothing uses this table; name it in a token, or remove it\n";
+    assert_eq!((code, stderr.as_str()), (0, expected));
+}
+
+#[test]
+fn a_certificate_and_its_key_are_each_told_what_is_wrong_with_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let pki = tokenbroker::standin::pki::Pki::new(path).unwrap();
+    let issued = pki.issue(&tokenbroker::standin::pki::Leaf::client("acme", 7)).unwrap();
+    let pem = std::fs::read_to_string(&issued.cert).unwrap();
+    write(path, "cut.pem", &pem[..pem.len() / 2]);
+    write(path, "garbage.pem", "-----BEGIN CERTIFICATE-----\ngeheimnis!\n-----END CERTIFICATE-----\n");
+    write(path, "not.pem", b"\x30\x82geheimnis");
+    write(path, "both.p12", b"\x30\x82geheimnis");
+    for (cert, key, of_cert, of_key) in [
+        ("nowhere.pem", "nowhere.key", "cannot read nowhere.pem", "cannot read nowhere.key"),
+        ("cut.pem", "cut.pem", "is it cut off?", "is it cut off?"),
+        ("garbage.pem", "not.pem", "look at the file", "holds no private key"),
+        ("not.pem", "not.pem", "holds no certificate", "holds no private key"),
+        (
+            "both.p12",
+            "both.p12",
+            "openssl pkcs12 -in FILE -nokeys -out client.pem",
+            "openssl pkcs12 -in FILE -nocerts -nodes",
+        ),
+    ] {
+        let config =
+            format!("{ROUTE}token = false\nidentity = \"me\"\n[identity.me]\ncert = \"{cert}\"\nkey = \"{key}\"\n");
+        let (code, _, stderr) = check_in(path, &config);
+        let lines: Vec<_> = stderr.lines().collect();
+        assert!(code == 78 && lines.len() == 2, "{stderr}");
+        assert!(
+            lines[0].starts_with("tokenbroker.toml:7:8: identity.me.cert: ") && lines[0].contains(of_cert),
+            "{stderr}"
+        );
+        assert!(
+            lines[1].starts_with("tokenbroker.toml:8:7: identity.me.key: ") && lines[1].contains(of_key),
+            "{stderr}"
+        );
+        assert!(!stderr.contains("geheimnis") && stderr.is_ascii(), "{stderr}");
+    }
+}
+
+#[test]
+fn a_configuration_is_read_to_1_mib_and_its_problems_are_shown_to_50() {
+    let (code, _, stderr) = check(&"#".repeat(1024 * 1024 + 1));
+    assert_eq!(
+        (code, stderr.as_str()),
+        (78, "tokenbroker.toml: is larger than 1 MiB; is it the configuration? Name it with -c FILE\n")
+    );
+    let many: String = (0..40_000).map(|n| format!("k{n} = {n}\n")).collect();
+    let (code, _, stderr) = check(&format!("{many}{ROUTE}token = false\n"));
+    assert_eq!(code, 78);
+    assert_eq!(stderr.lines().count(), 51, "{stderr}");
+    assert!(stderr.ends_with("\nand 39950 more\n"), "{stderr}");
 }
 
 #[test]
@@ -154,7 +543,7 @@ fn a_token_needs_what_its_dialect_grant_and_client_authentication_need() {
     );
     problem(
         &token("dialect = \"oauth\""),
-        "tokenbroker.toml:2:1: token.api.dialect: there is no dialect \"oauth\"; did you mean \"oauth2\"?",
+        "tokenbroker.toml:2:11: token.api.dialect: there is no dialect \"oauth\"; did you mean \"oauth2\"?",
     );
     problem(
         &token("username = \"u\""),
@@ -162,13 +551,13 @@ fn a_token_needs_what_its_dialect_grant_and_client_authentication_need() {
     );
     problem(
         &token("roots = \"ca\""),
-        "tokenbroker.toml:2:1: token.api.roots: `roots = \"ca\"` needs `ca`; name the file with the CA's certificates",
+        "tokenbroker.toml:2:9: token.api.roots: `roots = \"ca\"` needs `ca`; name the file with the CA's certificates",
     );
     problem(
         &token(
             "send_to = [\"https://other.example\"]\nurl = \"https://a.example\"\nclient_id = \"c\"\nclient_secret = \"s\"",
         ),
-        "tokenbroker.toml:8:1: route.api.upstream: the token api may not be sent to https://api.example.com; add the origin to the token's send_to",
+        "tokenbroker.toml:8:12: route.api.upstream: the token api may not be sent to https://api.example.com; add the origin to the token's send_to",
     );
 }
 
@@ -183,19 +572,19 @@ fn a_route_leads_somewhere_and_to_one_place_only() {
     );
     problem(
         &route("a", "listen = \"127.0.0.1:8403\"\nupstream = \"http://a.example\""),
-        "tokenbroker.toml:4:1: route.a.upstream: the token would cross the network unencrypted; use https://, or unsafe_plain_upstream = true",
+        "tokenbroker.toml:4:12: route.a.upstream: the token would cross the network unencrypted; use https://, or unsafe_plain_upstream = true",
     );
     problem(
         &(route("a", fine) + &route("b", fine)),
-        "tokenbroker.toml:7:1: route.b.listen: 127.0.0.1:8403 leads to the route a already; tell them apart by host or path, or choose another port",
+        "tokenbroker.toml:7:10: route.b.listen: 127.0.0.1:8403 leads to the route a already; tell them apart by host or path, or choose another port",
     );
     problem(
         &route("a", "listen = \"127.0.0.1:8400\"\nupstream = \"https://a.example\""),
-        "tokenbroker.toml:3:1: route.a.listen: 127.0.0.1:8400 is the operator's listener; choose another port, or move it with [admin] listen",
+        "tokenbroker.toml:3:10: route.a.listen: 127.0.0.1:8400 is the operator's listener; choose another port, or move it with [admin] listen",
     );
     problem(
         &route("a", "listen = \"127.0.0.1:8403\"\nupstream = \"http://localhost:8403\""),
-        "tokenbroker.toml:4:1: route.a.upstream: leads back to a listener of this broker; name the API itself",
+        "tokenbroker.toml:4:12: route.a.upstream: leads back to a listener of this broker; name the API itself",
     );
     for listen in ["0.0.0.0:1", "[::]:1", "192.168.1.1:1", "10.0.0.1:80"] {
         let shown = problems(&route("a", &format!("listen = \"{listen}\"\nupstream = \"https://a.example\""))).concat();
@@ -247,6 +636,7 @@ fn secrets_come_from_files_environment_commands_and_systemd_and_only_inline_ones
             .arg(&file)
             .arg("check")
             .env("API_SECRET", "from-env")
+            .env("EMPTY", "")
             .env("CREDENTIALS_DIRECTORY", directory.path())
             .output()
             .unwrap();
@@ -263,7 +653,9 @@ fn secrets_come_from_files_environment_commands_and_systemd_and_only_inline_ones
     for (wrong, why) in [
         ("{ file = \"nowhere\" }", "cannot read the file"),
         ("{ file = \".\" }", "is not a regular file"),
-        ("{ env = \"NOT_SET_ANYWHERE\" }", "is not set"),
+        ("{ env = \"NOT_SET_ANYWHERE\" }", "NOT_SET_ANYWHERE is not set or empty"),
+        ("{ env = \"EMPTY\" }", "EMPTY is not set or empty"),
+        ("{ exec = [7] }", "expected text in quotes, found a whole number"),
         ("{ exec = [\"no-such-program\"] }", "was not found"),
         ("{ exec = [] }", "must not be empty"),
         ("{ credential = \"nowhere\" }", "cannot read the file"),
@@ -305,7 +697,12 @@ fn files_that_others_may_change_are_refused_and_those_that_others_may_read_are_w
     }
     with_mode(&secret, 0o600);
     let (code, stderr) = with_mode(&file, 0o660);
-    assert!(code == 78 && stderr.contains("can be changed by others (mode 0660)"), "{stderr}");
+    assert!(code == 78 && stderr.contains("tokenbroker.toml: can be changed by others (mode 0660)"), "{stderr}");
+    assert_eq!(with_mode(&file, 0o644), (0, String::new()), "no secret is in it");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("{ file = \"link\" }", "\"geheimnis\"")).unwrap();
+    let (code, stderr) = with_mode(&file, 0o644);
+    assert!(code == 0 && stderr.contains("holds a secret and can be read by everybody (mode 0644)"), "{stderr}");
 }
 
 #[test]
@@ -355,7 +752,7 @@ fn a_dialect_of_ones_own_is_checked_like_the_rest() {
     );
     problem(
         &config,
-        "tokenbroker.toml:9:1: dialect.mine.extends: there is no built-in dialect \"oauth3\"; one of comodo-one, oauth2",
+        "tokenbroker.toml:9:11: dialect.mine.extends: there is no built-in dialect \"oauth3\"; one of comodo-one, oauth2",
     );
     let config =
         format!("{ROUTE}token = false\n[dialect.mine]\nextends = \"oauth2\"\nacquire = {{ url = \"{{urk}}\" }}\n");
@@ -374,7 +771,22 @@ fn the_schema_describes_every_key_and_accepts_the_reference() {
     for table in ["store", "admin", "limits", "identity", "token", "route", "dialect"] {
         assert!(schema["properties"][table]["description"].is_string(), "{table}");
     }
-    assert!(!stdout.contains("\"null\""), "TOML has no null");
+    assert!(!stdout.contains("null"), "TOML has no null");
+    assert!(!stdout.contains("\"format\": \""), "a duration is not what JSON Schema calls one");
+    let route = &schema["properties"]["route"]["additionalProperties"];
+    assert_eq!(route["required"], serde_json::json!(["listen", "upstream"]));
+    assert_eq!(route["properties"]["token_wait"]["pattern"], "^([0-9]+(ms|s|m|h|d))+$");
+    fn described(node: &Value, path: &str) {
+        for (key, value) in node["properties"].as_object().into_iter().flatten() {
+            let path = format!("{path}.{key}");
+            assert!(value["description"].is_string(), "{path}");
+            described(value, &path);
+        }
+        for below in ["additionalProperties", "items"] {
+            described(&node[below], &format!("{path}.*"));
+        }
+    }
+    described(&schema, "");
 }
 
 /// Every key that the schema knows, as dotted paths with `*` for names.

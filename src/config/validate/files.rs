@@ -11,12 +11,16 @@ impl Check<'_> {
     pub(super) fn private(&mut self, file: &Path, key: &[&str]) {
         let Ok(meta) = file.metadata() else { return };
         let mode = meta.permissions().mode();
-        let shown = file.display();
+        // A message about the configuration itself begins with its name.
+        let own = key.is_empty();
+        let shown = if own { String::new() } else { format!("{} ", file.display()) };
+        let telling = if own { self.literal } else { !file.starts_with("/run/secrets") };
         if mode & 0o022 != 0 {
-            let problem = format!("{shown} can be changed by others (mode {:04o})", mode & 0o7777);
+            let problem = format!("{shown}can be changed by others (mode {:04o})", mode & 0o7777);
             self.problem(key, &problem, "chmod go-w");
-        } else if mode & 0o004 != 0 && !key.is_empty() && !file.starts_with("/run/secrets") {
-            let problem = format!("{shown} can be read by everybody (mode {:04o})", mode & 0o7777);
+        } else if mode & 0o004 != 0 && telling {
+            let what = if own { "holds a secret and " } else { "" };
+            let problem = format!("{shown}{what}can be read by everybody (mode {:04o})", mode & 0o7777);
             self.warning(key, &problem, "chmod o-r");
         }
     }

@@ -11,8 +11,20 @@ impl Check<'_> {
     pub(super) fn listen(&mut self, text: &str, key: &[&str]) -> Listen {
         let nowhere = Listen::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
         if let Some(path) = text.strip_prefix("unix:") {
-            if !Path::new(path).is_absolute() {
-                self.problem(key, "a socket's path must be absolute", "written like unix:/run/tokenbroker/api.sock");
+            let directory = Path::new(path).parent().filter(|_| Path::new(path).is_absolute());
+            match directory {
+                None => {
+                    self.problem(
+                        key,
+                        "a socket's path must be absolute",
+                        "written like unix:/run/tokenbroker/api.sock",
+                    );
+                }
+                Some(directory) if !directory.is_dir() => {
+                    let problem = format!("the socket's directory {} is not there", directory.display());
+                    self.problem(key, &problem, "make it, for the broker's user alone (mode 0700)");
+                }
+                Some(_) => {}
             }
             // sockaddr_un holds 108 bytes with the terminating zero (unix(7)).
             if path.len() > 107 {
@@ -25,19 +37,24 @@ impl Check<'_> {
         match literal.parse::<SocketAddr>() {
             Ok(address) if address.ip().to_canonical().is_loopback() => Listen::Tcp(address),
             Ok(_) => {
-                self.problem(
-                    key,
-                    "other machines could use the token: only loopback addresses are allowed",
-                    "listen on 127.0.0.1, [::1] or unix:/path; `unsafe_listen` is not yet there in this version",
-                );
+                let hint = if key[0] == "admin" {
+                    "listen on 127.0.0.1, [::1] or unix:/path"
+                } else {
+                    "listen on 127.0.0.1, [::1] or unix:/path; `unsafe_listen` is not yet there in this version"
+                };
+                let what = if key[0] == "admin" { "reach the operator's listener" } else { "use the token" };
+                let problem = format!("other machines could {what}: only loopback addresses are allowed");
+                self.problem(key, &problem, hint);
                 nowhere
             }
             Err(_) => {
-                self.problem(
-                    key,
-                    "is not an address to listen on",
-                    "written like 127.0.0.1:8403 or unix:/run/tokenbroker/api.sock",
-                );
+                let number = literal.rsplit(':').next().unwrap_or_default();
+                let port = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+                let problem = match number.parse::<u16>() {
+                    Err(_) if port => "its port is not from 1 to 65535",
+                    _ => "is not an address to listen on",
+                };
+                self.problem(key, problem, "written like 127.0.0.1:8403 or unix:/run/tokenbroker/api.sock");
                 nowhere
             }
         }

@@ -4,50 +4,57 @@
 
 mod files;
 mod listen;
+mod request;
 mod route;
+mod tls;
 mod token;
 mod url;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::document::Document;
-use super::file::{AdminFile, File, IdentityFile, LimitsFile, RootsFile, SecretFile};
+use super::document::{Document, Part};
+use super::file::{AdminFile, File, LimitsFile, SecretFile};
 use super::problem::{Problem, nearest};
 use super::{Admin, Config, Limits, Report};
-use crate::identity::{Identity, IdentityError, Roots};
+use crate::identity::Identity;
 use crate::oauth::builtin;
 use crate::oauth::dialect::Dialect;
+use crate::secret::Secret;
 use crate::secret::source::SecretSource;
 use crate::units::Span;
 
 const ADMIN_LISTEN: &str = "127.0.0.1:8400";
+/// Among more names than these, nobody looks for the one that was meant.
+const NAMES_MAX: usize = 100;
 
 /// Checks `text`, which was read from `path`.
 pub(super) fn run(path: &Path, text: &str, now: Timestamp) -> (Option<Config>, Report) {
     let mut document = Document::parse(path, text);
     let file = document.check();
-    let directory = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
-    let mut check = Check { document, directory, now, certificates: BTreeMap::new() };
+    let mut check = Check::new(document, path, now);
+    let config = file.map(|file| check.config(file));
     check.private(path, &[]);
-    let config = check.config(file);
     let mut report = check.document.report;
     report.sort();
-    (report.problems.is_empty().then_some(config), report)
+    (config.filter(|_| report.problems.is_empty()), report)
 }
 
-/// Checks `[admin] listen` alone.
+/// Checks `[admin] listen`, and whatever else makes it doubtful, alone.
 pub(super) fn admin_listen(path: &Path, text: &str) -> Result<super::Listen, String> {
     let mut document = Document::parse(path, text);
     let file = document.check();
-    document.report.problems.clear();
-    let mut check =
-        Check { document, directory: PathBuf::new(), now: Timestamp::UNIX_EPOCH, certificates: BTreeMap::new() };
-    let listen = check.listen(file.admin.listen.as_deref().unwrap_or(ADMIN_LISTEN), &["admin", "listen"]);
+    if file.is_some() && !document.excused.iter().any(|key| key == "admin") {
+        let concerns = |key: &str| key.is_empty() || key == "admin" || key.starts_with("admin.");
+        document.report.problems.retain(|problem| concerns(&problem.key));
+    }
+    let mut check = Check::new(document, path, Timestamp::UNIX_EPOCH);
+    let listen = file.unwrap_or_default().admin.listen;
+    let listen = check.listen(listen.as_deref().unwrap_or(ADMIN_LISTEN), &["admin", "listen"]);
     let report = check.document.report;
     match report.problems.first() {
         None => Ok(listen),
@@ -62,6 +69,12 @@ pub(super) struct Check<'t> {
     directory: PathBuf,
     now: Timestamp,
     certificates: BTreeMap<String, crate::identity::Leaf>,
+    /// Keys of which something was said already; no more is said of what follows from it.
+    said: BTreeSet<String>,
+    /// Tables that others name, such as `token.api`.
+    used: BTreeSet<String>,
+    /// Does the file itself hold a secret?
+    literal: bool,
 }
 
 /// What tokens and routes refer to by name.
@@ -69,6 +82,16 @@ pub(super) struct Named {
     /// `None` for one that could not be loaded, which was reported already.
     identities: BTreeMap<String, Option<Rc<Identity>>>,
     dialects: BTreeMap<String, Option<Dialect>>,
+}
+
+impl<'t> Check<'t> {
+    fn new(document: Document<'t>, path: &Path, now: Timestamp) -> Self {
+        let directory = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+        let mut said: BTreeSet<_> = document.report.problems.iter().map(|problem| problem.key.clone()).collect();
+        said.extend(document.excused.iter().cloned());
+        let (certificates, used) = (BTreeMap::new(), BTreeSet::new());
+        Self { document, directory, now, certificates, said, used, literal: false }
+    }
 }
 
 impl Check<'_> {
@@ -83,7 +106,7 @@ impl Check<'_> {
                 self.name(table, name);
             }
         }
-        if file.route.is_empty() {
+        if file.route.is_empty() && !self.refused(&["route"]) {
             self.problem(&[], "there is no [route]", "add one: [route.NAME] with listen and upstream");
         }
         let named = Named {
@@ -101,9 +124,13 @@ impl Check<'_> {
         }
         let admin = self.admin(file.admin);
         let limits = self.limits(&file.limits);
-        let tokens = self.tokens(&file.token, &named, &file.route);
-        let token_names: Vec<_> = file.token.keys().cloned().collect();
+        let tokens = self.tokens(&file.token, &named);
+        let token_names: BTreeSet<_> = file.token.keys().cloned().collect();
+        let any_route = !file.route.is_empty();
         let routes = self.routes(file.route, &tokens, &named, &admin, &token_names);
+        self.unused_tables("identity", named.identities.keys(), "name it in a token or a route, or remove it");
+        self.unused_tables("dialect", named.dialects.keys(), "name it in a token, or remove it");
+        self.unused_tables("token", token_names.iter().filter(|_| any_route), "name it in a route, or remove it");
         Config { admin, limits, tokens, routes, certificates: std::mem::take(&mut self.certificates) }
     }
 
@@ -129,19 +156,6 @@ impl Check<'_> {
         }
     }
 
-    fn identity(&mut self, name: &str, file: &IdentityFile) -> Option<Identity> {
-        let (Some(cert), Some(key)) = (&file.cert, &file.key) else {
-            if !self.refused(&["identity", name]) {
-                self.problem(&["identity", name], "needs `cert` and `key`", "two PEM files");
-            }
-            return None;
-        };
-        let (cert, key) = (self.path(cert), self.path(key));
-        self.private(&key, &["identity", name, "key"]);
-        let loaded = Identity::load(&cert, &key, self.now);
-        self.loaded(loaded, &["identity", name])
-    }
-
     fn dialect(&mut self, name: &str, table: &toml::Table) -> Option<Dialect> {
         if builtin::BUILT_IN.iter().any(|(built_in, _)| *built_in == name) {
             self.problem(
@@ -150,6 +164,9 @@ impl Check<'_> {
                 "choose another, and extend the built-in",
             );
             return None;
+        }
+        if let Some(url) = table.get("base_url").and_then(toml::Value::as_str) {
+            self.token_url(url, &["dialect", name, "base_url"]);
         }
         match builtin::extended(name, table) {
             Ok(dialect) => Some(dialect),
@@ -163,32 +180,25 @@ impl Check<'_> {
         }
     }
 
-    /// Whom a token or a route trusts.
-    fn trust(&mut self, table: [&str; 2], ca: Option<&PathBuf>, roots: RootsFile) -> Roots {
-        if roots == RootsFile::Ca && ca.is_none() {
-            self.problem(
-                &[table[0], table[1], "roots"],
-                "`roots = \"ca\"` needs `ca`",
-                "name the file with the CA's certificates",
-            );
-        }
-        let ca = ca.map(|ca| self.path(ca));
-        let loaded = Roots::load(roots == RootsFile::System, ca.as_ref());
-        self.loaded(loaded, &[table[0], table[1], "ca"]).unwrap_or_default()
-    }
-
-    fn loaded<T>(&mut self, result: Result<T, IdentityError>, path: &[&str]) -> Option<T> {
-        result.map_err(|e| self.problem(path, &e.problem, e.hint)).ok()
-    }
-
-    /// A secret's source with its path made absolute; `sensitive` ones are warned about when written inline.
+    /// A secret's source; `sensitive` ones are warned about when written inline.
     fn secret(&mut self, written: SecretFile, path: &[&str], sensitive: bool) -> SecretSource {
+        self.secret_and_value(written, path, sensitive).0
+    }
+
+    /// A secret's source with its path made absolute, and its value, unless a command has it.
+    fn secret_and_value(
+        &mut self,
+        written: SecretFile,
+        path: &[&str],
+        sensitive: bool,
+    ) -> (SecretSource, Option<Secret>) {
         let source = match written.0 {
             SecretSource::File(file) => SecretSource::File(self.path(&file)),
             other => other,
         };
         match &source {
             SecretSource::Inline(_) if sensitive => {
+                self.literal = true;
                 self.warning(
                     path,
                     "the secret stands in this file",
@@ -207,10 +217,9 @@ impl Check<'_> {
         if let Some(file) = source.path() {
             self.private(&file, path);
         }
-        if let Err(e) = source.look() {
-            self.problem(path, &e.problem, e.hint);
-        }
-        source
+        let value = source.look().map_err(|e| self.problem(path, &e.problem, e.hint)).ok();
+        let value = value.filter(|_| !matches!(source, SecretSource::Exec(..)));
+        (source, value)
     }
 
     fn timeout(&mut self, span: Option<Span>, default_seconds: u64, path: &[&str]) -> Duration {
@@ -224,44 +233,88 @@ impl Check<'_> {
     fn name(&mut self, table: &str, name: &str) {
         let fine = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if name.is_empty() || name.len() > 64 || !name.chars().all(fine) {
-            self.problem(&[table, name], "is not a usable name", "up to 64 letters, digits, - and _");
+            self.wrong_key(&[table, name], "is not a usable name", "up to 64 letters, digits, - and _");
         }
     }
 
-    /// A reference to something that is not there.
-    fn unknown(&mut self, path: &[&str], what: &str, wanted: &str, known: &[&str]) {
+    /// A reference to a table that is not there; if it was refused, that was said.
+    fn unknown<'k>(&mut self, path: &[&str], table: &str, wanted: &str, known: impl IntoIterator<Item = &'k String>) {
+        if self.refused(&[table, wanted]) || self.said.contains(table) {
+            return;
+        }
+        let known: Vec<_> = known.into_iter().map(String::as_str).take(NAMES_MAX).collect();
         let hint = match nearest(wanted, known.iter().copied()) {
-            Some(near) => format!("did you mean {near:?}?"),
+            Some(near) => {
+                self.using(table, near);
+                format!("did you mean {near:?}?")
+            }
             None if known.is_empty() => "add it".to_owned(),
             None => format!("known here: {}", known.join(", ")),
         };
+        let what = if table == "dialect" { format!("dialect {wanted:?}") } else { format!("[{table}.{wanted}]") };
         self.problem(path, &format!("there is no {what}"), &hint);
     }
 
-    /// Was something there that was refused already? Then it is not missing as well.
+    fn using(&mut self, table: &str, name: &str) {
+        self.used.insert(format!("{table}.{name}"));
+    }
+
+    fn unused_tables<'k>(&mut self, table: &str, names: impl IntoIterator<Item = &'k String>, hint: &str) {
+        let what = if table == "token" { "no route uses this token" } else { "nothing uses this table" };
+        for name in names {
+            if !self.used.contains(&format!("{table}.{name}")) {
+                self.warning(&[table, name], what, hint);
+            }
+        }
+    }
+
+    /// A key of a token that is missing, unless something was said of it already.
+    fn lacks(&mut self, token: &str, key: &str, problem: &str, hint: &str) {
+        let path = ["token", token, key];
+        if !self.refused(&path) {
+            self.problem(&path[..2], problem, hint);
+            self.said.insert(path.join("."));
+        }
+    }
+
+    /// Was something said of it, or of a part of it, already? Then it is not missing as well.
     fn refused(&self, path: &[&str]) -> bool {
         let key = path.join(".");
-        self.document.report.problems.iter().any(|problem| {
-            problem.key.strip_prefix(key.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        })
+        let below = format!("{key}.");
+        self.said.contains(&key) || self.said.range(below.clone()..).next().is_some_and(|said| said.starts_with(&below))
+    }
+
+    /// Does it stand in the file?
+    fn is_there(&self, path: &[&str]) -> bool {
+        self.document.has(path)
     }
 
     fn path(&self, path: &Path) -> PathBuf {
         self.directory.join(path)
     }
 
+    /// The value is wrong.
     fn problem(&mut self, path: &[&str], problem: &str, hint: &str) {
-        let problem = self.entry(path, problem, hint);
+        let problem = self.entry(path, Part::Value, problem, hint);
+        self.said.insert(problem.key.clone());
+        self.document.report.problems.push(problem);
+    }
+
+    /// The key should not be there.
+    fn wrong_key(&mut self, path: &[&str], problem: &str, hint: &str) {
+        let problem = self.entry(path, Part::Key, problem, hint);
+        self.said.insert(problem.key.clone());
         self.document.report.problems.push(problem);
     }
 
     fn warning(&mut self, path: &[&str], problem: &str, hint: &str) {
-        let problem = self.entry(path, problem, hint);
+        let problem = self.entry(path, Part::Key, problem, hint);
         self.document.report.warnings.push(problem);
     }
 
-    fn entry(&self, path: &[&str], problem: &str, hint: &str) -> Problem {
-        let place = self.document.locate(path);
+    fn entry(&self, path: &[&str], part: Part, problem: &str, hint: &str) -> Problem {
+        let place = self.document.locate(path, part);
+        let path = self.document.shown(path);
         let key = path.iter().filter(|step| !step.is_empty()).copied().collect::<Vec<_>>().join(".");
         Problem { place, key, problem: problem.into(), hint: hint.into() }
     }

@@ -1,6 +1,6 @@
 //! `[route.NAME]`: does it lead somewhere, and to one place only?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use http::{HeaderName, Method};
@@ -13,7 +13,7 @@ use crate::config::{Admin, Listen, Route, Token, Upstream};
 use crate::connect::Tls;
 use crate::fields;
 use crate::oauth::client::is_loopback;
-use crate::oauth::dialect::INJECT_NAMES;
+use crate::oauth::dialect::credential_format;
 use crate::oauth::file::OneOrMany;
 use crate::oauth::template::Template;
 
@@ -26,7 +26,7 @@ impl Check<'_> {
         tokens: &BTreeMap<String, Arc<Token>>,
         named: &Named,
         admin: &Admin,
-        token_names: &[String],
+        token_names: &BTreeSet<String>,
     ) -> BTreeMap<String, Arc<Route>> {
         let mut routes = BTreeMap::new();
         for (name, file) in files {
@@ -44,29 +44,15 @@ impl Check<'_> {
         file: RouteFile,
         tokens: &BTreeMap<String, Arc<Token>>,
         named: &Named,
-        token_names: &[String],
+        token_names: &BTreeSet<String>,
     ) -> Route {
         let key = |key| ["route", name, key];
-        let listen = file.listen.map(OneOrMany::into_vec).unwrap_or_default();
+        let listen = file.listen.clone().map(OneOrMany::into_vec).unwrap_or_default();
         if listen.is_empty() && !self.refused(&key("listen")) {
             self.problem(&key("listen"), "is missing", "where the application connects, such as 127.0.0.1:8403");
         }
         let (parts, mut upstream) = self.upstream(file.upstream.as_deref(), file.unsafe_plain_upstream, name);
-        let identity = self.identity_of(["route", name], file.identity.as_deref(), named);
-        let roots = self.trust(["route", name], file.ca.as_ref(), file.roots);
-        let config = self.tls(["route", name], &roots, identity);
-        let server_name = self.server_name(["route", name], file.server_name.as_deref());
-        if parts.https {
-            let name = server_name.or_else(|| ServerName::try_from(parts.host.clone()).ok());
-            let certificate = file.identity.as_ref().zip(identity);
-            let certificate = certificate.map(|(name, identity)| format!("[identity.{name}], {}", identity.leaf));
-            upstream.endpoint.tls = name.map(|name| Tls { config, name, certificate });
-            if upstream.endpoint.tls.is_none() {
-                self.problem(&key("upstream"), "its host is no valid name", "written like https://api.example.com");
-            }
-        } else if identity.is_some() {
-            self.problem(&key("identity"), "a client certificate needs an https:// upstream", "");
-        }
+        self.secure(name, &file, named, &parts, &mut upstream);
         let token = self.token_of(name, file.token.as_ref(), token_names);
         let config = token.as_ref().and_then(|token| tokens.get(token));
         if let Some(token) = config {
@@ -83,11 +69,15 @@ impl Check<'_> {
         };
         let headers = self.headers(&file.headers, &key("headers"));
         if token.is_some() && headers.iter().any(|(name, _)| *name == header) {
-            self.problem(&key("headers"), "names the field that carries the token", "remove it, or set token = false");
+            self.wrong_key(
+                &key("headers"),
+                "names the field that carries the token",
+                "remove it, or set token = false",
+            );
         }
         Route {
             name: name.to_owned(),
-            listen: listen.iter().map(|address| self.listen(address, &key("listen"))).collect(),
+            listen: self.each(&listen, key("listen"), Check::listen),
             host: file.host.map(|host| self.host(&host, &key("host"))),
             path: self.prefix(file.path.as_deref().unwrap_or("/"), &key("path")),
             strip: file.strip.unwrap_or(true),
@@ -98,8 +88,8 @@ impl Check<'_> {
             #[expect(clippy::unwrap_used, reason = "a literal without names")]
             format: format.unwrap_or_else(|| Template::parse("", &[]).unwrap()),
             headers,
-            methods: file.methods.iter().filter_map(|method| self.method(method, &key("methods"))).collect(),
-            paths: file.paths.iter().map(|path| self.prefix(path, &key("paths"))).collect(),
+            methods: self.each(&file.methods, key("methods"), Check::method).into_iter().flatten().collect(),
+            paths: self.each(&file.paths, key("paths"), Check::prefix),
             token_wait: file.token_wait.map_or(std::time::Duration::from_secs(5), |span| span.0),
             retry_unauthorized: file.retry_unauthorized.unwrap_or(true),
             replay_body_max: file
@@ -110,29 +100,68 @@ impl Check<'_> {
             idle_timeout: self.timeout(file.idle_timeout, 300, &key("idle_timeout")),
             rewrite_location: file.rewrite_location.unwrap_or(true),
             accept_hosts: match file.accept_hosts {
-                Some(hosts) => hosts.iter().map(|host| self.host(host, &key("accept_hosts"))).collect(),
+                Some(hosts) => self.each(&hosts, key("accept_hosts"), Check::host),
                 None => LOCAL_HOSTS.map(str::to_owned).to_vec(),
             },
-            accept_origins: file.accept_origins.iter().map(|o| self.origin(o, &key("accept_origins"))).collect(),
+            accept_origins: self.each(&file.accept_origins, key("accept_origins"), Check::origin),
         }
     }
 
+    /// The TLS to the API.
+    fn secure(&mut self, name: &str, file: &RouteFile, named: &Named, parts: &Parts, upstream: &mut Upstream) {
+        let identity = self.identity_of(["route", name], file.identity.as_deref(), named);
+        let roots = self.trust(["route", name], file.ca.as_ref(), file.roots);
+        let config = self.tls(["route", name], &roots, identity);
+        let server_name = self.server_name(["route", name], file.server_name.as_deref());
+        if parts.https {
+            let server = server_name.or_else(|| ServerName::try_from(parts.host.clone()).ok());
+            let certificate = file.identity.as_ref().zip(identity);
+            let certificate = certificate.map(|(name, identity)| format!("[identity.{name}], {}", identity.leaf));
+            upstream.endpoint.tls = server.map(|name| Tls { config, name, certificate });
+            if upstream.endpoint.tls.is_none() {
+                self.problem(
+                    &["route", name, "upstream"],
+                    "its host is no valid name",
+                    "written like https://api.example.com",
+                );
+            }
+        } else if identity.is_some() {
+            self.wrong_key(
+                &["route", name, "identity"],
+                "a client certificate needs an https:// upstream",
+                "remove it",
+            );
+        }
+    }
+
+    /// Each element of a list, with its own key.
+    pub(super) fn each<T>(
+        &mut self,
+        list: &[String],
+        key: [&str; 3],
+        one: impl Fn(&mut Self, &str, &[&str]) -> T,
+    ) -> Vec<T> {
+        let keys = |index: usize| index.to_string();
+        list.iter().enumerate().map(|(i, text)| one(self, text, &[key[0], key[1], key[2], &keys(i)])).collect()
+    }
+
     /// The token a route names; a token that is there but wrong was reported already.
-    fn token_of(&mut self, name: &str, token: Option<&TokenRef>, known: &[String]) -> Option<String> {
+    fn token_of(&mut self, name: &str, token: Option<&TokenRef>, known: &BTreeSet<String>) -> Option<String> {
         let wanted = match token {
             Some(TokenRef::Off(false)) => return None,
             Some(TokenRef::Off(true)) => {
+                self.using("token", name);
                 self.problem(&["route", name, "token"], "must be a name or false", "the name of a [token]");
                 return None;
             }
             Some(TokenRef::Name(wanted)) => wanted.as_str(),
             None => name,
         };
-        if !known.iter().any(|known| known == wanted) {
+        self.using("token", wanted);
+        if !known.contains(wanted) {
             if token.is_some() {
-                let known: Vec<_> = known.iter().map(String::as_str).collect();
-                self.unknown(&["route", name, "token"], &format!("[token.{wanted}]"), wanted, &known);
-            } else {
+                self.unknown(&["route", name, "token"], "token", wanted, known);
+            } else if !self.refused(&["route", name, "token"]) && !self.refused(&["token", name]) {
                 let problem = format!("no token is named, and there is no [token.{name}]");
                 self.problem(
                     &["route", name],
@@ -166,12 +195,8 @@ impl Check<'_> {
     }
 
     fn format(&mut self, text: &str, key: &[&str]) -> Option<Template> {
-        match Template::parse(text, INJECT_NAMES) {
-            Ok(format) if format.uses("access_token") => return Some(format),
-            Ok(_) => self.problem(key, "does not hold the token", "written like \"Bearer {access_token}\""),
-            Err(e) => self.problem(key, &e.to_string(), "written like \"Bearer {access_token}\""),
-        }
-        None
+        let format = credential_format(text);
+        format.map_err(|why| self.problem(key, &why, "written like \"Bearer {access_token}\"")).ok()
     }
 
     fn host(&mut self, host: &str, key: &[&str]) -> String {

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
-use rustls_pki_types::ServerName;
 
+use super::request::Requests;
 use super::{Check, Named};
 use crate::config::Token;
-use crate::config::file::{RouteFile, SecretFile, TokenFile, TokenRef};
-use crate::identity::{Identity, Roots, client_config};
+use crate::config::file::{SecretFile, TokenFile};
 use crate::oauth::builtin;
 use crate::oauth::dialect::Dialect;
 use crate::oauth::file::{ClientAuth, Grant};
+use crate::oauth::response::handmade;
 use crate::secret::source::SecretSource;
 
 impl Check<'_> {
@@ -22,42 +22,47 @@ impl Check<'_> {
         &mut self,
         files: &BTreeMap<String, TokenFile>,
         named: &Named,
-        routes: &BTreeMap<String, RouteFile>,
     ) -> BTreeMap<String, Arc<Token>> {
         let mut tokens = BTreeMap::new();
         for (name, file) in files {
             if let Some(token) = self.token(name, file, named) {
                 tokens.insert(name.clone(), Arc::new(token));
             }
-            let used = routes.iter().any(|(route, file)| match &file.token {
-                Some(TokenRef::Name(token)) => token == name,
-                Some(TokenRef::Off(_)) => false,
-                None => route == name,
-            });
-            if !used && !routes.is_empty() {
-                self.warning(&["token", name], "no route uses this token", "name it in a route, or remove it");
-            }
         }
         tokens
     }
 
     fn token(&mut self, name: &str, file: &TokenFile, named: &Named) -> Option<Token> {
-        let dialect = self.dialect_of(name, file, named)?;
-        let grant = file.grant.or(dialect.grant).unwrap_or(Grant::ClientCredentials);
-        let client_auth = file.client_auth.or(dialect.client_auth).unwrap_or(ClientAuth::ClientSecretBasic);
-        self.needs(name, file, &dialect);
-        self.grant_needs(name, file, &dialect, grant);
-        if grant != Grant::Static {
-            self.client_needs(name, file, client_auth);
-        }
+        let identity = self.identity_of(["token", name], file.identity.as_deref(), named);
+        let roots = self.trust(["token", name], file.ca.as_ref(), file.roots);
+        let tls = self.tls(["token", name], &roots, identity);
+        let server_name = self.server_name(["token", name], file.server_name.as_deref());
         for (key, url) in [("url", &file.url), ("base_url", &file.base_url)] {
             if let Some(url) = url {
                 self.token_url(url, &["token", name, key]);
             }
         }
-        let identity = self.identity_of(["token", name], file.identity.as_deref(), named);
-        let roots = self.trust(["token", name], file.ca.as_ref(), file.roots);
-        let tls = self.tls(["token", name], &roots, identity);
+        let dialect = self.dialect_of(name, file, named)?;
+        let grant = file.grant.or(dialect.grant).unwrap_or(Grant::ClientCredentials);
+        let client_auth = file.client_auth.or(dialect.client_auth).unwrap_or(ClientAuth::ClientSecretBasic);
+        let told = |check: &Self, key| !check.refused(&["token", name, key]);
+        let (grant_told, auth_told) = (told(self, "grant"), told(self, "client_auth"));
+        if grant != Grant::Static {
+            self.needs(name, file, &dialect);
+        }
+        if grant_told {
+            self.grant_needs(name, file, &dialect, grant);
+        }
+        if grant == Grant::Static {
+            self.no_requests(name, file);
+        } else {
+            if auth_told {
+                self.client_needs(name, file, client_auth);
+            }
+            if grant_told && auth_told {
+                self.requests(&Requests::new(name, file, &dialect, grant, client_auth));
+            }
+        }
         let refresh_at = file.refresh_at.or(dialect.refresh_at).unwrap_or(0.75);
         self.scope(name, file);
         Some(Token {
@@ -71,13 +76,13 @@ impl Check<'_> {
             username: file.username.clone(),
             password: self.optional(name, "password", file.password.as_ref()),
             refresh_token: self.optional(name, "refresh_token", file.refresh_token.as_ref()),
-            access_token: self.optional(name, "access_token", file.access_token.as_ref()),
+            access_token: self.access_token(name, file.access_token.as_ref()),
             scope: (!file.scope.is_empty()).then(|| file.scope.join(&dialect.scope_separator)),
             params: self.secrets(&file.params, &["token", name, "params"]).collect(),
             headers: self.headers(&file.headers, &["token", name, "headers"]),
             identity: identity.and_then(|identity| Some((file.identity.clone()?, identity.leaf.clone()))),
             tls,
-            server_name: self.server_name(["token", name], file.server_name.as_deref()),
+            server_name,
             send_to: self.send_to(name, file),
             refresh_at,
             default_lifetime: self.timeout(file.default_lifetime, 300, &["token", name, "default_lifetime"]),
@@ -89,7 +94,11 @@ impl Check<'_> {
     }
 
     fn dialect_of(&mut self, name: &str, file: &TokenFile, named: &Named) -> Option<Dialect> {
-        let wanted = file.dialect.as_deref().unwrap_or("oauth2");
+        let wanted = match &file.dialect {
+            None if self.refused(&["token", name, "dialect"]) => return None,
+            wanted => wanted.as_deref().unwrap_or("oauth2"),
+        };
+        self.using("dialect", wanted);
         if let Some(own) = named.dialects.get(wanted) {
             return own.clone();
         }
@@ -98,11 +107,11 @@ impl Check<'_> {
             let key = ["token", name, "dialect"];
             if builtin::is_planned(wanted) {
                 let problem = format!("{wanted:?} is not yet there in this version");
-                self.problem(&key, &problem, "describe it in a [dialect] of your own");
+                self.problem(&key, &problem, builtin::PLANNED_HINT);
             } else {
-                let built_in = builtin::BUILT_IN.iter().map(|(name, _)| *name);
-                let known: Vec<_> = built_in.chain(named.dialects.keys().map(String::as_str)).collect();
-                self.unknown(&key, &format!("dialect {wanted:?}"), wanted, &known);
+                let built_in = builtin::BUILT_IN.iter().map(|(name, _)| (*name).to_owned());
+                let known: Vec<_> = built_in.chain(named.dialects.keys().cloned()).collect();
+                self.unknown(&key, "dialect", wanted, &known);
             }
         }
         found
@@ -115,7 +124,7 @@ impl Check<'_> {
                 Some(("headers", header)) => file.headers.keys().any(|key| key.eq_ignore_ascii_case(header)),
                 Some(("params", param)) => file.params.contains_key(param),
                 _ => match need.as_str() {
-                    "url" => file.url.is_some() || file.grant == Some(Grant::Static),
+                    "url" => file.url.is_some(),
                     "base_url" => file.base_url.is_some() || dialect.base_url.is_some(),
                     "client_id" => file.client_id.is_some(),
                     "client_secret" => file.client_secret.is_some(),
@@ -126,9 +135,9 @@ impl Check<'_> {
                     _ => true,
                 },
             };
-            if !there && !self.refused(&["token", name, need.split('.').next().unwrap_or(need)]) {
+            if !there {
                 let problem = format!("the dialect {} needs `{need}`", dialect.name);
-                self.problem(&["token", name], &problem, "add it to this table");
+                self.lacks(name, need, &problem, "add it to this table");
             }
         }
     }
@@ -141,14 +150,8 @@ impl Check<'_> {
             Grant::RefreshToken => &[("refresh_token", file.refresh_token.is_some())],
             Grant::Static => &[("access_token", file.access_token.is_some())],
         };
-        for (key, there) in needs {
-            if !there && !self.refused(&["token", name, key]) && !dialect.needs.iter().any(|need| need == key) {
-                self.problem(
-                    &["token", name],
-                    &format!("the grant {} needs `{key}`", grant.as_str()),
-                    "add it to this table",
-                );
-            }
+        for (key, _) in needs.iter().filter(|(_, there)| !there) {
+            self.lacks(name, key, &format!("the grant {} needs `{key}`", grant.as_str()), "add it to this table");
         }
         let operation = match grant {
             Grant::ClientCredentials | Grant::Password => dialect.acquire.is_some(),
@@ -168,7 +171,7 @@ impl Check<'_> {
         ] {
             if given && !used {
                 let problem = format!("is not used by the grant {}", grant.as_str());
-                self.problem(&["token", name, key], &problem, "set the grant that is meant, or remove it");
+                self.wrong_key(&["token", name, key], &problem, "set the grant that is meant, or remove it");
             }
         }
         if grant == Grant::RefreshToken {
@@ -189,67 +192,36 @@ impl Check<'_> {
             ClientAuth::None => &[],
         };
         for key in needs {
-            if !there(key) && !self.refused(&["token", name, key]) {
-                let problem = format!("the client authentication needs `{key}`");
-                self.problem(&["token", name], &problem, "add it, or set client_auth to what the vendor expects");
+            if !there(key) {
+                let hint = match *key {
+                    "client_id" => "the vendor gave one when the client was registered; or set another client_auth",
+                    _ => "add it, or set client_auth to what the vendor expects",
+                };
+                self.lacks(name, key, &format!("the client authentication needs `{key}`"), hint);
             }
-        }
-        if file.client_secret.is_some() && !needs.contains(&"client_secret") && auth != ClientAuth::None {
-            self.problem(
-                &["token", name, "client_secret"],
-                "is not used by this client_auth",
-                "remove it, or set another client_auth",
-            );
         }
     }
 
     fn scope(&mut self, name: &str, file: &TokenFile) {
-        if file.scope.iter().any(|scope| scope.is_empty() || scope.contains(char::is_whitespace)) {
-            self.problem(&["token", name, "scope"], "a scope is one word", "write a list: [\"read\", \"write\"]");
-        }
+        self.each(&file.scope, ["token", name, "scope"], |check, scope, key| {
+            if scope.is_empty() || scope.contains(char::is_whitespace) {
+                check.problem(key, "a scope is one word", "write a list: [\"read\", \"write\"]");
+            }
+        });
     }
 
     fn send_to(&mut self, name: &str, file: &TokenFile) -> Vec<String> {
-        file.send_to.iter().map(|origin| self.origin(origin, &["token", name, "send_to"])).collect()
+        self.each(&file.send_to, ["token", name, "send_to"], Check::origin)
     }
 
-    pub(super) fn identity_of<'n>(
-        &mut self,
-        table: [&str; 2],
-        wanted: Option<&str>,
-        named: &'n Named,
-    ) -> Option<&'n Identity> {
-        let wanted = wanted?;
-        match named.identities.get(wanted) {
-            Some(identity) => identity.as_deref(),
-            None => {
-                let known: Vec<_> = named.identities.keys().map(String::as_str).collect();
-                self.unknown(&[table[0], table[1], "identity"], &format!("[identity.{wanted}]"), wanted, &known);
-                None
-            }
+    /// A token made by hand must be a good one; later nobody can tell where a bad one came from.
+    fn access_token(&mut self, name: &str, written: Option<&SecretFile>) -> Option<SecretSource> {
+        let path = ["token", name, "access_token"];
+        let (source, value) = self.secret_and_value(written?.clone(), &path, true);
+        if let Some(Err(e)) = value.map(|value| handmade(value, self.now)) {
+            self.problem(&path, &e.problem, &e.fix);
         }
-    }
-
-    pub(super) fn tls(
-        &mut self,
-        table: [&str; 2],
-        roots: &Roots,
-        identity: Option<&Identity>,
-    ) -> Arc<rustls::ClientConfig> {
-        client_config(roots, identity).unwrap_or_else(|e| {
-            self.problem(&[table[0], table[1], "ca"], &e.problem, e.hint);
-            #[expect(clippy::unwrap_used, reason = "no roots and no certificate: nothing that could be refused")]
-            client_config(&Roots::default(), None).unwrap()
-        })
-    }
-
-    pub(super) fn server_name(&mut self, table: [&str; 2], name: Option<&str>) -> Option<ServerName<'static>> {
-        let name = name?;
-        let parsed = ServerName::try_from(name.to_owned()).ok();
-        if parsed.is_none() {
-            self.problem(&[table[0], table[1], "server_name"], "is not a host name", "written like api.example.com");
-        }
-        parsed
+        Some(source)
     }
 
     fn optional(&mut self, name: &str, key: &str, secret: Option<&SecretFile>) -> Option<SecretSource> {
@@ -273,14 +245,18 @@ impl Check<'_> {
         path: &[&str; 3],
     ) -> Vec<(HeaderName, SecretSource)> {
         let mut headers = Vec::new();
-        for (name, source) in self.secrets(written, path).collect::<Vec<_>>() {
+        for (name, secret) in written {
             let key = [path[0], path[1], path[2], name.as_str()];
+            let (source, value) = self.secret_and_value(secret.clone(), &key, false);
+            if value.is_some_and(|value| !value.fits_a_header()) {
+                self.problem(&key, "the value has bytes that no header may have", "is there a line break in it?");
+            }
             match HeaderName::from_bytes(name.as_bytes()) {
                 Ok(header) if crate::fields::is_ours(&header) => {
-                    self.problem(&key, "the broker sets this field itself", "remove it");
+                    self.wrong_key(&key, "the broker sets this field itself", "remove it");
                 }
                 Ok(header) => headers.push((header, source)),
-                Err(_) => self.problem(&key, "is not a header name", "letters, digits and hyphens"),
+                Err(_) => self.wrong_key(&key, "is not a header name", "letters, digits and hyphens"),
             }
         }
         headers

@@ -20,7 +20,13 @@ impl Parts {
     /// An absolute `http` or `https` URL without user information, query and fragment.
     pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
         const HELP: &str = "written like https://api.example.com or https://api.example.com/base";
-        if text.contains(['?', '#', '@', '\\', ' ']) {
+        if text.contains(char::is_whitespace) {
+            return Err("there is a space in it");
+        }
+        if text.contains(['{', '}']) {
+            return Err("nothing is filled in for {names} here: write the value itself");
+        }
+        if text.contains(['?', '#', '@', '\\']) {
             return Err("no user name, query or fragment belongs here");
         }
         let uri: Uri = text.parse().map_err(|_| HELP)?;
@@ -29,7 +35,7 @@ impl Parts {
             Some("http") => false,
             _ => return Err(HELP),
         };
-        let (host, port) = host_and_port(&uri).ok_or("its host or port is none")?;
+        let (host, port) = host_and_port(&uri).ok_or("its host is none, or its port is not from 1 to 65535")?;
         let port = port.unwrap_or(if https { 443 } else { 80 });
         let path = uri.path().trim_end_matches('/').to_owned();
         if path.split('/').any(|step| step == "." || step == "..") {
@@ -58,16 +64,23 @@ impl Parts {
 impl Check<'_> {
     /// A URL of a token server; it may have a query.
     pub(super) fn token_url(&mut self, url: &str, key: &[&str]) {
+        if let Some((problem, hint)) = Self::token_url_fault(url) {
+            self.problem(key, problem, hint);
+        }
+    }
+
+    /// What is wrong with it, and what to do.
+    pub(super) fn token_url_fault(url: &str) -> Option<(&'static str, &'static str)> {
         let (base, query) = url.split_once('?').unwrap_or((url, ""));
         match Parts::parse(base) {
             Ok(_) if !query.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') => {
-                self.problem(key, "is not a usable URL", "its query has characters that must be encoded");
+                Some(("is not a usable URL", "its query has characters that must be encoded"))
             }
             Ok(parts) if !parts.https && !is_loopback(&parts.host) => {
-                self.problem(key, "credentials would cross the network unencrypted", "use https://");
+                Some(("credentials would cross the network unencrypted", "use https://"))
             }
-            Ok(_) => {}
-            Err(help) => self.problem(key, "is not a usable URL", help),
+            Ok(_) => None,
+            Err(help) => Some(("is not a usable URL", help)),
         }
     }
 

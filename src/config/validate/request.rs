@@ -1,0 +1,173 @@
+//! The requests that get a token: could they be made, and does every key of the token change something?
+
+use std::borrow::Cow;
+
+use super::Check;
+use crate::config::file::TokenFile;
+use crate::oauth::dialect::Dialect;
+use crate::oauth::file::{ClientAuth, Encoding, Grant};
+use crate::oauth::operation::{Operation, REQUEST_NAMES};
+
+/// One token, as its requests see it.
+pub(super) struct Requests<'c> {
+    name: &'c str,
+    file: &'c TokenFile,
+    dialect: &'c Dialect,
+    auth: ClientAuth,
+    /// With their names.
+    operations: Vec<(&'static str, &'c Operation)>,
+}
+
+impl<'c> Requests<'c> {
+    pub(super) fn new(
+        name: &'c str,
+        file: &'c TokenFile,
+        dialect: &'c Dialect,
+        grant: Grant,
+        auth: ClientAuth,
+    ) -> Self {
+        let acquire = dialect.acquire.as_ref().map(|operation| ("acquire", operation));
+        let renew = dialect.renew.as_ref().map(|operation| ("renew", operation));
+        let operations = match grant {
+            Grant::ClientCredentials => acquire.into_iter().collect(),
+            Grant::Password => acquire.into_iter().chain(renew).collect(),
+            Grant::RefreshToken => renew.into_iter().collect(),
+            Grant::Static => Vec::new(),
+        };
+        Self { name, file, dialect, auth, operations }
+    }
+
+    fn uses(&self, key: &str) -> bool {
+        self.operations.iter().any(|(_, operation)| operation.places(key))
+    }
+
+    /// What a URL is made of; secrets are not looked at, and stand as an x.
+    fn value(&self, name: &str) -> Option<Cow<'c, str>> {
+        let there = |there: bool| there.then_some(Cow::Borrowed("x"));
+        match name {
+            "url" => self.file.url.as_deref().map(Cow::Borrowed),
+            "base_url" => {
+                let url = self.file.base_url.as_deref().or(self.dialect.base_url.as_deref());
+                url.map(|url| url.trim_end_matches('/').into())
+            }
+            "client_id" => there(self.file.client_id.is_some()),
+            "client_secret" => there(self.file.client_secret.is_some()),
+            "username" => there(self.file.username.is_some()),
+            "password" => there(self.file.password.is_some()),
+            "scope" => there(!self.file.scope.is_empty()),
+            _ => there(true),
+        }
+    }
+}
+
+/// The parameters that the grant and the client authentication are made of.
+const OWN_PARAMS: [&str; 7] =
+    ["grant_type", "client_id", "client_secret", "username", "password", "refresh_token", "scope"];
+
+impl Check<'_> {
+    pub(super) fn requests(&mut self, requests: &Requests<'_>) {
+        for (op, operation) in &requests.operations {
+            self.address(requests, op, operation);
+        }
+        self.overrides(requests);
+        let file = requests.file;
+        let secret = matches!(requests.auth, ClientAuth::ClientSecretBasic | ClientAuth::ClientSecretPost);
+        let silent = requests.operations.iter().all(|(_, operation)| operation.encoding == Encoding::None);
+        for (key, given, used) in [
+            ("url", file.url.is_some(), requests.uses("url")),
+            ("base_url", file.base_url.is_some(), requests.uses("base_url")),
+            ("scope", !file.scope.is_empty(), requests.uses("scope")),
+            ("client_secret", file.client_secret.is_some(), secret || requests.uses("client_secret")),
+            ("params", !file.params.is_empty(), !silent),
+        ] {
+            let wanted = requests.dialect.needs.iter().any(|need| need.split('.').next() == Some(key));
+            if given && !used && !wanted && !requests.operations.is_empty() {
+                let (problem, hint) = match key {
+                    "client_secret" => {
+                        ("is not used by this client_auth".into(), "remove it, or set another client_auth")
+                    }
+                    "url" if requests.uses("base_url") => {
+                        (self.unused(requests), "remove it, or set base_url, which its requests start with")
+                    }
+                    _ => (self.unused(requests), "remove it, or choose the dialect that is meant"),
+                };
+                self.wrong_key(&["token", requests.name, key], &problem, hint);
+            }
+        }
+    }
+
+    fn unused(&self, requests: &Requests<'_>) -> String {
+        format!("is not used by the requests of the dialect {}", requests.dialect.name)
+    }
+
+    /// A token made by hand is asked of nobody.
+    pub(super) fn no_requests(&mut self, name: &str, file: &TokenFile) {
+        for (key, given) in [
+            ("url", file.url.is_some()),
+            ("base_url", file.base_url.is_some()),
+            ("client_id", file.client_id.is_some()),
+            ("client_secret", file.client_secret.is_some()),
+            ("client_auth", file.client_auth.is_some()),
+            ("scope", !file.scope.is_empty()),
+            ("params", !file.params.is_empty()),
+            ("headers", !file.headers.is_empty()),
+            ("identity", file.identity.is_some()),
+        ] {
+            if given {
+                let hint = "remove it, or set the grant that is meant";
+                self.wrong_key(&["token", name, key], "is not used by the grant static, which makes no request", hint);
+            }
+        }
+    }
+
+    /// Can the URL of a request be made, and is it one?
+    fn address(&mut self, requests: &Requests<'_>, op: &str, operation: &Operation) {
+        let name = requests.name;
+        let lacking: Vec<_> =
+            REQUEST_NAMES.iter().filter(|key| operation.url.uses(key) && requests.value(key).is_none()).collect();
+        for key in &lacking {
+            let problem = format!("the {op} request of the dialect {} needs `{key}`", requests.dialect.name);
+            self.lacks(name, key, &problem, "add it to this table");
+        }
+        let wrong = ["url", "base_url"].iter().any(|key| self.refused(&["token", name, key]))
+            || self.refused(&["dialect", &requests.dialect.name]);
+        if wrong || !lacking.is_empty() {
+            return;
+        }
+        let Some(url) = operation.url.render(|name| requests.value(name)) else { return };
+        if let Some((problem, hint)) = Self::token_url_fault(&url) {
+            let own = ["dialect", requests.dialect.name.as_str(), op, "url"];
+            let problem = format!("the URL of the {op} request: {problem}");
+            let token = ["token", name];
+            self.problem(if self.is_there(&own) { &own } else { &token }, &problem, hint);
+        }
+    }
+
+    /// Extra parameters and headers that would take the place of what the grant and the client authentication send.
+    fn overrides(&mut self, requests: &Requests<'_>) {
+        let basic = requests.auth == ClientAuth::ClientSecretBasic;
+        let file = requests.file;
+        for param in file.params.keys().filter(|param| OWN_PARAMS.contains(&param.as_str())) {
+            let added = match param.as_str() {
+                "client_id" => !basic,
+                "client_secret" => requests.auth == ClientAuth::ClientSecretPost,
+                _ => false,
+            };
+            if added || requests.operations.iter().any(|(_, operation)| operation.params.contains_key(param)) {
+                let hint = if param == "grant_type" { "set `grant`" } else { "set the key of that name of the token" };
+                self.wrong_key(
+                    &["token", requests.name, "params", param],
+                    "would take the place of what the broker sends itself",
+                    hint,
+                );
+            }
+        }
+        for header in file.headers.keys().filter(|name| basic && name.eq_ignore_ascii_case("authorization")) {
+            self.wrong_key(
+                &["token", requests.name, "headers", header],
+                "would take the place of the client's id and secret, which client_secret_basic sends there",
+                "remove it, or set another client_auth",
+            );
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Client certificates, trusted roots, server names.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::SignedDuration;
+use rustls_pki_types::ServerName;
+
+use super::{Check, Named};
+use crate::config::file::{IdentityFile, RootsFile};
+use crate::identity::{Identity, Roots, client_config};
+
+/// A certificate that ends sooner is warned about.
+const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+impl Check<'_> {
+    pub(super) fn identity(&mut self, name: &str, file: &IdentityFile) -> Option<Identity> {
+        for (key, given, hint) in [
+            ("cert", &file.cert, "the PEM file with the client certificate and its chain"),
+            ("key", &file.key, "the PEM file with the certificate's private key"),
+        ] {
+            if given.is_none() && !self.refused(&["identity", name, key]) {
+                self.problem(&["identity", name], &format!("`{key}` is missing"), hint);
+            }
+        }
+        let (cert, key) = (self.path(file.cert.as_ref()?), self.path(file.key.as_ref()?));
+        self.private(&key, &["identity", name, "key"]);
+        match Identity::load(&cert, &key, self.now) {
+            Ok(identity) => {
+                if identity.leaf.not_after < self.now.saturating_add(SOON).unwrap_or(self.now) {
+                    let problem = format!("the client certificate ends soon ({})", identity.leaf);
+                    let hint = "get a new one, and give it to the vendor if they keep a copy";
+                    self.warning(&["identity", name, "cert"], &problem, hint);
+                }
+                Some(identity)
+            }
+            Err(errors) => {
+                for (key, e) in errors {
+                    self.problem(&["identity", name, key], &e.problem, e.hint);
+                }
+                None
+            }
+        }
+    }
+
+    /// Whom a token or a route trusts.
+    pub(super) fn trust(&mut self, table: [&str; 2], ca: Option<&PathBuf>, roots: RootsFile) -> Roots {
+        if roots == RootsFile::Ca && ca.is_none() && !self.refused(&[table[0], table[1], "ca"]) {
+            self.problem(
+                &[table[0], table[1], "roots"],
+                "`roots = \"ca\"` needs `ca`",
+                "name the file with the CA's certificates",
+            );
+        }
+        let ca = ca.map(|ca| self.path(ca));
+        Roots::load(roots == RootsFile::System, ca.as_ref()).unwrap_or_else(|e| {
+            self.problem(&[table[0], table[1], "ca"], &e.problem, e.hint);
+            Roots::default()
+        })
+    }
+
+    pub(super) fn identity_of<'n>(
+        &mut self,
+        table: [&str; 2],
+        wanted: Option<&str>,
+        named: &'n Named,
+    ) -> Option<&'n Identity> {
+        let wanted = wanted?;
+        self.using("identity", wanted);
+        match named.identities.get(wanted) {
+            Some(identity) => identity.as_deref(),
+            None => {
+                self.unknown(&[table[0], table[1], "identity"], "identity", wanted, named.identities.keys());
+                None
+            }
+        }
+    }
+
+    pub(super) fn tls(
+        &mut self,
+        table: [&str; 2],
+        roots: &Roots,
+        identity: Option<&Identity>,
+    ) -> Arc<rustls::ClientConfig> {
+        client_config(roots, identity).unwrap_or_else(|e| {
+            self.problem(&[table[0], table[1], "ca"], &e.problem, e.hint);
+            #[expect(clippy::unwrap_used, reason = "no roots and no certificate: nothing that could be refused")]
+            client_config(&Roots::default(), None).unwrap()
+        })
+    }
+
+    pub(super) fn server_name(&mut self, table: [&str; 2], name: Option<&str>) -> Option<ServerName<'static>> {
+        let name = name?;
+        let parsed = ServerName::try_from(name.to_owned()).ok();
+        if parsed.is_none() {
+            self.problem(&[table[0], table[1], "server_name"], "is not a host name", "written like api.example.com");
+        }
+        parsed
+    }
+}
