@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::{CONFIG, Cli, complain, count, lines, print};
+use super::{CONFIG, Cli, DEFAULT_FILES, complain, count, lines, print};
 use crate::clock::Clock;
 use crate::config::{self, Problem, Report};
 
@@ -23,27 +23,27 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
         complain("`check --online` is not yet there in this version");
         return ExitCode::from(2);
     }
-    let file = match cli.file() {
-        Ok(file) => file,
-        Err(code) => return code,
+    let (config, report) = match cli.file() {
+        Ok(file) => config::load(&file, Clock::system().now().wall),
+        Err(text) if args.json => {
+            let problem = Problem { place: None, key: String::new(), problem: text, hint: String::new() };
+            (None, Report { file: DEFAULT_FILES[0].into(), problems: vec![problem], warnings: Vec::new() })
+        }
+        Err(text) => {
+            complain(&text);
+            return ExitCode::from(CONFIG);
+        }
     };
-    let (config, report) = config::load(&file, Clock::system().now().wall);
-    if args.json {
-        print(&format!("{:#}\n", as_json(&report)));
+    let printed = if args.json {
+        print(&format!("{:#}\n", as_json(&report)))
     } else {
         complain(&lines(&report));
-    }
-    match config {
-        Some(config) => {
-            if !args.json {
-                let counts =
-                    format!("{}, {}", count(config.routes.len(), "route"), count(config.tokens.len(), "token"));
-                print(&format!("{}: ok ({counts})\n", file.display()));
-            }
-            ExitCode::SUCCESS
-        }
-        None => ExitCode::from(CONFIG),
-    }
+        config.as_ref().map_or(ExitCode::SUCCESS, |config| {
+            let counts = format!("{}, {}", count(config.routes.len(), "route"), count(config.tokens.len(), "token"));
+            print(&format!("{}: ok ({counts})\n", report.file.display()))
+        })
+    };
+    if config.is_some() { printed } else { ExitCode::from(CONFIG) }
 }
 
 fn as_json(report: &Report) -> serde_json::Value {

@@ -6,10 +6,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::{PossibleValue, PossibleValuesParser};
+
 use super::{Cli, LogFormat, complain, lines, print, run};
 use crate::admin::key;
 use crate::clock::Clock;
-use crate::config;
+use crate::config::{self, Listen};
 use crate::server::Running;
 use crate::standin::demo::{Shown, keep, start};
 use crate::standin::{Fault, fault};
@@ -22,8 +24,12 @@ const LIFETIME: Duration = Duration::from_secs(30);
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Let the token servers misbehave at every other call
-    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(fault::NAMES))]
+    #[arg(long, value_name = "NAME", value_parser = faults())]
     fault: Option<String>,
+}
+
+fn faults() -> PossibleValuesParser {
+    PossibleValuesParser::new(fault::NAMES.iter().map(|(name, what)| PossibleValue::new(*name).help(*what)))
 }
 
 pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
@@ -40,7 +46,10 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
 }
 
 fn demo(directory: &Path, fault: Option<&Fault>) -> Result<ExitCode, Error> {
-    DirBuilder::new().mode(0o700).create(directory)?;
+    DirBuilder::new().mode(0o700).create(directory).map_err(|error| {
+        let directory = directory.display();
+        format!("{directory} cannot be made: {error}; set TMPDIR to a directory that you may write to")
+    })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let shown = runtime.block_on(start(directory, LIFETIME, fault))?;
     keep(directory, "admin_key", key::make()?.expose())?;
@@ -50,13 +59,16 @@ fn demo(directory: &Path, fault: Option<&Fault>) -> Result<ExitCode, Error> {
     let file = directory.join("tokenbroker.toml");
     let (config, report) = config::load(&file, Clock::system().now().wall);
     let Some(config) = config else { return Err(lines(&report).into()) };
-    let code = run::until_stopped(config, |running| print(&introduction(running, &file, &shown)));
+    let code = run::until_stopped(config, |running, operator| {
+        // Where nobody reads it, the broker runs all the same.
+        let _ = print(&introduction(running, operator, &file, &shown));
+    });
     runtime.shutdown_background();
     Ok(code)
 }
 
 /// What a person sees: each `curl` line can be pasted as it stands.
-fn introduction(running: &Running, file: &Path, shown: &[Shown]) -> String {
+fn introduction(running: &Running, operator: &Listen, file: &Path, shown: &[Shown]) -> String {
     let mut text = format!(
         "\ntokenbroker demo. The configuration in use: {}\n\n\
          These APIs answer 401 to a request without a bearer token. Send them one through the broker, which has it:\n",
@@ -67,6 +79,7 @@ fn introduction(running: &Running, file: &Path, shown: &[Shown]) -> String {
             text.push_str(&format!("\n{}\ncurl http://{listen}/hello\n", one.about));
         }
     }
+    text.push_str(&format!("\nWhat it thinks of its tokens: http://{operator}/readyz?verbose\n"));
     text.push_str("\nTokens live 30 s; their refreshes show below. Ctrl-C ends the demo.\n\n");
     text
 }

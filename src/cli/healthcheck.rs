@@ -10,8 +10,8 @@ use super::{CONFIG, Cli, complain};
 use crate::config::{self, Listen};
 
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// The status line and the two words after it fit in here.
-const ANSWER_MAX: u64 = 4096;
+/// What it says of a hundred tokens fits in here.
+const ANSWER_MAX: u64 = 64 * 1024;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -24,29 +24,30 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
-    let listen = match cli.file().map(|file| config::admin_listen(&file)) {
-        Ok(Ok(listen)) => listen,
-        Ok(Err(problem)) => {
+    let listen = match cli.file().and_then(|file| config::admin_listen(&file)) {
+        Ok(listen) => listen,
+        Err(problem) => {
             complain(&problem);
             return ExitCode::from(CONFIG);
         }
-        Err(code) => return code,
     };
-    let path = if args.live { "/livez" } else { "/readyz" };
+    let path = if args.live { "/livez" } else { "/readyz?verbose" };
     match ask(&listen, path) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => {
-            complain("not ready");
+        Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => ExitCode::SUCCESS,
+        Ok(answer) => {
+            let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).trim_end();
+            complain(if body.is_empty() { "not ready" } else { body });
             ExitCode::FAILURE
         }
         Err(error) => {
-            complain(&format!("no answer from {listen}: {error}"));
+            complain(&format!("no answer from {listen}: {error}; is the broker running with this configuration?"));
             ExitCode::FAILURE
         }
     }
 }
 
-fn ask(listen: &Listen, path: &str) -> std::io::Result<bool> {
+/// The answer as it came, head and body.
+fn ask(listen: &Listen, path: &str) -> std::io::Result<String> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     let mut answer = Vec::new();
     match listen {
@@ -63,5 +64,5 @@ fn ask(listen: &Listen, path: &str) -> std::io::Result<bool> {
             stream.take(ANSWER_MAX).read_to_end(&mut answer)?;
         }
     }
-    Ok(answer.starts_with(b"HTTP/1.1 200 "))
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }

@@ -12,6 +12,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
@@ -33,7 +35,14 @@ struct Cli {
     #[arg(short, long, global = true, value_name = "FILE", env = "TOKENBROKER_CONFIG")]
     config: Option<PathBuf>,
     /// How much to log
-    #[arg(long, global = true, value_name = "LEVEL", env = "TOKENBROKER_LOG_LEVEL", default_value = "info")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        env = "TOKENBROKER_LOG_LEVEL",
+        default_value = "info",
+        ignore_case = true
+    )]
     log_level: Level,
     /// How log lines look; text on a terminal, json elsewhere, when not given
     #[arg(long, global = true, value_name = "FORMAT", env = "TOKENBROKER_LOG_FORMAT")]
@@ -76,11 +85,7 @@ enum LogFormat {
 pub fn main() -> ExitCode {
     let cli = match parse(std::env::args_os()) {
         Ok(cli) => cli,
-        Err(error) => {
-            // A closed pipe is the only way this fails.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        }
+        Err(code) => return code,
     };
     harden::process();
     match &cli.command {
@@ -88,54 +93,81 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::main(&cli, args),
         Command::Check(args) => check::main(&cli, args),
-        Command::Schema => {
-            print(&format!("{:#}\n", config::schema::schema()));
-            ExitCode::SUCCESS
-        }
+        Command::Schema => print(&format!("{:#}\n", config::schema::schema())),
         Command::Healthcheck(args) => healthcheck::main(&cli, args),
     }
 }
 
 /// Commands that are promised but not there yet are refused by name.
-fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    let later = not_yet::COMMANDS.iter().map(|name| {
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
+    let later = not_yet::COMMANDS.iter().map(|(name, _)| {
         clap::Command::new(*name)
             .hide(true)
             .disable_help_flag(true)
             .arg(clap::Arg::new("rest").num_args(0..).trailing_var_arg(true).allow_hyphen_values(true))
     });
     let mut command = Cli::command().subcommands(later);
-    let matches = command.try_get_matches_from_mut(arguments)?;
-    if let Some(name) = matches.subcommand_name().filter(|name| not_yet::COMMANDS.contains(name)) {
-        let message = format!("`{name}` is not yet there in this version\n");
-        return Err(command.error(clap::error::ErrorKind::InvalidSubcommand, message));
-    }
-    Cli::from_arg_matches(&matches)
+    let parsed = command.try_get_matches_from_mut(arguments).and_then(|matches| {
+        let (name, rest) = matches.subcommand().unwrap_or(("", &matches));
+        if let Some((name, when)) = not_yet::COMMANDS.iter().find(|(later, _)| *later == name) {
+            let text = format!("`{name}` is not yet there in this version; it comes {when}\n");
+            let mut rest = rest.get_many::<String>("rest").into_iter().flatten();
+            if rest.any(|word| word == "--help" || word == "-h") {
+                return Ok(Err(print(&text)));
+            }
+            return Err(command.error(ErrorKind::InvalidSubcommand, text));
+        }
+        let named = [&matches, rest].iter().any(|m| m.value_source("config") == Some(ValueSource::CommandLine));
+        if name == "demo" && named {
+            let text = "`demo` makes a configuration of its own; leave out -c, or use `run`\n";
+            return Err(command.error(ErrorKind::ArgumentConflict, text));
+        }
+        Cli::from_arg_matches(&matches).map(Ok)
+    });
+    parsed.unwrap_or_else(|error| {
+        let code = ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        Err(if error.print().is_err_and(|e| e.kind() != std::io::ErrorKind::BrokenPipe) {
+            ExitCode::FAILURE
+        } else {
+            code
+        })
+    })
 }
 
 impl Cli {
-    /// The configuration file: a named one must be there.
-    fn file(&self) -> Result<PathBuf, ExitCode> {
+    /// The configuration file: a named one must be there. `Err` says what to do.
+    fn file(&self) -> Result<PathBuf, String> {
         if let Some(file) = &self.config {
             return Ok(file.clone());
         }
         DEFAULT_FILES.iter().map(Path::new).find(|file| file.exists()).map(Path::to_owned).ok_or_else(|| {
-            complain(&format!(
-                "there is no {} and no {}; name the configuration with -c FILE",
-                DEFAULT_FILES[0], DEFAULT_FILES[1]
-            ));
-            ExitCode::from(CONFIG)
+            format!("there is no {} and no {}; name the configuration with -c FILE", DEFAULT_FILES[0], DEFAULT_FILES[1])
         })
     }
 
-    /// Reads and checks the configuration; problems go to stderr.
-    fn load(&self) -> Result<(Config, Report), ExitCode> {
-        let (config, report) = config::load(&self.file()?, Clock::system().now().wall);
+    /// Reads and checks the configuration; problems go to stderr, as log lines if JSON is asked for.
+    fn load(&self) -> Result<(PathBuf, Config, Report), ExitCode> {
+        let failed = Err(ExitCode::from(CONFIG));
+        let file = match self.file() {
+            Ok(file) => file,
+            Err(text) => {
+                complain(&text);
+                return failed;
+            }
+        };
+        let (config, report) = config::load(&file, Clock::system().now().wall);
         match config {
-            Some(config) => Ok((config, report)),
+            Some(config) => Ok((file, config, report)),
+            None if matches!(self.log_format, Some(LogFormat::Json)) => {
+                self.start_logging();
+                for problem in &report.problems {
+                    tracing::error!("{}", report.line(problem));
+                }
+                failed
+            }
             None => {
                 complain(&lines(&report));
-                Err(ExitCode::from(CONFIG))
+                failed
             }
         }
     }
@@ -191,9 +223,16 @@ fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
-/// To stdout; a reader that is gone is nobody's problem.
-fn print(text: &str) {
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+/// To stdout; a reader that is gone is nobody's problem, but a full disk is.
+fn print(text: &str) -> ExitCode {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            complain(&format!("cannot write to stdout: {error}"));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 /// To stderr, a line or more.

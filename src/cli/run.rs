@@ -1,5 +1,6 @@
 //! `run`: the proxy, from a checked configuration to a clean exit.
 
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,25 +15,28 @@ use crate::admin::key::{self, KeyFile};
 use crate::admin::{self, Admin, RouteView, TokenView};
 use crate::app::App;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Listen};
+use crate::proxy::Route;
 use crate::secret::Secret;
-use crate::server::{self, Bound, Running, Serve};
+use crate::server::{self, Bound, Running, Serve, StartError};
 use crate::signal::Stop;
 
 pub(super) fn main(cli: &Cli) -> ExitCode {
-    let (config, report) = match cli.load() {
+    let (file, config, report) = match cli.load() {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
     cli.start_logging();
+    let (tokens, routes) = (config.tokens.len(), config.routes.len());
+    info!(version = env!("CARGO_PKG_VERSION"), config = %file.display(), tokens, routes, "starting");
     for warning in &report.warnings {
         warn!("{}", report.line(warning));
     }
-    until_stopped(config, |_| {})
+    until_stopped(config, |_, _| {})
 }
 
 /// Runs the broker until a signal. `ready` is called once everything listens.
-pub(super) fn until_stopped(config: Config, ready: impl FnOnce(&Running)) -> ExitCode {
+pub(super) fn until_stopped(config: Config, ready: impl FnOnce(&Running, &Listen)) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -60,7 +64,8 @@ async fn start(config: Config) -> Result<Started, ExitCode> {
     let app = App::assemble(config, Clock::system()).await;
     let app = app.map_err(|error| failed(&error.to_string(), ExitCode::from(CONFIG)))?;
     let admin = server::bind(&admin_config.listen).map_err(|error| {
-        let text = format!("cannot listen on {} for the operator: {error}; see [admin] listen", admin_config.listen);
+        let (listen, fix) = (&admin_config.listen, way_out(&error));
+        let text = format!("admin.listen: cannot listen on {listen} for the operator: {error}; {fix}");
         failed(&text, ExitCode::FAILURE)
     })?;
     let given = match &admin_config.key {
@@ -68,14 +73,15 @@ async fn start(config: Config) -> Result<Started, ExitCode> {
         None => None,
     };
     let given = given.transpose().map_err(|e| failed(&format!("admin.key: {e}"), ExitCode::from(CONFIG)))?;
-    let running = server::start(app).map_err(|error| failed(&error.to_string(), ExitCode::FAILURE))?;
+    let routes: Vec<_> = app.listeners().into_iter().map(|(listen, routes)| (listen, names(&routes))).collect();
+    let running = server::start(app).map_err(|error| failed(&said(&error, &routes), ExitCode::FAILURE))?;
     // Only now: a broker that cannot start must not take the key of one that runs.
     let made = if given.is_none() { make_key(&admin) } else { None };
     let (admin_key, key_file) = made.map_or((given, None), |(key, file)| (Some(key), Some(file)));
     Ok(Started { running, admin, admin_key, _key_file: key_file })
 }
 
-async fn serve(config: Config, ready: impl FnOnce(&Running)) -> ExitCode {
+async fn serve(config: Config, ready: impl FnOnce(&Running, &Listen)) -> ExitCode {
     let mut stop = match Stop::new() {
         Ok(stop) => stop,
         Err(error) => return failed(&format!("cannot listen for signals: {error}"), ExitCode::FAILURE),
@@ -92,6 +98,7 @@ async fn serve(config: Config, ready: impl FnOnce(&Running)) -> ExitCode {
         Err(code) => return code,
     };
     let admin = Arc::new(view(&running, admin_key, &bound));
+    let operator = bound.listen.clone();
     info!(listen = %bound.listen, "the operator's listener");
     for (route, listen) in &running.addresses {
         info!(route, %listen, "listening");
@@ -108,7 +115,7 @@ async fn serve(config: Config, ready: impl FnOnce(&Running)) -> ExitCode {
     };
     #[expect(clippy::disallowed_methods, reason = "probes are answered until the process ends")]
     tokio::spawn(operators.accept(bound));
-    ready(&running);
+    ready(&running, &operator);
 
     let signal = stop.asked().await;
     info!(signal, "draining; a second signal ends at once");
@@ -122,6 +129,27 @@ async fn serve(config: Config, ready: impl FnOnce(&Running)) -> ExitCode {
             warn!(signal, "ended without waiting");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// An error of the start, with the routes whose listener it is about.
+fn said(error: &StartError, routes: &[(Listen, String)]) -> String {
+    let StartError::Listen { listen, source } = error else { return error.to_string() };
+    let route = routes.iter().find(|(at, _)| at == listen).map_or("", |(_, names)| names);
+    format!("route.{route}.listen: {error}; {}", way_out(source))
+}
+
+fn names(routes: &[Arc<Route>]) -> String {
+    routes.iter().map(|route| route.config.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// What to do where nothing can listen.
+fn way_out(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "stop what listens there, or choose another port",
+        io::ErrorKind::PermissionDenied => "choose a port from 1024 on, or a directory that the broker may write to",
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address: choose 127.0.0.1",
+        _ => "choose another place to listen",
     }
 }
 

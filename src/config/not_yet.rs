@@ -28,24 +28,28 @@ pub const VALUES: &[(&str, &[&str])] = &[
 const GRANTS: &[&str] = &["authorization_code", "device_code", "jwt_bearer", "token_exchange"];
 const CLIENT_AUTHS: &[&str] = &["client_secret_jwt", "private_key_jwt"];
 
-/// Commands of the program.
-pub const COMMANDS: &[&str] = &[
-    "status",
-    "reload",
-    "login",
-    "logout",
-    "token",
-    "client",
-    "store",
-    "secret",
-    "exec",
-    "init",
-    "try",
-    "dialects",
-    "explain",
-    "completions",
-    "man",
+/// Commands of the program, and when each comes.
+pub const COMMANDS: &[(&str, &str)] = &[
+    ("status", STORE),
+    ("reload", STORE),
+    ("store", STORE),
+    ("login", LOGINS),
+    ("logout", LOGINS),
+    ("token", LOGINS),
+    ("client", LOGINS),
+    ("dialects", LOGINS),
+    ("explain", LOGINS),
+    ("secret", "with the rotation of client secrets"),
+    ("exec", TOOLS),
+    ("init", TOOLS),
+    ("try", TOOLS),
+    ("completions", TOOLS),
+    ("man", TOOLS),
 ];
+
+const STORE: &str = "with the durable store";
+const LOGINS: &str = "with the interactive logins and the other vendors";
+const TOOLS: &str = "last, with the tools for first steps and scripts";
 
 /// Is that a key that will take a list some day?
 pub fn is_list(path: &[String]) -> bool {

@@ -8,8 +8,9 @@ use serde_json::json;
 
 use super::http::{Call, Dropped, Handler, Payload};
 use super::issuer::Issuer;
+use crate::secret::Secret;
 
-/// The API. Its answer shows only the start of the credential; tests see everything in [`Echo::seen`].
+/// The API. Its answer shows only a fingerprint of the credential; tests see everything in [`Echo::seen`].
 pub struct Echo {
     issuer: Arc<Issuer>,
     seen: Mutex<Vec<Seen>>,
@@ -29,6 +30,12 @@ impl Echo {
     }
 }
 
+/// The scheme, and the first digits of the SHA-256 of what follows.
+fn fingerprint(credential: &str) -> String {
+    let (scheme, value) = credential.split_once(' ').unwrap_or(("", credential));
+    format!("{scheme} {}", Secret::new(value.to_owned()).fingerprint()).trim_start().to_owned()
+}
+
 impl Handler for Echo {
     async fn handle(&self, call: Call) -> Result<Response<Payload>, Dropped> {
         {
@@ -46,7 +53,7 @@ impl Handler for Echo {
             .iter()
             .map(|(name, value)| {
                 let text = value.to_str().unwrap_or("(not text)");
-                let shown = if *name == AUTHORIZATION { format!("{:.15}…", text) } else { text.to_owned() };
+                let shown = if *name == AUTHORIZATION { fingerprint(text) } else { text.to_owned() };
                 (name.to_string(), shown.into())
             })
             .collect();

@@ -31,8 +31,18 @@ pub enum Fault {
     Lost,
 }
 
-/// The names for `demo --fault`.
-pub const NAMES: &[&str] = &["down", "limited", "html", "empty", "huge", "drip", "slow", "redirect", "lost"];
+/// The names for `demo --fault`, and what each stands for.
+pub const NAMES: &[(&str, &str)] = &[
+    ("down", "answers 503"),
+    ("limited", "answers 429, and asks for 3 s of patience"),
+    ("html", "answers with a web page"),
+    ("empty", "answers 200 with nothing"),
+    ("huge", "answers with 10 GiB"),
+    ("drip", "answers a byte each second"),
+    ("slow", "answers after a minute"),
+    ("redirect", "redirects to another server"),
+    ("lost", "acts on the request, then closes the connection"),
+];
 
 impl Fault {
     pub fn named(name: &str) -> Option<Self> {

@@ -71,7 +71,11 @@ fn the_demo_prints_curl_lines_that_work_as_they_stand() {
         let answer: Value = serde_json::from_str(&answer).unwrap();
         assert_eq!(answer["token_accepted"], true, "{answer}");
         let shown = answer["headers"]["authorization"].as_str().unwrap();
-        assert!(shown.starts_with("Bearer ") && shown.chars().count() < 20, "only its start is shown: {shown}");
+        let hash = shown.strip_prefix("Bearer ").unwrap();
+        assert!(
+            hash.len() == 8 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()),
+            "only its hash is shown: {shown}"
+        );
         let bare = words[1];
         assert_eq!(
             output(Command::new("curl").args([
@@ -87,6 +91,9 @@ fn the_demo_prints_curl_lines_that_work_as_they_stand() {
             "403"
         );
     }
+    let said = demo.out.lock().unwrap().clone();
+    let readyz = said.split_whitespace().find(|word| word.ends_with("/readyz?verbose")).unwrap();
+    assert!(output(Command::new("curl").args(["-sS", readyz])).ends_with("\nok\n"));
     let log = demo.log.lock().unwrap().clone();
     assert!(
         log.contains("token obtained") && log.contains("token=\"comodo\"") && log.contains("token=\"oauth2\""),
@@ -109,4 +116,21 @@ fn a_fault_can_be_watched_and_an_unknown_one_is_refused_by_name() {
     let refused = binary().args(["demo", "--fault", "nonsense"]).output().unwrap();
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("html"), "the names are listed");
+}
+
+#[test]
+fn the_demo_says_what_it_cannot_do_and_what_its_faults_are() {
+    let run = |arguments: &[&str], directory: &str| {
+        let output = binary().args(arguments).env("TMPDIR", directory).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    };
+    for arguments in [["-c", "x.toml", "demo"], ["demo", "-c", "x.toml"]] {
+        let (code, _, stderr) = run(&arguments, "/tmp");
+        assert!(code == 2 && stderr.contains("leave out -c"), "{stderr}");
+    }
+    let (code, _, stderr) = run(&["demo"], "/no/such/directory");
+    assert!(code == 1 && stderr.contains("cannot be made") && stderr.contains("set TMPDIR"), "{stderr}");
+    let (_, stdout, _) = run(&["demo", "--help"], "/tmp");
+    assert!(stdout.contains("acts on the request, then closes the connection"), "{stdout}");
 }

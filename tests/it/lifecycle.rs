@@ -128,10 +128,12 @@ fn healthcheck_asks_the_running_broker_and_needs_no_secret() {
     let port = free_port();
     let directory = oauth.directory();
     let config = oauth.config("", "");
+    let told = std::cell::Cell::new(String::new());
     let health = |directory: &std::path::Path, arguments: &[&str]| {
         let text = format!("[admin]\nlisten = \"127.0.0.1:{port}\"\n{config}").replace("\"secret\"", "\"not-there\"");
         let file = write(directory, "health.toml", text);
         let output = binary().arg("-c").arg(file).arg("healthcheck").args(arguments).output().unwrap();
+        told.set(String::from_utf8(output.stderr).unwrap());
         output.status.code().unwrap()
     };
     assert_eq!(health(directory.path(), &[]), 1, "nobody answers");
@@ -143,13 +145,24 @@ fn healthcheck_asks_the_running_broker_and_needs_no_secret() {
     });
     let path = broker.directory.path();
     assert_eq!(health(path, &[]), 1, "no token");
+    let told = told.take();
+    assert!(told.starts_with("[-] token api: ") && told.ends_with("not ready\n"), "{told}");
     assert_eq!(health(path, &["--ready"]), 1);
     assert_eq!(health(path, &["--live"]), 0);
     oauth.oauth.faults.set(None, None);
     eventually("it is ready", || health(path, &[]) == 0);
     assert_eq!(health(path, &["--live", "--ready"]), 2, "one of them");
-    let broken = write(path, "broken.toml", "[admin]\nlisten = \"0.0.0.0:1\"\n");
-    assert_eq!(binary().arg("-c").arg(broken).arg("healthcheck").output().unwrap().status.code(), Some(78));
+    for (broken, why) in [
+        ("[admin]\nlisten = \"0.0.0.0:1\"\n", ":2:10: admin.listen: other machines"),
+        ("[admin]\nlisten \"127.0.0.1:1\"\n", ":2:8: `=` is missing"),
+        ("[admin]\nlissen = \"127.0.0.1:1\"\n", ":2:1: admin.lissen: unknown key"),
+        ("[admn]\nlisten = \"127.0.0.1:1\"\n", ":1:2: admn: unknown key"),
+    ] {
+        let broken = write(path, "broken.toml", broken);
+        let output = binary().arg("-c").arg(broken).arg("healthcheck").output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(78) && stderr.contains(why), "{why}: {stderr}");
+    }
 }
 
 #[test]
@@ -161,7 +174,8 @@ fn a_port_that_is_taken_is_said_and_ends_with_one() {
     let (code, _, stderr) =
         crate::support::run_to_end(&format!("[admin]\nlisten = \"127.0.0.1:0\"\n{config}"), &["run"]);
     assert_eq!(code, 1);
-    assert!(stderr.contains(&format!("cannot listen on {address}: Address already in use")), "{stderr}");
+    let expected = format!("route.api.listen: cannot listen on {address}: Address already in use");
+    assert!(stderr.contains(&expected) && stderr.contains("or choose another port"), "{stderr}");
     let config = format!("[admin]\nlisten = \"{address}\"\n{}", static_route(&upstream, ""));
     let (code, _, stderr) = crate::support::run_to_end(&config, &["run"]);
     assert!(code == 1 && stderr.contains(&format!("cannot listen on {address} for the operator")), "{stderr}");
@@ -194,6 +208,14 @@ fn logs_are_json_on_a_pipe_and_text_when_asked_for() {
         assert!(entry["timestamp"].is_string() && entry["level"].is_string() && entry["message"].is_string(), "{line}");
     }
     assert!(json.lines().count() >= 4, "{json}");
+    let first: Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
+    assert_eq!(
+        (&first["message"], &first["version"]),
+        (&"starting".into(), &env!("CARGO_PKG_VERSION").into()),
+        "{json}"
+    );
+    assert_eq!((&first["tokens"], &first["routes"]), (&1.into(), &1.into()), "{json}");
+    assert!(first["config"].as_str().unwrap().ends_with("/t.toml"), "{json}");
     let text = run(&["--log-format", "text"], &[]);
     assert!(text.contains("INFO listening route=\"api\"") && !text.contains('\u{1b}'), "{text}");
     let text =
