@@ -473,6 +473,30 @@ fn a_certificate_and_its_key_are_each_told_what_is_wrong_with_them() {
 }
 
 #[test]
+fn a_certificate_that_ends_within_30_days_is_warned_about() {
+    let directory = tempfile::tempdir().unwrap();
+    let pki = tokenbroker::standin::pki::Pki::new(directory.path()).unwrap();
+    let issued = pki.issue(&tokenbroker::standin::pki::Leaf::client("acme", 0x1234)).unwrap();
+    let end = tokenbroker::identity::Identity::load(&issued.cert, &issued.key, "2026-01-01T00:00:00Z".parse().unwrap());
+    let end = end.unwrap_or_else(|_| panic!("a good one")).leaf.not_after;
+    let config = format!(
+        "{ROUTE}token = false\nidentity = \"me\"\n[identity.me]\ncert = {:?}\nkey = {:?}\n",
+        issued.cert, issued.key
+    );
+    let file = write(directory.path(), "tokenbroker.toml", config);
+    let warnings = |days: i64| {
+        let (config, report) = tokenbroker::config::load(&file, end - jiff::SignedDuration::from_hours(days * 24));
+        assert!(config.is_some());
+        report.warnings.iter().map(|warning| report.line(warning)).collect::<String>()
+    };
+    assert_eq!(warnings(31), "");
+    let said = warnings(29);
+    for part in [":7:1: identity.me.cert: the client certificate ends soon", "CN=acme", "12:34", &end.to_string()] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+#[test]
 fn a_configuration_is_read_to_1_mib_and_its_problems_are_shown_to_50() {
     let (code, _, stderr) = check(&"#".repeat(1024 * 1024 + 1));
     assert_eq!(
@@ -739,6 +763,70 @@ fn check_says_the_same_as_json() {
 }
 
 #[test]
+fn check_as_json_is_json_whatever_happens() {
+    let directory = tempfile::tempdir().unwrap();
+    write(directory.path(), "broken.toml", "listen \"x\"\n");
+    let mut all = vec![vec!["-c", "missing.toml"], vec!["-c", "."], vec!["-c", "broken.toml"]];
+    if !Path::new("/etc/tokenbroker/tokenbroker.toml").exists() {
+        all.push(Vec::new());
+    }
+    for arguments in all {
+        let mut command = binary();
+        let output = command.args(&arguments).args(["check", "--json"]).current_dir(directory.path()).output().unwrap();
+        assert_eq!(output.status.code(), Some(78), "{arguments:?}");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{arguments:?}: {e}"));
+        assert_eq!(report["problems"].as_array().unwrap().len(), 1, "{report}");
+        assert!(output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_no_success() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = write(directory.path(), "tokenbroker.toml", format!("{ROUTE}token = false\n"));
+    for arguments in [&["schema"][..], &["check"], &["check", "--json"], &["--help"], &["login", "--help"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let status = binary().arg("-c").arg(&file).args(arguments).stdout(full).output().unwrap().status;
+        assert_eq!(status.code(), Some(1), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_says_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    write(directory.path(), "latin1.toml", b"# caf\xe9\n");
+    for (file, expected) in [
+        ("missing.toml", "missing.toml: cannot be read: there is no such file; name the configuration with -c FILE\n"),
+        (".", ".: cannot be read: it is a directory; name the file in it with -c FILE\n"),
+        ("latin1.toml", "latin1.toml: is not UTF-8 text; TOML is UTF-8; save it again as that\n"),
+    ] {
+        let output = binary().args(["-c", file, "check"]).current_dir(directory.path()).output().unwrap();
+        assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(78), expected));
+    }
+}
+
+#[test]
+fn a_command_of_a_later_version_says_when_it_comes() {
+    for (command, when) in [("login", "interactive logins"), ("store", "durable store"), ("secret", "client secrets")] {
+        let (code, stdout, stderr) = run_to_end("", &[command, "--help"]);
+        assert_eq!((code, stderr.as_str(), stdout.lines().count()), (0, "", 1));
+        assert!(stdout.starts_with(&format!("`{command}` is not yet there in this version; it comes ")), "{stdout}");
+        assert!(stdout.contains(when), "{stdout}");
+    }
+    assert_eq!(run_to_end("", &["--log-level", "INFO", "schema"]).0, 0, "levels are words, not spellings");
+}
+
+#[test]
+fn the_problems_of_run_are_json_lines_where_json_is_asked_for() {
+    let config = "[route.api]\nlisten = 7\nupstream = 8\n";
+    let (code, _, stderr) = run_to_end(config, &["run", "--log-format", "json"]);
+    let lines: Vec<Value> = stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((code, lines.len()), (78, 3), "{stderr}");
+    assert!(lines.iter().all(|line| line["level"] == "ERROR"), "{stderr}");
+    assert!(lines[1]["message"].as_str().unwrap().contains(":2:10: route.api.listen: expected text"), "{stderr}");
+}
+
+#[test]
 fn run_refuses_what_check_refuses() {
     let (code, _, stderr) = run_to_end("[route.api]\n", &["run"]);
     assert_eq!(code, 78);
@@ -782,8 +870,11 @@ fn the_schema_describes_every_key_and_accepts_the_reference() {
             assert!(value["description"].is_string(), "{path}");
             described(value, &path);
         }
-        for below in ["additionalProperties", "items"] {
-            described(&node[below], &format!("{path}.*"));
+        for below in ["additionalProperties", "items"].iter().filter_map(|key| node.get(key)) {
+            described(below, &format!("{path}.*"));
+        }
+        for branch in node["anyOf"].as_array().into_iter().flatten() {
+            described(branch, path);
         }
     }
     described(&schema, "");
