@@ -71,7 +71,7 @@ impl Walker<'_, '_> {
                 }
                 let must = branch.get("minItems").is_some();
                 if must && list.is_empty() {
-                    self.add(value.span(), path, "must not be empty", "name one at least, or remove the key");
+                    self.add(value.span(), path, "must not be empty", "name one at least");
                 }
                 (!must || !kept.is_empty()).then_some(toml::Value::Array(kept))
             }

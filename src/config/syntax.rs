@@ -43,13 +43,21 @@ pub(super) struct Duplicate {
     pub first: Option<usize>,
 }
 
+/// Beyond these, nobody looks for the first.
+const SEARCHES_MAX: usize = 100;
+
 /// The duplicates at these places of the text. What is doubled only because its table is doubled is none of them.
 pub(super) fn duplicates(text: &str, spans: &[Range<usize>]) -> Vec<(Range<usize>, Duplicate)> {
     let lines: Vec<_> = text.lines().map(str::trim).collect();
     let line_of = |span: &Range<usize>| text[..span.start.min(text.len())].matches('\n').count();
     let header = |line: usize| (0..=line).rev().find(|line| lines.get(*line).is_some_and(|line| line.starts_with('[')));
+    let (spans, rest) = spans.split_at(spans.len().min(SEARCHES_MAX));
     let doubled: Vec<_> = spans.iter().map(line_of).filter(|line| header(*line) == Some(*line)).collect();
-    let mut found = Vec::new();
+    let unsearched = |span: &Range<usize>| {
+        let key = text.get(span.clone()).unwrap_or_default().to_owned();
+        (span.clone(), Duplicate { key, first: None })
+    };
+    let mut found: Vec<_> = rest.iter().map(unsearched).collect();
     for span in spans {
         let line = line_of(span);
         let above = header(line);

@@ -271,6 +271,10 @@ fn what_could_never_work_is_refused_where_it_stands() {
             route("[token.t]\nsend_to = []\ngrant = \"static\"\naccess_token = { exec = [\"true\"] }"),
             ":6:11: token.t.send_to: must not be empty",
         ),
+        (
+            token("url = \"https://a.example\"\nclient_id = \"\"\nclient_secret = { exec = [\"true\"] }", ""),
+            ":3:13: token.api.client_id: is empty; write what the vendor knows it by, or remove it",
+        ),
         (route("[admin]\nkey = \"\""), ":6:7: admin.key: the secret is empty"),
         (route("[admin]\nlisten = \"127.0.0.1:65536\""), ":6:10: admin.listen: its port is not from 1 to 65535"),
         (
@@ -508,6 +512,9 @@ fn a_configuration_is_read_to_1_mib_and_its_problems_are_shown_to_50() {
     assert_eq!(code, 78);
     assert_eq!(stderr.lines().count(), 51, "{stderr}");
     assert!(stderr.ends_with("\nand 39950 more\n"), "{stderr}");
+    let twice = "[route.a]\n".repeat(40_000);
+    let (code, _, stderr) = check(&twice);
+    assert!(code == 78 && stderr.contains(":3:8: route.a: stands here twice, first in line 1"), "{stderr}");
 }
 
 #[test]

@@ -19,7 +19,8 @@ impl Check<'_> {
             ("cert", &file.cert, "the PEM file with the client certificate and its chain"),
             ("key", &file.key, "the PEM file with the certificate's private key"),
         ] {
-            if given.is_none() && !self.refused(&["identity", name, key]) {
+            let said = [key, "p12"].iter().any(|key| self.refused(&["identity", name, key]));
+            if given.is_none() && !said {
                 self.problem(&["identity", name], &format!("`{key}` is missing"), hint);
             }
         }

@@ -42,6 +42,11 @@ impl Check<'_> {
                 self.token_url(url, &["token", name, key]);
             }
         }
+        for (key, text) in [("client_id", &file.client_id), ("username", &file.username)] {
+            if text.as_deref().is_some_and(str::is_empty) {
+                self.problem(&["token", name, key], "is empty", "write what the vendor knows it by, or remove it");
+            }
+        }
         let dialect = self.dialect_of(name, file, named)?;
         let grant = file.grant.or(dialect.grant).unwrap_or(Grant::ClientCredentials);
         let client_auth = file.client_auth.or(dialect.client_auth).unwrap_or(ClientAuth::ClientSecretBasic);
