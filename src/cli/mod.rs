@@ -147,29 +147,25 @@ impl Cli {
 
     /// Reads and checks the configuration; problems go to stderr, as log lines if JSON is asked for.
     fn load(&self) -> Result<(PathBuf, Config, Report), ExitCode> {
-        let failed = Err(ExitCode::from(CONFIG));
-        let file = match self.file() {
-            Ok(file) => file,
-            Err(text) => {
-                complain(&text);
-                return failed;
-            }
+        let problems = match self.file() {
+            Err(text) => vec![text],
+            Ok(file) => match config::load(&file, Clock::system().now().wall) {
+                (Some(config), report) => return Ok((file, config, report)),
+                (None, report) => lines(&report).lines().map(str::to_owned).collect(),
+            },
         };
-        let (config, report) = config::load(&file, Clock::system().now().wall);
-        match config {
-            Some(config) => Ok((file, config, report)),
-            None if matches!(self.log_format, Some(LogFormat::Json)) => {
-                self.start_logging();
-                for problem in &report.problems {
-                    tracing::error!("{}", report.line(problem));
+        if matches!(self.log_format, Some(LogFormat::Json)) {
+            self.start_logging();
+            for line in &problems {
+                match line.strip_prefix("warning: ") {
+                    Some(warning) => tracing::warn!("{warning}"),
+                    None => tracing::error!("{line}"),
                 }
-                failed
             }
-            None => {
-                complain(&lines(&report));
-                failed
-            }
+        } else {
+            complain(&problems.join("\n"));
         }
+        Err(ExitCode::from(CONFIG))
     }
 
     fn start_logging(&self) {

@@ -97,7 +97,7 @@ impl<'t> Document<'t> {
 
     /// Line and column, from 1.
     pub(super) fn place(&self, span: Range<usize>) -> (usize, usize) {
-        let at = span.start.min(self.text.len());
+        let at = self.text.floor_char_boundary(span.start);
         let line = self.lines.partition_point(|start| *start <= at).max(1);
         (line, self.text[self.lines[line - 1]..at].chars().count() + 1)
     }

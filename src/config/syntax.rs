@@ -49,7 +49,7 @@ const SEARCHES_MAX: usize = 100;
 /// The duplicates at these places of the text. What is doubled only because its table is doubled is none of them.
 pub(super) fn duplicates(text: &str, spans: &[Range<usize>]) -> Vec<(Range<usize>, Duplicate)> {
     let lines: Vec<_> = text.lines().map(str::trim).collect();
-    let line_of = |span: &Range<usize>| text[..span.start.min(text.len())].matches('\n').count();
+    let line_of = |span: &Range<usize>| text[..text.floor_char_boundary(span.start)].matches('\n').count();
     let header = |line: usize| (0..=line).rev().find(|line| lines.get(*line).is_some_and(|line| line.starts_with('[')));
     let (spans, rest) = spans.split_at(spans.len().min(SEARCHES_MAX));
     let doubled: Vec<_> = spans.iter().map(line_of).filter(|line| header(*line) == Some(*line)).collect();

@@ -194,9 +194,12 @@ fn compile_rule(index: usize, file: RuleFile, f: &mut Faults) -> Option<Rule> {
     let message = match file.when.message.map(|text| RegexBuilder::new(&text).case_insensitive(true).build()) {
         Some(Ok(regex)) => Some(regex),
         Some(Err(e)) => {
+            // The lines before the last draw a picture.
+            let e = e.to_string();
+            let why = e.lines().last().unwrap_or_default().trim_start_matches("error: ");
             f.add(
                 format!("error[{index}].when.message"),
-                format!("not a regular expression: {e}"),
+                format!("not a regular expression: {why}"),
                 "see docs.rs/regex",
             );
             return None;

@@ -303,6 +303,10 @@ fn what_could_never_work_is_refused_where_it_stands() {
             route("[[dialect.d.error]]\nclass = \"config\"\nwhen = { status = [40] }"),
             ":7:20: dialect.d.error.0.when.status.0: 40 is out of range",
         ),
+        (
+            route("[[dialect.d.error]]\nclass = \"config\"\nwhen = { message = \"a(\" }"),
+            ":7:20: dialect.d.error.0.when.message: not a regular expression: unclosed group; see docs.rs/regex",
+        ),
         (route("[dialect.d.inject]\nformat = \"Bearer\""), ":6:10: dialect.d.inject.format: does not hold the token"),
         (
             route("[dialect.d]\nextends = \"comap\""),
@@ -798,6 +802,23 @@ fn what_cannot_be_written_is_no_success() {
     }
 }
 
+proptest::proptest! {
+    #[test]
+    fn no_text_whatever_breaks_the_check(parts in proptest::collection::vec(
+        proptest::sample::select(vec![
+            "[route.a]", "[[route", "[token.api]", "\n", "\n", " = ", "=", "listen", "upstream", "\"", "'", "\"\"\"", "{", "}",
+            "[", "]", ",", ".", "é", "\u{10348}", "\\", "\\u", "127.0.0.1:0", "https://a", "token", "3", "1e9", "2026-01-01",
+            "true", "#", "\u{0}", "\r", "a", "grant", "static", "headers",
+        ]),
+        0..40,
+    )) {
+        let directory = tempfile::tempdir().unwrap();
+        let file = write(directory.path(), "tokenbroker.toml", parts.concat());
+        let (config, report) = tokenbroker::config::load(&file, jiff::Timestamp::UNIX_EPOCH);
+        assert_eq!(config.is_none(), !report.problems.is_empty());
+    }
+}
+
 #[test]
 fn a_file_that_cannot_be_read_says_what_to_do() {
     let directory = tempfile::tempdir().unwrap();
@@ -825,12 +846,12 @@ fn a_command_of_a_later_version_says_when_it_comes() {
 
 #[test]
 fn the_problems_of_run_are_json_lines_where_json_is_asked_for() {
-    let config = "[route.api]\nlisten = 7\nupstream = 8\n";
+    let config = "[route.api]\nlisten = 7\nupstream = 8\ntoken = false\n[dialect.mine]\n";
     let (code, _, stderr) = run_to_end(config, &["run", "--log-format", "json"]);
     let lines: Vec<Value> = stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!((code, lines.len()), (78, 3), "{stderr}");
-    assert!(lines.iter().all(|line| line["level"] == "ERROR"), "{stderr}");
-    assert!(lines[1]["message"].as_str().unwrap().contains(":2:10: route.api.listen: expected text"), "{stderr}");
+    let levels: Vec<_> = lines.iter().filter_map(|line| line["level"].as_str()).collect();
+    assert_eq!((code, levels), (78, vec!["ERROR", "ERROR", "WARN"]), "{stderr}");
+    assert!(lines[0]["message"].as_str().unwrap().contains(":2:10: route.api.listen: expected text"), "{stderr}");
 }
 
 #[test]

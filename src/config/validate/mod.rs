@@ -284,11 +284,6 @@ impl Check<'_> {
         self.said.contains(&key) || self.said.range(below.clone()..).next().is_some_and(|said| said.starts_with(&below))
     }
 
-    /// Does it stand in the file?
-    fn is_there(&self, path: &[&str]) -> bool {
-        self.document.has(path)
-    }
-
     fn path(&self, path: &Path) -> PathBuf {
         self.directory.join(path)
     }

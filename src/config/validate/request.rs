@@ -139,7 +139,7 @@ impl Check<'_> {
             let own = ["dialect", requests.dialect.name.as_str(), op, "url"];
             let problem = format!("the URL of the {op} request: {problem}");
             let token = ["token", name];
-            self.problem(if self.is_there(&own) { &own } else { &token }, &problem, hint);
+            self.problem(if self.document.has(&own) { &own } else { &token }, &problem, hint);
         }
     }
 
