@@ -172,7 +172,10 @@ impl Check<'_> {
             Ok(dialect) => Some(dialect),
             Err(faults) => {
                 for fault in faults {
-                    let path: Vec<_> = ["dialect", name].into_iter().chain(fault.key.split(['.', '[', ']'])).collect();
+                    let path: Vec<_> = ["dialect", name]
+                        .into_iter()
+                        .chain(fault.key.split(['.', '[', ']']).filter(|step| !step.is_empty()))
+                        .collect();
                     self.problem(&path, &fault.problem, &fault.hint);
                 }
                 None
