@@ -3,13 +3,11 @@
 use std::ops::Range;
 use std::path::Path;
 
-use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::file::File;
 use super::problem::{Problem, Report};
-use super::{shape, syntax};
+use super::syntax;
 
 /// A parsed file that remembers where everything stands.
 pub struct Document<'t> {
@@ -68,31 +66,19 @@ impl<'t> Document<'t> {
         document
     }
 
-    fn add(&mut self, span: Option<Range<usize>>, key: String, problem: String, hint: &str) {
+    pub(super) fn add(&mut self, span: Option<Range<usize>>, key: String, problem: String, hint: &str) {
         let place = span.map(|span| self.place(span));
         self.report.problems.push(Problem { place, key, problem, hint: hint.to_owned() });
     }
 
-    /// Checks the shape and returns what is well-formed; `None` if nothing more can be said of the file.
-    pub fn check(&mut self) -> Option<File> {
-        let shape::Found { kept, problems, excused } = shape::check(self);
+    /// Takes over what a check of the shape found, but nothing that follows from text that was misread.
+    pub(super) fn found(&mut self, problems: Vec<Problem>, excused: Vec<String>) {
         let unread: Vec<_> = self.report.problems.iter().filter_map(|p| p.place).map(|(line, _)| line).collect();
         let misread = |problem: &Problem| {
             problem.place.is_some_and(|(line, _)| line >= self.misread_from || unread.contains(&line))
         };
         self.report.problems.extend(problems.into_iter().filter(|problem| self.sound || !misread(problem)));
         self.excused = excused;
-        if !self.sound {
-            return None;
-        }
-        match File::deserialize(kept) {
-            Ok(file) => Some(file),
-            Err(e) => {
-                let problem = format!("the file does not fit this version: {}", e.message());
-                self.add(None, String::new(), problem, "please report this: it should have had a place");
-                None
-            }
-        }
     }
 
     /// Line and column, from 1.

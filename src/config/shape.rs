@@ -4,31 +4,35 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::document::Document;
+use super::file::File;
 use super::not_yet;
 use super::problem::{Problem, nearest};
 use super::schema::{branches, fits, schema, words};
 use crate::units;
 
-/// What of the document is well-formed, and what is wrong with the rest.
-pub(super) struct Found {
-    pub kept: toml::Table,
-    pub problems: Vec<Problem>,
-    /// Keys that a misspelt one was meant to be.
-    pub excused: Vec<String>,
-}
-
-pub(super) fn check(document: &Document<'_>) -> Found {
+/// What of the document is well-formed; `None` if nothing more can be said of it. Everything else is reported.
+pub(super) fn check(document: &mut Document<'_>) -> Option<File> {
     let mut walker = Walker { document, found: Vec::new(), excused: Vec::new() };
-    let kept = match walker.value(schema(), &document.root, &mut Vec::new()) {
+    let kept = match walker.value(schema(), &walker.document.root, &mut Vec::new()) {
         Some(toml::Value::Table(table)) => table,
         _ => toml::Table::new(),
     };
-    Found { kept, problems: walker.found, excused: walker.excused }
+    let (found, excused) = (walker.found, walker.excused);
+    document.found(found, excused);
+    if !document.sound {
+        return None;
+    }
+    let file = File::deserialize(kept).map_err(|e| {
+        let problem = format!("the file does not fit this version: {}", e.message());
+        document.add(None, String::new(), problem, "please report this: it should have had a place");
+    });
+    file.ok()
 }
 
 struct Walker<'d, 't> {

@@ -1,9 +1,8 @@
 //! Listening sockets. Security: a Unix socket is never open to others, not even between its making and a chmod.
 
-use std::fs::DirBuilder;
 use std::io;
 use std::net::TcpListener;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -76,13 +75,8 @@ pub fn bind(listen: &Listen) -> io::Result<Bound> {
     }
 }
 
-/// Makes the directory, private, if it is missing; removes a socket that nobody listens on any more, and nothing else.
+/// Removes a socket that nobody listens on any more, and nothing else.
 fn make_room(path: &Path) -> io::Result<()> {
-    if let Some(directory) = path.parent()
-        && !directory.exists()
-    {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    }
     let Ok(there) = path.symlink_metadata() else { return Ok(()) };
     let refused = |why: &str| Err(io::Error::new(io::ErrorKind::AlreadyExists, why.to_owned()));
     if !there.file_type().is_socket() {

@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use super::document::{Document, Part};
 use super::file::{AdminFile, File, LimitsFile, SecretFile};
 use super::problem::{Problem, nearest};
-use super::{Admin, Config, Limits, Report};
+use super::{Admin, Config, Limits, Report, shape};
 use crate::identity::Identity;
 use crate::oauth::builtin;
 use crate::oauth::dialect::Dialect;
@@ -35,7 +35,7 @@ const NAMES_MAX: usize = 100;
 /// Checks `text`, which was read from `path`.
 pub(super) fn run(path: &Path, text: &str, now: Timestamp) -> (Option<Config>, Report) {
     let mut document = Document::parse(path, text);
-    let file = document.check();
+    let file = shape::check(&mut document);
     let mut check = Check::new(document, path, now);
     let config = file.map(|file| check.config(file));
     check.private(path, &[]);
@@ -47,7 +47,7 @@ pub(super) fn run(path: &Path, text: &str, now: Timestamp) -> (Option<Config>, R
 /// Checks `[admin] listen`, and whatever else makes it doubtful, alone.
 pub(super) fn admin_listen(path: &Path, text: &str) -> Result<super::Listen, String> {
     let mut document = Document::parse(path, text);
-    let file = document.check();
+    let file = shape::check(&mut document);
     if file.is_some() && !document.excused.iter().any(|key| key == "admin") {
         let concerns = |key: &str| key.is_empty() || key == "admin" || key.starts_with("admin.");
         document.report.problems.retain(|problem| concerns(&problem.key));
