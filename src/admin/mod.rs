@@ -86,21 +86,18 @@ impl Admin {
     async fn answer(&self, head: &Parts) -> Result<Answer, Problem> {
         self.admit(head)?;
         let path = head.uri.path();
-        if head.method == Method::POST {
-            let wanted = api::post(path).ok_or_else(nothing_here)?;
-            self.authorize(head)?;
-            return self.refresh(wanted).await;
-        }
-        if head.method != Method::GET && head.method != Method::HEAD {
-            let detail = "only GET, HEAD and POST are understood here";
-            let allow = Some("GET, HEAD, POST".to_owned());
-            return Err(Problem { allow, ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_refused", detail) });
-        }
-        match path {
-            "/livez" => Ok(text(StatusCode::OK, "ok\n".into())),
-            "/readyz" | "/healthz" => Ok(self.readiness(head.uri.query())),
-            "/metrics" => Ok(self.scrape()),
-            "/api/status" => Ok(json(StatusCode::OK, &self.status())),
+        let reads = head.method == Method::GET || head.method == Method::HEAD;
+        match (path, api::post(path)) {
+            (_, Some(token)) if head.method == Method::POST => {
+                self.authorize(head)?;
+                self.refresh(token).await
+            }
+            (_, Some(_)) => Err(method_refused("POST")),
+            ("/livez", _) if reads => Ok(text(StatusCode::OK, "ok\n".into())),
+            ("/readyz" | "/healthz", _) if reads => Ok(self.readiness(head.uri.query())),
+            ("/metrics", _) if reads => Ok(self.scrape()),
+            ("/api/status", _) if reads => Ok(json(StatusCode::OK, &self.status())),
+            ("/livez" | "/readyz" | "/healthz" | "/metrics" | "/api/status", _) => Err(method_refused("GET, HEAD")),
             _ => Err(nothing_here()),
         }
     }
@@ -171,6 +168,12 @@ impl Admin {
         }
         answer(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.encode())
     }
+}
+
+fn method_refused(allow: &str) -> Problem {
+    let detail = "this path does not take this method: see Allow";
+    let allow = Some(allow.to_owned());
+    Problem { allow, ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_refused", detail) }
 }
 
 fn nothing_here() -> Problem {

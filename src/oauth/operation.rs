@@ -64,6 +64,13 @@ pub(super) fn operation(key: &str, file: OperationFile, f: &mut Faults) -> Optio
             None
         }
     };
+    if file.encoding == Encoding::None && !file.params.is_empty() {
+        f.add(
+            format!("{key}.params"),
+            "encoding = \"none\" sends no parameters",
+            "remove them, or set another encoding",
+        );
+    }
     let nested = |value: &Value| value.is_object() || value.is_array();
     if file.encoding != Encoding::Json && file.params.values().any(nested) {
         f.add(format!("{key}.params"), "nested parameters can only be sent as JSON", "set encoding = \"json\"");

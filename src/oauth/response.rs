@@ -52,13 +52,18 @@ pub fn read(dialect: &Dialect, op: Op, inputs: &Inputs, reply: &Reply, now: Time
         (Op::Renew, Rotation::Never) => None,
         _ => rules.refresh_token.find_text(reply, json).map(Secret::new),
     };
-    let refresh_lifetime = match rules.refresh_expires.as_ref().map(|e| e.told(reply, json, token.expose(), now)) {
+    let of_it = refresh_token.as_ref().map_or("", Secret::expose);
+    let refresh_lifetime = match rules.refresh_expires.as_ref().map(|e| e.told(reply, json, of_it, now)) {
         Some(Told::Lifetime(lifetime)) => Some(lifetime),
         _ => None,
     };
     let access =
         usable(&token, rules.token_type.find_text(reply, json)).and_then(|()| access(dialect, token, reply, json, now));
-    let access = access.map_err(|error| error.of(Outcome::NotJudged));
+    let mut access = access.map_err(|error| error.of(Outcome::NotJudged));
+    if let (Op::Renew, Rotation::Always, None, Ok(access)) = (op, rules.rotation, &refresh_token, &mut access) {
+        let none = "rotation is \"always\", but the renewal brought no refresh token: going on with the old one";
+        access.warning.get_or_insert_with(|| none.to_owned());
+    }
     Ok(Answer { access, refresh_token, refresh_lifetime })
 }
 
@@ -126,10 +131,12 @@ fn access(
     now: Timestamp,
 ) -> Result<Access, TokenError> {
     let mut told = dialect.answer.expires.told(reply, json, token.expose(), now);
-    let warning = if let Told::Odd(why) = &told { Some(why.clone()) } else { None };
+    let odd = if let Told::Odd(why) = &told { Some(why.clone()) } else { None };
     if matches!(told, Told::Odd(_) | Told::Nothing) {
         told = Expires::Jwt.told(reply, json, token.expose(), now);
     }
+    let instead = if matches!(told, Told::Lifetime(_)) { "the token's own exp" } else { "default_lifetime" };
+    let warning = odd.map(|why| format!("{why}: using {instead} instead"));
     match told {
         Told::Lifetime(lifetime) => Ok(Access { token, lifetime: Some(lifetime), warning }),
         Told::Nothing | Told::Odd(_) => Ok(Access { token, lifetime: None, warning }),
@@ -145,7 +152,7 @@ fn refusal(dialect: &Dialect, op: Op, inputs: &Inputs, reply: &Reply, json: Opti
     let text = String::from_utf8_lossy(&reply.body);
     let code = dialect.answer.error_code.find_text(reply, json);
     let message = dialect.answer.error_message.find_text(reply, json);
-    let searched = message.as_deref().unwrap_or(&text);
+    let searched = message.as_deref().or(json.is_none().then_some(&*text)).unwrap_or_default();
     let class = dialect
         .errors
         .iter()

@@ -168,7 +168,7 @@ impl<E: Exchange> Refresher<E> {
         let (name, fingerprint) = (&self.task.name, token.fingerprint);
         info!(token = name, %fingerprint, expires_at, same, by = ?op, "token obtained");
         if let Some(warning) = warning {
-            warn!(token = name, %fingerprint, warning, "using default_lifetime instead");
+            warn!(token = name, %fingerprint, warning, "an odd answer");
         }
         self.snapshot.generation += u64::from(!same);
         self.snapshot.token = Some(Arc::new(token));

@@ -65,7 +65,8 @@ struct RefreshToken {
 struct Hold {
     /// Since boot.
     until: Duration,
-    class: Class,
+    /// Might a changed file mend it? Otherwise it is the server that needs time.
+    mendable: bool,
 }
 
 /// The state of one token's refreshing.
@@ -149,7 +150,7 @@ impl Schedule {
     /// A file that holds a secret changed: what a person had to mend may be mended. A server that asked for time gets it, and
     /// what was refused stays remembered.
     pub fn files_changed(&mut self) {
-        self.hold = self.hold.take().filter(|hold| hold.class.passes() && hold.until != Duration::MAX);
+        self.hold = self.hold.take().filter(|hold| !hold.mendable);
         if self.policy.grant == Grant::Static {
             self.due = Some(Moment { wall: Timestamp::MIN, boot: Duration::ZERO });
         }
@@ -254,7 +255,9 @@ impl Schedule {
             class if class.passes() => backoff::delay(self.failures, error.retry_after, rng),
             _ => REJECTED_RETRY,
         };
-        self.hold = Some(Hold { until: now.boot.saturating_add(delay), class: error.class });
+        let refused = matches!(error.outcome, Outcome::Refused | Outcome::Unclear) && error.retry_after.is_none();
+        let mendable = !error.class.passes() || delay == Duration::MAX || refused;
+        self.hold = Some(Hold { until: now.boot.saturating_add(delay), mendable });
         Then::Later
     }
 

@@ -200,6 +200,44 @@ fn a_jwt_tells_its_own_end_where_the_answer_does_not() {
     // {"exp":1767229200}
     let answer = read(&oauth2(), r#"{"access_token":"eyJhbGciOiJub25lIn0.eyJleHAiOjE3NjcyMjkyMDB9.c2ln"}"#).unwrap();
     assert_eq!(answer.lifetime.unwrap().as_secs(), 3600);
+    let body = r#"{"access_token":"eyJhbGciOiJub25lIn0.eyJleHAiOjE3NjcyMjkyMDB9.c2ln","expires_in":"soon"}"#;
+    let answer = read(&oauth2(), body).unwrap();
+    assert_eq!(answer.lifetime.unwrap().as_secs(), 3600);
+    let warning = answer.warning.unwrap();
+    assert_eq!(warning, "the expiry of 4 characters makes no sense: using the token's own exp instead");
+}
+
+#[test]
+fn a_refresh_token_that_is_a_jwt_tells_its_own_end() {
+    let table = toml::toml! {
+        extends = "oauth2"
+        [answer]
+        refresh_expires = "jwt"
+    };
+    let dialect = extended("mine", &table).unwrap();
+    let body = r#"{"access_token":"opaque","refresh_token":"eyJhbGciOiJub25lIn0.eyJleHAiOjE3NjcyMjkyMDB9.c2ln"}"#;
+    let (inputs, reply) = (inputs(&dialect, &BTreeMap::new()), reply(200, &BTreeMap::new(), body));
+    let now = "2026-01-01T00:00:00Z".parse().unwrap();
+    let answer = response::read(&dialect, Op::Acquire, &inputs, &reply, now).unwrap();
+    assert_eq!((answer.refresh_lifetime.unwrap().as_secs(), answer.access.unwrap().lifetime), (3600, None));
+}
+
+#[test]
+fn a_renewal_that_should_have_brought_a_refresh_token_and_did_not_is_a_warning() {
+    let table = toml::toml! {
+        extends = "oauth2"
+        [answer]
+        rotation = "always"
+    };
+    let dialect = extended("mine", &table).unwrap();
+    let warning = |op, body: &str| {
+        let (inputs, reply) = (inputs(&dialect, &BTreeMap::new()), reply(200, &BTreeMap::new(), body));
+        response::read(&dialect, op, &inputs, &reply, Timestamp::UNIX_EPOCH).unwrap().access.unwrap().warning
+    };
+    let without = r#"{"access_token":"a","expires_in":60}"#;
+    assert!(warning(Op::Renew, without).unwrap().contains("rotation is \"always\""));
+    assert_eq!(warning(Op::Acquire, without), None);
+    assert_eq!(warning(Op::Renew, r#"{"access_token":"a","expires_in":60,"refresh_token":"r"}"#), None);
 }
 
 #[test]
@@ -286,6 +324,9 @@ fn a_users_dialect_changes_only_what_it_says() {
     };
     assert_eq!(class(r#"{"message":"MAINTENANCE until 6"}"#), Class::Transient, "its own rule comes first");
     assert_eq!(class(r#"{"message":"Not authorized"}"#), Class::GrantRejected, "the built-in's rules still hold");
+    assert_eq!(class("<p>maintenance</p>"), Class::Transient, "a body that is no JSON is searched as it is");
+    let elsewhere = r#"{"status":{"page":"maintenance.html"}}"#;
+    assert_ne!(class(elsewhere), Class::Transient, "JSON is searched where its message stands");
 }
 
 #[test]
@@ -295,6 +336,10 @@ fn a_dialects_mistakes_are_all_named_with_their_keys() {
         url = "{base_ur}/x"
         method = "P OST"
         params = { a = { b = "c" }, d = "{nope" }
+        [renew]
+        url = "https://a.example/renew"
+        encoding = "none"
+        params = { a = "b" }
         [answer]
         access_token = "token"
         expires = { in = "json:a", fixed = "1m" }
@@ -313,6 +358,7 @@ fn a_dialects_mistakes_are_all_named_with_their_keys() {
             "acquire.url",
             "acquire.params",
             "acquire.params.d",
+            "renew.params",
             "answer.access_token",
             "answer.expires",
             "error[0].when.message",

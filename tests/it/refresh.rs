@@ -413,6 +413,9 @@ async fn whatever_the_refusal_is_called_a_password_is_sent_at_most_twice() {
         let _bench = start(&script, policy(Grant::Password));
         sleep(86_400 * S).await;
         assert_eq!(script.count(), 2, "{class}");
+        script.change_password("corrected");
+        sleep(31 * S).await;
+        assert_eq!(script.count(), 3, "{class}: a corrected one is tried at once");
     }
 }
 

@@ -17,6 +17,9 @@ use crate::oauth::file::{ClientAuth, Grant};
 use crate::oauth::response::handmade;
 use crate::secret::source::SecretSource;
 
+/// No exchange takes longer.
+const TIMEOUT_MAX: Duration = Duration::from_secs(300);
+
 impl Check<'_> {
     pub(super) fn tokens(
         &mut self,
@@ -91,11 +94,20 @@ impl Check<'_> {
             send_to: self.send_to(name, file),
             refresh_at,
             default_lifetime: self.timeout(file.default_lifetime, 300, &["token", name, "default_lifetime"]),
-            timeout: self.timeout(file.timeout, 10, &["token", name, "timeout"]).min(Duration::from_secs(300)),
+            timeout: self.exchange_timeout(name, file),
             eager: file.eager.unwrap_or(true),
             required: file.required.unwrap_or(true),
             dialect,
         })
+    }
+
+    fn exchange_timeout(&mut self, name: &str, file: &TokenFile) -> Duration {
+        let path = ["token", name, "timeout"];
+        let timeout = self.timeout(file.timeout, 10, &path);
+        if timeout > TIMEOUT_MAX {
+            self.problem(&path, "is longer than 5m", "a token server that takes longer is down");
+        }
+        timeout
     }
 
     fn dialect_of(&mut self, name: &str, file: &TokenFile, named: &Named) -> Option<Dialect> {
