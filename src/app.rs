@@ -13,7 +13,7 @@ use crate::connect::Dialer;
 use crate::oauth::file::Grant;
 use crate::oauth::template::Template;
 use crate::proxy::{Route, TokenUse, Trouble, Upstream};
-use crate::secret::source::SecretError;
+use crate::secret::source::{SecretError, SecretSource};
 use crate::telemetry::metrics::Metrics;
 use crate::token::cache::Slot;
 use crate::token::refresh::{Refresher, Task};
@@ -121,6 +121,7 @@ fn policy(config: &config::Token) -> Policy {
         refresh_at: config.refresh_at,
         default_lifetime: (config.grant != Grant::Static).then_some(config.default_lifetime),
         eager: config.eager,
+        rereads: config.secrets().any(SecretSource::is_command),
     }
 }
 

@@ -117,6 +117,13 @@ pub struct Token {
 }
 
 impl Token {
+    /// Everything that is read for an exchange.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretSource> {
+        let single = [&self.client_secret, &self.password, &self.refresh_token, &self.access_token];
+        let headers = self.headers.iter().map(|(_, source)| source);
+        single.into_iter().flatten().chain(self.params.values()).chain(headers)
+    }
+
     /// What one exchange may take, with the reading of its secrets before it.
     pub fn exchange_max(&self) -> Duration {
         self.timeout + 2 * EXEC_TIMEOUT

@@ -43,15 +43,20 @@ pub fn read(dialect: &Dialect, op: Op, inputs: &Inputs, reply: &Reply, now: Time
     let json = json.as_ref();
     let rules = &dialect.answer;
     let failed = says_error(&rules.error_code, reply, json);
-    let Some(token) = rules.access_token.find_text(reply, json).filter(|_| !failed && succeeded(dialect, reply, json))
-    else {
-        return Err(refusal(dialect, op, inputs, reply, json));
-    };
-    let token = Secret::new(token);
     let refresh_token = match (op, rules.rotation) {
         (Op::Renew, Rotation::Never) => None,
         _ => rules.refresh_token.find_text(reply, json).map(Secret::new),
     };
+    let Some(token) = rules.access_token.find_text(reply, json).filter(|_| !failed && succeeded(dialect, reply, json))
+    else {
+        let error = refusal(dialect, op, inputs, reply, json, now);
+        if reply.status.is_success() && refresh_token.is_some() {
+            let access = Err(error.of(Outcome::NotJudged));
+            return Ok(Answer { access, refresh_token, refresh_lifetime: None });
+        }
+        return Err(error);
+    };
+    let token = Secret::new(token);
     let of_it = refresh_token.as_ref().map_or("", Secret::expose);
     let refresh_lifetime = match rules.refresh_expires.as_ref().map(|e| e.told(reply, json, of_it, now)) {
         Some(Told::Lifetime(lifetime)) => Some(lifetime),
@@ -148,7 +153,14 @@ fn access(
     }
 }
 
-fn refusal(dialect: &Dialect, op: Op, inputs: &Inputs, reply: &Reply, json: Option<&Value>) -> TokenError {
+fn refusal(
+    dialect: &Dialect,
+    op: Op,
+    inputs: &Inputs,
+    reply: &Reply,
+    json: Option<&Value>,
+    now: Timestamp,
+) -> TokenError {
     let text = String::from_utf8_lossy(&reply.body);
     let code = dialect.answer.error_code.find_text(reply, json);
     let message = dialect.answer.error_message.find_text(reply, json);
@@ -159,20 +171,28 @@ fn refusal(dialect: &Dialect, op: Op, inputs: &Inputs, reply: &Reply, json: Opti
         .find(|rule| applies(rule, op, reply.status, code.as_deref(), searched))
         .map_or_else(|| by_default(op, inputs, reply.status, code.as_deref()), |rule| rule.class);
     let problem = problem(op, inputs, reply, json, code.as_deref());
-    let mut error = TokenError::new(class, problem, fix(class, op, inputs)).of(outcome(reply, json));
+    let mut error =
+        TokenError::new(class, problem, fix(class, op, inputs)).of(outcome(class, op, code.as_deref(), reply, json));
     // Security: the text of an answer that is none may hold the very token it brings; that of a refusal is the vendor's word.
     let plain = json.is_none() && !reply.status.is_success() && !text.trim_start().starts_with('<');
     error.vendor = message.or_else(|| plain.then(|| text.into_owned())).map(|message| cleaned(&message, inputs));
     error.vendor = error.vendor.filter(|message| !message.is_empty() && Some(message) != code.as_ref());
-    error.retry_after = retry_after(reply);
+    error.retry_after = retry_after(reply, now);
     error
 }
 
-fn outcome(reply: &Reply, json: Option<&Value>) -> Outcome {
-    match reply.status.as_u16() {
-        408 | 425 | 429 | 500..=599 => Outcome::NotJudged,
-        300..=399 => Outcome::Unclear,
-        200..=299 if json.is_none() => Outcome::Unclear,
+/// What became of the request: its status says, unless the class knows better.
+fn outcome(class: Class, op: Op, code: Option<&str>, reply: &Reply, json: Option<&Value>) -> Outcome {
+    let success = reply.status.is_success();
+    match (reply.status.as_u16(), class) {
+        (300..=399, _) => Outcome::Unclear,
+        (_, Class::Transient | Class::RateLimited) if !success => Outcome::NotJudged,
+        // Somebody before the token server may have said that. A password is not tried often even so; a refresh token is
+        // not given up for it.
+        (_, Class::Transient | Class::RateLimited | Class::Unknown) if success && code.is_none() => Outcome::Unclear,
+        (_, Class::Unknown) if op == Op::Renew && code.is_none() => Outcome::Unclear,
+        (408 | 425 | 429 | 500..=599, class) if class.passes() => Outcome::NotJudged,
+        (_, _) if success && json.is_none() => Outcome::Unclear,
         _ => Outcome::Refused,
     }
 }
@@ -259,14 +279,15 @@ fn fix(class: Class, op: Op, inputs: &Inputs) -> &'static str {
     }
 }
 
-/// `Retry-After` in seconds or as a date (RFC 9110 §10.2.3), against the answer's own `Date`.
-fn retry_after(reply: &Reply) -> Option<Duration> {
+/// `Retry-After` in seconds or as a date (RFC 9110 §10.2.3), against the answer's own `Date`, or our clock.
+fn retry_after(reply: &Reply, now: Timestamp) -> Option<Duration> {
     let text = |name| reply.headers.get(name).and_then(|value| value.to_str().ok());
     let value = text(header::RETRY_AFTER)?.trim();
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));
     }
     let until = httpdate::parse_http_date(value).ok()?;
-    let now = httpdate::parse_http_date(text(header::DATE)?).ok()?;
+    let now =
+        text(header::DATE).and_then(|date| httpdate::parse_http_date(date).ok()).or_else(|| Some(now.into()))?;
     until.duration_since(now).ok()
 }

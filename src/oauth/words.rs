@@ -26,6 +26,9 @@ pub fn cleaned(text: &str, inputs: &Inputs) -> String {
     for spelling in spellings(inputs) {
         text = text.replace(spelling.as_str(), "***");
     }
+    if repeats_a_secret(&text, inputs) {
+        return "(not shown: it repeats a secret)".to_owned();
+    }
     if let Some(tokens) = &*TOKENS {
         text = tokens.replace_all(&text, "${1}***").into_owned();
     }
@@ -64,6 +67,74 @@ fn spellings(inputs: &Inputs) -> Vec<Zeroizing<String>> {
     }
     all.sort_by_key(|spelling| std::cmp::Reverse(spelling.len()));
     all
+}
+
+/// Is there a secret in it once its escapes are undone, in JSON within JSON, too?
+fn repeats_a_secret(text: &str, inputs: &Inputs) -> bool {
+    let mut text = Zeroizing::new(text.to_owned());
+    for _ in 0..3 {
+        let plain = Zeroizing::new(unescaped(&text));
+        if inputs.secrets().iter().any(|s| s.expose().len() >= SECRET_MIN && plain.contains(s.expose())) {
+            return true;
+        }
+        text = plain;
+    }
+    false
+}
+
+/// The text with the escapes of JSON, HTML and URLs undone.
+fn unescaped(text: &str) -> String {
+    let hex = |digits: Option<&str>| u32::from_str_radix(digits?, 16).ok();
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    let mut high = None;
+    while let Some(first) = rest.chars().next() {
+        let (code, length) = match first {
+            '\\' if rest[1..].starts_with('u') => (hex(rest.get(2..6)), 6),
+            '\\' => (rest[1..].chars().next().map(u32::from), 1 + rest[1..].chars().next().map_or(0, char::len_utf8)),
+            '%' => (hex(rest.get(1..3)), 3),
+            '&' => entity(rest),
+            other => (Some(other.into()), other.len_utf8()),
+        };
+        let Some(code) = code else {
+            push(&mut out, first.into());
+            rest = &rest[first.len_utf8()..];
+            continue;
+        };
+        rest = &rest[length..];
+        match (high.take(), code) {
+            // Half of a character beyond 16 bits, and its other half.
+            (_, 0xd800..=0xdbff) => high = Some(code),
+            (Some(high), 0xdc00..=0xdfff) => push(&mut out, 0x10000 + ((high - 0xd800) << 10) + (code - 0xdc00)),
+            // A byte of UTF-8, by itself.
+            (_, 0x80..=0xff) if first == '%' => out.push(u8::try_from(code).unwrap_or(b'?')),
+            (_, code) => push(&mut out, code),
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn push(out: &mut Vec<u8>, code: u32) {
+    let c = char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
+    out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+}
+
+/// The character that `&name;` stands for, and how long that is.
+fn entity(text: &str) -> (Option<u32>, usize) {
+    let end = text.bytes().take(10).position(|byte| byte == b';').unwrap_or(0);
+    let code = match text.get(1..end).unwrap_or_default() {
+        "amp" => Some('&'.into()),
+        "lt" => Some('<'.into()),
+        "gt" => Some('>'.into()),
+        "quot" => Some('"'.into()),
+        "apos" => Some('\''.into()),
+        name => match name.strip_prefix('#').map(|n| (n.strip_prefix(['x', 'X']), n)) {
+            Some((Some(digits), _)) => u32::from_str_radix(digits, 16).ok(),
+            Some((None, digits)) => digits.parse().ok(),
+            None => None,
+        },
+    };
+    code.map_or((Some('&'.into()), 1), |code| (Some(code), end + 1))
 }
 
 /// `%2F` as `%2f`.
@@ -120,6 +191,22 @@ mod tests {
         ] {
             assert_eq!(shown(&format!("you sent <{said}>")), "you sent <***>", "{said}");
         }
+    }
+
+    #[test]
+    fn a_message_that_repeats_a_secret_under_escapes_is_not_shown() {
+        for said in [
+            r#"p\u0022ass word"#,
+            r#"p\\u0022ass\\u0020word"#,
+            "p&quot;ass word",
+            "p&#34;ass&#x20;word",
+            r#"top\/secret\u002bvalue"#,
+            "top/secret&#43;value",
+        ] {
+            assert_eq!(shown(&format!("you sent {said}")), "(not shown: it repeats a secret)", "{said}");
+        }
+        assert_eq!(shown(r#"100% \u00e4 &amp; \ud83d\ude00 & more\"#), r#"100% \u00e4 &amp; \ud83d\ude00 & more\"#);
+        assert_eq!(unescaped(r#"100% \u00e4 &amp; \ud83d\ude00 %c3%a4 & more\"#), "100% ä & 😀 ä & more\\");
     }
 
     #[test]

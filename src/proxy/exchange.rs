@@ -35,8 +35,8 @@ impl Exchange<'_> {
         body: Upload,
     ) -> Result<(Response<Incoming>, Lease), ProxyError> {
         let target = self.route.target(&self.head)?;
-        let make = |body: Upload, opened: bool| {
-            if opened {
+        let make = |body: Upload, waited: bool| {
+            if waited {
                 inject::still_usable(self.route, credential)?;
             }
             let value = credential.as_ref().map(|credential| credential.value.clone());

@@ -84,6 +84,7 @@ async fn line(
     if let Some(answer) = page.and_then(|page| headers::preflight(&head, route, page)) {
         return Ok((answer, Origin::Broker));
     }
+    context.routes.check_path(head.uri.path())?;
     route.check_allowed(&head)?;
     if head.version >= Version::HTTP_11 && headers::expects(&head.headers) == Some(false) {
         return Err(expectation_failed().into());

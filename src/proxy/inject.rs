@@ -31,7 +31,7 @@ pub async fn credential(route: &Route, headers: &HeaderMap) -> Result<Option<Cre
     }
 }
 
-/// Opening a connection takes time: a token that ended meanwhile is replaced by the one of now, or nothing is sent.
+/// Waiting for a connection takes time: a token that ended meanwhile is replaced by the one of now, or nothing is sent.
 pub fn still_usable(route: &Route, credential: &mut Option<Credential>) -> Result<(), ProxyError> {
     if let (Some(credential), Some(token)) = (credential, &route.token) {
         *credential = token.slot.credential(token.format).ok_or_else(|| ProxyError::Token(token.slot.unavailable()))?;

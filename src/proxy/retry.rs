@@ -23,6 +23,10 @@ pub async fn after_unauthorized(
     else {
         return Ok((response, lease));
     };
+    if exchange.upload.as_ref().is_some_and(|upload| !upload.can_replay()) {
+        token.slot.suspect(refused.generation);
+        return Ok((response, lease));
+    }
     let wait = route.config.token_wait;
     let Some(newer) = token.slot.replacement(token.format, refused.generation, wait).await else {
         return Ok((response, lease));

@@ -43,6 +43,8 @@ pub struct TokenUse {
 pub struct Routes {
     /// Those with a host first, then longer paths first.
     routes: Vec<Arc<Route>>,
+    /// Every path that decides something here, about any of them.
+    deciding: Vec<String>,
     /// `None` for a Unix socket.
     port: Option<u16>,
 }
@@ -50,7 +52,23 @@ pub struct Routes {
 impl Routes {
     pub fn new(mut routes: Vec<Arc<Route>>, port: Option<u16>) -> Self {
         routes.sort_by_key(|route| (route.config.host.is_none(), std::cmp::Reverse(route.config.path.len())));
-        Self { routes, port }
+        let config = routes.iter().map(|route| &route.config);
+        let deciding = config.flat_map(|c| [&c.path, &c.upstream.base_path].into_iter().chain(&c.paths));
+        let deciding = deciding.filter(|path| !path.is_empty()).cloned().collect();
+        Self { routes, deciding, port }
+    }
+
+    /// Security: where a path decides something, if only which route it is, every server on the way has to read it as we do.
+    pub fn check_path(&self, path: &str) -> Result<(), Problem> {
+        if self.deciding.is_empty() {
+            return Ok(());
+        }
+        let plain = plainly(path);
+        if is_ambiguous(path) || self.deciding.iter().any(|prefix| under(path, prefix) != under(&plain, prefix)) {
+            let detail = "the path can be read in more than one way, and this listener decides by paths";
+            return Err(Problem::new(StatusCode::FORBIDDEN, "path_refused", detail));
+        }
+        Ok(())
     }
 
     /// The route for a host and a path; `Ok(None)` if the host is served here but the path is not.
@@ -120,12 +138,6 @@ impl Route {
             return Err(method_refused("the route does not allow this method: see its `methods`", allowed.join(", ")));
         }
         let path = head.uri.path();
-        // Security: where a path decides something, every server on the way has to read it as we do.
-        let decides = !config.path.is_empty() || !config.paths.is_empty() || !config.upstream.base_path.is_empty();
-        if decides && is_ambiguous(path) {
-            let detail = "the path can be read in more than one way, and this route decides by paths";
-            return Err(Problem::new(StatusCode::FORBIDDEN, "path_refused", detail));
-        }
         if !config.paths.is_empty() && !config.paths.iter().any(|allowed| under(path, allowed)) {
             let detail = "the route does not allow this path: see its `paths`";
             return Err(Problem::new(StatusCode::FORBIDDEN, "path_refused", detail));
@@ -189,6 +201,21 @@ fn method_refused(detail: &str, allow: String) -> Problem {
 fn strip_prefix_ignore_case<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
     let head = text.get(..prefix.len())?;
     head.eq_ignore_ascii_case(prefix).then(|| &text[prefix.len()..])
+}
+
+/// The path with what need not be percent-encoded decoded (RFC 3986 §2.3): how many servers read it.
+fn plainly(path: &str) -> Cow<'_, str> {
+    let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let mut out = String::new();
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        let code = rest.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|b| unreserved(*b));
+        let end = if code.is_some() { at + 3 } else { at + 1 };
+        out.push_str(&rest[..if code.is_some() { at } else { end }]);
+        out.extend(code.map(char::from));
+        rest = &rest[end..];
+    }
+    if out.is_empty() { path.into() } else { (out + rest).into() }
 }
 
 /// Might another server see other segments than we do? Dot segments, doubled or encoded slashes, backslashes, and path

@@ -24,6 +24,7 @@ pub struct Place {
     open: Option<Gauge>,
     /// Did a request come over it?
     asked: AtomicBool,
+    tunnelled: AtomicBool,
 }
 
 impl Place {
@@ -31,11 +32,16 @@ impl Place {
         if let Some(open) = &open {
             open.inc();
         }
-        Self { _permit: permit, open, asked: AtomicBool::new(false) }
+        Self { _permit: permit, open, asked: AtomicBool::new(false), tunnelled: AtomicBool::new(false) }
     }
 
     pub fn ask(&self) {
         self.asked.store(true, Ordering::Relaxed);
+    }
+
+    /// Did it become a tunnel? Then what comes over it is nobody's request.
+    pub fn is_tunnel(&self) -> bool {
+        self.tunnelled.load(Ordering::Relaxed)
     }
 
     pub fn was_asked(&self) -> bool {
@@ -62,6 +68,9 @@ pub struct Tunnels {
 impl Tunnels {
     pub fn open(&self, client: OnUpgrade, upstream: OnUpgrade, idle: Duration, place: Option<Arc<Place>>) {
         let stop = self.stop.clone();
+        if let Some(place) = &place {
+            place.tunnelled.store(true, Ordering::Relaxed);
+        }
         self.tasks.spawn(async move {
             tunnel(client, upstream, idle, stop).await;
             drop(place);

@@ -61,12 +61,17 @@ impl Shared {
         self.lock().progress
     }
 
+    /// Is all that passed still held?
+    pub fn can_replay(&self) -> bool {
+        self.lock().room.is_some()
+    }
+
     /// The body from its beginning, if all that passed is still held. The former reader is cut off.
     pub fn replay(self: &Arc<Self>) -> Option<Upload> {
         let mut state = self.lock();
         state.room?;
         state.epoch += 1;
-        state.taken = false;
+        (state.taken, state.waiting) = (false, false);
         let (passed, rest) = (state.held.len() as u64, state.body.size_hint());
         let mut hint = SizeHint::new();
         match (state.done, rest.exact()) {

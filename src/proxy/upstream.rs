@@ -79,7 +79,7 @@ impl Upstream {
     }
 
     /// Sends what `make` makes around the body, and returns the response head, and the lease on the connection that its body
-    /// comes over. `make` is called once the connection is there, and told whether it had to be opened: that takes time.
+    /// comes over. `make` is called once the connection is there, and told whether that took time.
     pub async fn send(
         &self,
         worker: usize,
@@ -87,11 +87,11 @@ impl Upstream {
         mut make: impl FnMut(Upload, bool) -> Result<Request<Upload>, ProxyError>,
         retried: impl FnOnce(),
     ) -> Result<(Response<Incoming>, Lease), ProxyError> {
-        let (connection, opened) = match self.checkout(worker).await {
-            Some(idle) => (idle, false),
+        let (connection, waited) = match self.checkout(worker).await {
+            Some(idle) => idle,
             None => (self.open().await?, true),
         };
-        let request = make(body, opened)?;
+        let request = make(body, waited)?;
         let safe = upload.is_none() && request.method().is_idempotent();
         let (error, unsent) = match self.exchange(worker, connection, request, upload).await {
             Ok(answered) => return Ok(answered),
@@ -145,17 +145,20 @@ impl Upstream {
         }
     }
 
-    /// The connection used last that is still open.
-    async fn checkout(&self, worker: usize) -> Option<Connection> {
+    /// The connection used last that is still open, and whether it had to be waited for.
+    async fn checkout(&self, worker: usize) -> Option<(Connection, bool)> {
+        let mut waited = false;
         loop {
             let Idle { mut connection, until } = self.pools[worker].lock().pop()?;
             if until <= self.clock.now().boot || connection.sender.is_closed() {
                 continue;
             }
-            if connection.sender.is_ready()
-                || matches!(tokio::time::timeout(READY_TIMEOUT, connection.sender.ready()).await, Ok(Ok(())))
-            {
-                return Some(connection);
+            if connection.sender.is_ready() {
+                return Some((connection, waited));
+            }
+            waited = true;
+            if matches!(tokio::time::timeout(READY_TIMEOUT, connection.sender.ready()).await, Ok(Ok(()))) {
+                return Some((connection, waited));
             }
         }
     }

@@ -49,6 +49,11 @@ fn error(problem: String, hint: &'static str) -> SecretError {
 }
 
 impl SecretSource {
+    /// Does only reading it tell whether it changed?
+    pub fn is_command(&self) -> bool {
+        matches!(self, Self::Exec(..))
+    }
+
     /// Reads the secret: one trailing newline is stripped, an empty one is an error. Bounded by [`LENGTH_MAX`] and, for
     /// a command, [`EXEC_TIMEOUT`].
     pub async fn read(&self) -> Result<Secret, SecretError> {

@@ -123,7 +123,7 @@ where
             None => None,
         };
         let place = Arc::new(Place::new(permit, self.open.clone()));
-        self.connections.spawn(self.clone().serve(ClientStream::new(stream, self.stall), place));
+        self.connections.spawn(self.clone().serve(ClientStream::new(stream, self.stall, Arc::clone(&place)), place));
     }
 
     /// Serves one connection to its end: HTTP/1 only, so that nothing has to be guessed.

@@ -5,11 +5,14 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
+
+use crate::proxy::Place;
 
 /// After our end of the stream: how long the client may be silent, and how long it may go on sending.
 const LINGER: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -19,6 +22,7 @@ pub struct ClientStream<T> {
     io: T,
     /// How long a write may wait for the client.
     stall: Duration,
+    place: Arc<Place>,
     timer: Option<Pin<Box<Sleep>>>,
     stalled: bool,
     /// The client has sent its end.
@@ -28,8 +32,8 @@ pub struct ClientStream<T> {
 }
 
 impl<T> ClientStream<T> {
-    pub fn new(io: T, stall: Duration) -> Self {
-        Self { io, stall, timer: None, stalled: false, ended: false, lingers_until: None }
+    pub fn new(io: T, stall: Duration, place: Arc<Place>) -> Self {
+        Self { io, stall, place, timer: None, stalled: false, ended: false, lingers_until: None }
     }
 
     /// Starts or restarts the one timer.
@@ -107,6 +111,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
             None => {
                 let polled = Pin::new(&mut self.io).poll_shutdown(cx);
                 ready!(self.watch(cx, polled))?;
+                if self.place.is_tunnel() {
+                    // The other direction goes on.
+                    return Poll::Ready(Ok(()));
+                }
                 let now = Instant::now();
                 self.wait(now + LINGER.0);
                 *self.lingers_until.insert(now + LINGER.1)

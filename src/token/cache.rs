@@ -31,6 +31,8 @@ pub struct Snapshot {
     pub error: Option<Arc<TokenError>>,
     /// No exchange starts before this time since boot, unless a person asks; `Duration::MAX` for never.
     pub not_before: Option<Duration>,
+    /// What was refused is not sent again before it changes or a person asks.
+    pub barred: bool,
     /// No exchange starts because of a refused token before this time since boot.
     pub suspects_from: Option<Duration>,
     pub refreshes_at: Option<Timestamp>,
@@ -70,8 +72,8 @@ impl Snapshot {
             (Some(_), true) => State::Degraded,
             (None, false) if self.token.is_none() => State::Pending,
             (None, false) => State::Expired,
-            // Without a next attempt, nothing but a person mends it.
-            (Some(class), false) if class.passes() && self.not_before != Some(Duration::MAX) => State::Expired,
+            // Where nothing is sent any more, nothing but a person mends it.
+            (Some(class), false) if class.passes() && !self.barred => State::Expired,
             (Some(_), false) => State::Rejected,
         }
     }
@@ -186,6 +188,12 @@ impl Slot {
         }
     }
 
+    /// The API refused the token of that generation, and nobody waits for another.
+    pub fn suspect(&self, refused: u64) {
+        self.suspect.fetch_max(refused, Ordering::AcqRel);
+        self.wake.notify_one();
+    }
+
     /// The API refused the token of that generation: a newer one, after waiting up to `wait` for one refresh; `None` if
     /// there is none to be had, and the API's refusal should stand.
     pub async fn replacement(&self, format: usize, refused: u64, wait: Duration) -> Option<Credential> {
@@ -196,8 +204,7 @@ impl Slot {
         let deadline = Instant::now() + wait;
         let mut changed = self.changed.subscribe();
         let came = self.current.load().finished;
-        self.suspect.fetch_max(refused, Ordering::AcqRel);
-        self.wake.notify_one();
+        self.suspect(refused);
         loop {
             if let Some(credential) = newer() {
                 return Some(credential);

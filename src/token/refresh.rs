@@ -18,7 +18,7 @@ use super::source::Exchange;
 use crate::clock::{Clock, rfc3339};
 use crate::oauth::file::Op;
 use crate::oauth::template::Template;
-use crate::oauth::{Class, TokenError};
+use crate::oauth::{Class, Outcome, TokenError};
 use crate::telemetry::metrics::Metrics;
 
 /// The clocks and the secret files are looked at again at least this often: the machine may have slept.
@@ -140,7 +140,7 @@ impl<E: Exchange> Refresher<E> {
         let credential = prepared.credential(op);
         let failed = |error| (error, credential);
         if let Some(error) = self.schedule.barred(&credential) {
-            return Err(failed(error.clone()));
+            return Err(failed(error.clone().of(Outcome::NotSent)));
         }
         let sent = self.task.clock.now();
         let exchange = Arc::clone(&self.exchange);
@@ -187,6 +187,7 @@ impl<E: Exchange> Refresher<E> {
             finished: self.snapshot.finished + 1,
             error: failure.map(Arc::new),
             not_before: self.schedule.not_before(),
+            barred: self.schedule.is_barred(),
             suspects_from: self.schedule.suspects_from(self.task.clock.now()),
             refreshes_at: self.schedule.due_at(),
             refresh_expires_at: self.schedule.refresh_expires_at(),

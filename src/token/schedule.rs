@@ -38,6 +38,8 @@ pub struct Policy {
     /// For answers that do not tell; `None`: such a token does not expire.
     pub default_lifetime: Option<Duration>,
     pub eager: bool,
+    /// Do its secrets come from commands, so that only reading them again shows that one changed?
+    pub rereads: bool,
 }
 
 /// What to do next.
@@ -67,6 +69,8 @@ struct Hold {
     until: Duration,
     /// Might a changed file mend it? Otherwise it is the server that needs time.
     mendable: bool,
+    /// Was what it needs refused for good?
+    barred: bool,
 }
 
 /// The state of one token's refreshing.
@@ -77,6 +81,8 @@ pub struct Schedule {
     /// The configured refresh token that was taken over last.
     seed: Option<Secret>,
     failures: u32,
+    /// Logins since the last success whose answers made no sense.
+    unclear: u32,
     hold: Option<Hold>,
     started: Option<Duration>,
     suspects: [Option<Duration>; SUSPECTS],
@@ -95,6 +101,7 @@ impl Schedule {
             refresh_token: None,
             seed: None,
             failures: 0,
+            unclear: 0,
             hold: None,
             started: None,
             suspects: [None; SUSPECTS],
@@ -214,7 +221,7 @@ impl Schedule {
     /// Takes note of a success; `same` if the server gave the token that was there already.
     pub fn succeeded(&mut self, by: &Credential, lives: Lives, sent: Now, now: Now, same: bool, rng: &mut Rng) {
         self.refusals.forget(by);
-        (self.failures, self.hold, self.pardoned) = (0, None, false);
+        (self.failures, self.unclear, self.hold, self.pardoned) = (0, 0, None, false);
         let fraction = (self.policy.refresh_at + JITTER * (2.0 * rng.f64() - 1.0)).clamp(0.0, 1.0);
         self.due = lives.access.map(|access| {
             let mut due = access.mul_f64(fraction);
@@ -236,8 +243,11 @@ impl Schedule {
             return Then::Now(Op::Renew);
         }
         let login = op == Op::Acquire && self.policy.grant == Grant::Password;
-        if login && error.outcome == Outcome::Refused {
-            self.refusals.note(by, error, false);
+        let refused = login && error.outcome == Outcome::Refused;
+        // What is wrong with the rest of the request says nothing of the password.
+        let elsewhere = matches!(error.class, Class::Config | Class::UserAction | Class::SecretExpired);
+        if refused && !elsewhere {
+            self.refusals.note(by, error, error.class == Class::GrantRejected);
         }
         if op == Op::Renew
             && self.renewal_is_dead(by, error)
@@ -246,28 +256,39 @@ impl Schedule {
             return Then::Now(instead);
         }
         (self.failures, self.pardoned) = (self.failures.saturating_add(1), false);
+        let unclear = login && error.outcome == Outcome::Unclear;
+        self.unclear = self.unclear.saturating_add(unclear.into());
+        let barred = self.barred(&by).is_some();
         let delay = match error.class {
-            Class::GrantRejected => Duration::MAX,
-            _ if self.barred(&by).is_some() => Duration::MAX,
-            _ if login && error.outcome == Outcome::Refused => REJECTED_RETRY,
-            _ if login && error.outcome == Outcome::Unclear && self.failures > UNCLEAR_SOON => UNCLEAR_RETRY,
-            _ if login && error.outcome == Outcome::Unclear => REJECTED_RETRY,
+            _ if barred || error.class == Class::GrantRejected => {
+                // Nothing is sent then but what has changed.
+                if self.policy.rereads && barred { REJECTED_RETRY } else { Duration::MAX }
+            }
+            _ if refused => REJECTED_RETRY,
+            _ if unclear && self.unclear > UNCLEAR_SOON => UNCLEAR_RETRY,
+            _ if unclear => REJECTED_RETRY,
             class if class.passes() => backoff::delay(self.failures, error.retry_after, rng),
             _ => REJECTED_RETRY,
         };
-        let refused = matches!(error.outcome, Outcome::Refused | Outcome::Unclear) && error.retry_after.is_none();
-        let mendable = !error.class.passes() || delay == Duration::MAX || refused;
-        self.hold = Some(Hold { until: now.boot.saturating_add(delay), mendable });
+        let asked = error.outcome == Outcome::Refused || error.outcome == Outcome::Unclear;
+        let mendable = barred || !error.class.passes() || (asked && error.retry_after.is_none());
+        self.hold = Some(Hold { until: now.boot.saturating_add(delay), mendable, barred });
         Then::Later
     }
 
+    /// Is nothing sent any more until something changes?
+    pub fn is_barred(&self) -> bool {
+        self.hold.as_ref().is_some_and(|hold| hold.barred)
+    }
+
     /// Is the refresh token of no more use? A refusal that does not name it counts after the second time, unless it is about
-    /// the client.
+    /// the client; an answer that makes no sense counts too where a login can take its place.
     fn renewal_is_dead(&mut self, by: Credential, error: &TokenError) -> bool {
         let client = matches!(error.class, Class::ClientRejected | Class::SecretExpired | Class::UserAction);
+        let unclear = error.outcome == Outcome::Unclear && self.policy.grant != Grant::RefreshToken;
         if error.class == Class::GrantRejected {
             self.refusals.note(by, error, true);
-        } else if error.outcome == Outcome::Refused && !client {
+        } else if (error.outcome == Outcome::Refused || unclear) && !client {
             self.refusals.note(by, error, false);
         }
         self.barred(&by).is_some()

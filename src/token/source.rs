@@ -77,16 +77,6 @@ impl Source {
         Self { config, client, clock }
     }
 
-    fn secret_sources(&self) -> impl Iterator<Item = &SecretSource> {
-        let config = &self.config;
-        let single = [&config.client_secret, &config.password, &config.refresh_token, &config.access_token];
-        single
-            .into_iter()
-            .flatten()
-            .chain(config.params.values())
-            .chain(config.headers.iter().map(|(_, source)| source))
-    }
-
     async fn read_all(&self, op: Op) -> Result<Prepared, TokenError> {
         let config = &self.config;
         let login = config.password.as_ref().filter(|_| op == Op::Acquire);
@@ -155,7 +145,7 @@ impl Exchange for Source {
 
     fn stamp(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        for source in self.secret_sources() {
+        for source in self.config.secrets() {
             source.stamp().hash(&mut hasher);
         }
         hasher.finish()

@@ -1,5 +1,5 @@
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -94,6 +94,55 @@ fn a_tunnel_keeps_its_place_among_the_connections() {
     assert!((metric(&broker, "tokenbroker_connections ") - 1.0).abs() < 0.1);
     drop(tunnel);
     assert_eq!(second.reply("GET").unwrap().text(), "plain");
+}
+
+#[test]
+fn a_tunnel_carries_everything_to_an_upstream_that_has_said_its_last() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let tell = std::sync::Mutex::new(tell);
+    let upstream = Upstream::start(move |_| {
+        let tell = tell.lock().unwrap().clone();
+        Action::Take(Box::new(move |mut stream: TcpStream| {
+            stream.write_all(b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            std::thread::sleep(Duration::from_millis(300));
+            tell.send(std::io::copy(&mut stream, &mut std::io::sink()).unwrap()).unwrap();
+        }))
+    });
+    let broker = with_static_token(&upstream, "");
+    let mut tunnel = Wire::open(broker.address("api"));
+    tunnel.send("GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    assert_eq!(tunnel.head().unwrap().status, 101);
+    assert!(tunnel.is_closed_within(PATIENCE), "the upstream's end is passed on");
+    let sent = 30_000_000;
+    tunnel.stream().write_all(&vec![b'x'; sent]).unwrap();
+    tunnel.stream().shutdown(Shutdown::Write).unwrap();
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), sent as u64);
+}
+
+/// Nobody reads the second try; nothing of the first is waited for.
+#[test]
+fn a_replay_that_the_api_does_not_read_ends_in_time() {
+    let oauth = OAuth::start(Duration::from_secs(3600));
+    let upstream = Upstream::start_early(|request| {
+        let first = request.connection == 0;
+        Action::Take(Box::new(move |mut stream: TcpStream| {
+            if first {
+                stream.read_exact(&mut vec![0; 8 << 20]).unwrap();
+                stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").unwrap();
+            }
+            std::thread::sleep(PATIENCE);
+        }))
+    });
+    let keys = "replay_body_max = \"32MiB\"\nresponse_timeout = \"1s\"";
+    let config = oauth.config("", keys).replace(&oauth.api.url(), &upstream.url());
+    let broker = Broker::start_in(oauth.directory(), &config, |_| {});
+    broker.wait_for_state("api", "valid");
+    let mut wire = Wire::open(broker.address("api"));
+    wire.send(format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", 9 << 20));
+    wire.send(vec![b'x'; (8 << 20) + 100_000]);
+    assert_eq!(wire.reply("POST").unwrap().code(), "upstream_timeout");
+    assert_eq!(upstream.requests().len(), 2);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use tokenbroker::oauth::TokenError;
 use tokenbroker::oauth::builtin::{BUILT_IN, built_in, extended};
 use tokenbroker::oauth::dialect::Dialect;
-use tokenbroker::oauth::error::Class;
+use tokenbroker::oauth::error::{Class, Outcome};
 use tokenbroker::oauth::file::{ClientAuth, Grant, Op};
 use tokenbroker::oauth::place::Reply;
 use tokenbroker::oauth::request::{self, Inputs};
@@ -263,6 +263,69 @@ fn a_token_that_could_become_a_header_of_its_own_is_refused() {
         let error = read(&oauth2(), body).unwrap_err();
         assert_eq!(error.class, Class::Transient, "{body}");
     }
+}
+
+#[test]
+fn whether_a_server_judged_the_request_is_told_by_the_class_before_the_status() {
+    let dialect = oauth2();
+    let login = BTreeMap::from([("password".to_owned(), "p".to_owned())]);
+    let outcome = |op, status, body: &str| {
+        let (inputs, reply) = (inputs(&dialect, &login), reply(status, &BTreeMap::new(), body));
+        let error = response::read(&dialect, op, &inputs, &reply, Timestamp::UNIX_EPOCH).unwrap_err();
+        (error.class, error.outcome)
+    };
+    for op in [Op::Acquire, Op::Renew] {
+        for (status, body, expected) in [
+            (400, r#"{"error":"temporarily_unavailable"}"#, (Class::Transient, Outcome::NotJudged)),
+            (400, r#"{"error":"slow_down"}"#, (Class::RateLimited, Outcome::NotJudged)),
+            (503, "", (Class::Transient, Outcome::NotJudged)),
+            (429, "", (Class::RateLimited, Outcome::NotJudged)),
+            (500, r#"{"error":"invalid_client"}"#, (Class::ClientRejected, Outcome::Refused)),
+            (400, r#"{"error":"invalid_grant"}"#, (Class::GrantRejected, Outcome::Refused)),
+            (400, r#"{"error":"odd"}"#, (Class::Unknown, Outcome::Refused)),
+            (200, r#"{"message":"maintenance"}"#, (Class::Transient, Outcome::Unclear)),
+            (200, "<html>", (Class::Transient, Outcome::Unclear)),
+            (302, "", (Class::Transient, Outcome::Unclear)),
+        ] {
+            assert_eq!(outcome(op, status, body), expected, "{op:?} {status} {body}");
+        }
+    }
+    // A firewall's page: no word on the refresh token; a password is not tried often for all that.
+    assert_eq!(outcome(Op::Renew, 403, "<html>"), (Class::Unknown, Outcome::Unclear));
+    assert_eq!(outcome(Op::Acquire, 403, "<html>"), (Class::Unknown, Outcome::Refused));
+}
+
+#[test]
+fn a_refresh_token_is_kept_even_from_an_answer_without_an_access_token() {
+    let dialect = oauth2();
+    for body in [
+        r#"{"access_token":null,"refresh_token":"next"}"#,
+        r#"{"access_token":"a","error":"none","refresh_token":"next"}"#,
+    ] {
+        let (inputs, reply) = (inputs(&dialect, &BTreeMap::new()), reply(200, &BTreeMap::new(), body));
+        let answer = response::read(&dialect, Op::Renew, &inputs, &reply, Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(answer.refresh_token, Some(Secret::new("next".into())));
+        assert_eq!(answer.access.unwrap_err().outcome, Outcome::NotJudged);
+    }
+}
+
+#[test]
+fn retry_after_may_be_seconds_or_a_date_by_the_servers_clock_or_ours() {
+    let dialect = oauth2();
+    let after = |fields: &[(&str, &str)]| {
+        let headers = fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let (inputs, reply) = (inputs(&dialect, &BTreeMap::new()), reply(429, &headers, ""));
+        let now = "2026-01-01T00:00:00Z".parse().unwrap();
+        response::read(&dialect, Op::Acquire, &inputs, &reply, now)
+            .unwrap_err()
+            .retry_after
+            .map(|after| after.as_secs())
+    };
+    let date = ("retry-after", "Thu, 01 Jan 2026 00:02:00 GMT");
+    assert_eq!(after(&[("retry-after", "7")]), Some(7));
+    assert_eq!(after(&[date]), Some(120));
+    assert_eq!(after(&[date, ("date", "Thu, 01 Jan 2026 00:01:00 GMT")]), Some(60));
+    assert_eq!(after(&[("retry-after", "soon")]), None);
 }
 
 #[test]

@@ -255,6 +255,31 @@ fn routes_share_a_listener_by_host_and_by_path() {
     assert_eq!(total, 7);
 }
 
+#[test]
+fn a_path_cannot_be_spelled_so_that_it_takes_the_way_of_another_route() {
+    let (all, one) = (Upstream::ok(), Upstream::ok());
+    let port = free_port();
+    let config = format!(
+        "[token.api]\ngrant = \"static\"\naccess_token = \"the-token\"\n\
+         [route.all]\nlisten = \"127.0.0.1:{port}\"\nupstream = \"{}\"\ntoken = \"api\"\n\
+         [route.one]\nlisten = \"127.0.0.1:{port}\"\nupstream = \"{}\"\npath = \"/b\"\nmethods = [\"GET\"]\ntoken = false\n",
+        all.url(),
+        one.url()
+    );
+    let broker = Broker::start(&config);
+    broker.wait_for_state("api", "valid");
+    assert_eq!(broker.request("one", "DELETE", "/b/x", &[], b"").code(), "method_refused");
+    for spelled in ["/./b/x", "//b/x", "/a/../b/x", "/%62/x", "/b%2fx", "/x/..%2fb", "/%2e/b"] {
+        let reply = broker.request("one", "DELETE", spelled, &[], b"");
+        assert_eq!((reply.status, reply.code().as_str()), (403, "path_refused"), "{spelled}");
+    }
+    assert!(all.requests().is_empty() && one.requests().is_empty());
+    for (plain, upstream) in [("/c%7Ed/%61", &all), ("/b/%7E", &one)] {
+        assert_eq!(broker.get("one", plain).status, 200, "{plain}: where nothing depends on it, spelling is free");
+        assert_eq!(upstream.requests().len(), 1);
+    }
+}
+
 /// Outside the range that the kernel hands out by itself, so that no other test gets it meanwhile.
 pub fn free_port() -> u16 {
     let start = u16::try_from(std::process::id() * 7 % 10_000).unwrap();

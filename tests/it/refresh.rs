@@ -68,6 +68,7 @@ struct Inner {
     refresh_lifetime: Mutex<Option<Duration>>,
     takes: Mutex<Duration>,
     password: Mutex<String>,
+    client_secret: Mutex<String>,
     seed: Mutex<Option<String>>,
     stamp: AtomicU64,
     rotates: bool,
@@ -103,6 +104,7 @@ impl Script {
             refresh_lifetime: Mutex::default(),
             takes: Mutex::new(Duration::from_millis(100)),
             password: Mutex::new("p".into()),
+            client_secret: Mutex::new("s".into()),
             seed: Mutex::new(None),
             stamp: AtomicU64::new(0),
             rotates,
@@ -169,7 +171,7 @@ impl Exchange for Script {
             url: None,
             base_url: None,
             client_id: Some("c".into()),
-            client_secret: None,
+            client_secret: Some(Secret::new(self.0.client_secret.lock().unwrap().clone())),
             username: Some("u".into()),
             password: Some(Secret::new(self.0.password.lock().unwrap().clone())),
             refresh_token: None,
@@ -230,6 +232,7 @@ fn policy(grant: Grant) -> Policy {
         refresh_at: 0.75,
         default_lifetime: (grant != Grant::Static).then_some(300 * S),
         eager: true,
+        rereads: false,
     }
 }
 
@@ -405,7 +408,7 @@ async fn a_refused_password_is_sent_at_most_twice_until_it_changes_or_a_person_a
 
 #[tokio::test(start_paused = true)]
 async fn whatever_the_refusal_is_called_a_password_is_sent_at_most_twice() {
-    for class in [Class::Unknown, Class::Config, Class::Transient, Class::SecretExpired, Class::UserAction] {
+    for class in [Class::Unknown, Class::ClientRejected, Class::Transient] {
         let script = Script::new(false);
         for _ in 0..50 {
             script.then(Step::Fail(scripted(class, Outcome::Refused)));
@@ -417,6 +420,85 @@ async fn whatever_the_refusal_is_called_a_password_is_sent_at_most_twice() {
         sleep(31 * S).await;
         assert_eq!(script.count(), 3, "{class}: a corrected one is tried at once");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wrong_with_the_rest_of_a_login_says_nothing_of_the_password() {
+    for class in [Class::Config, Class::UserAction, Class::SecretExpired] {
+        let script = Script::new(false);
+        script.fail(class, 6);
+        let bench = start(&script, policy(Grant::Password));
+        sleep(3590 * S).await;
+        assert_eq!((script.count(), bench.slot.state()), (6, State::Rejected), "{class}: every ten minutes");
+        sleep(20 * S).await;
+        assert_eq!(bench.slot.state(), State::Valid, "{class}: the vendor mended it");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_sent_does_not_count_as_refused() {
+    let script = Script::new(false);
+    script.fail(Class::ClientRejected, 2);
+    let bench = start(&script, policy(Grant::Password));
+    sleep(700 * S).await;
+    for _ in 0..10 {
+        script.change_password("p");
+        sleep(31 * S).await;
+    }
+    let error = bench.slot.snapshot().error.clone().unwrap();
+    assert_eq!((script.count(), error.fix.matches("not sent again").count()), (2, 1));
+    *script.0.client_secret.lock().unwrap() = "the right one".into();
+    script.change_password("p");
+    sleep(31 * S).await;
+    assert_eq!((script.count(), bench.slot.state()), (3, State::Valid), "with another client secret it may be right");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_of_a_command_is_read_again_every_ten_minutes_and_sent_when_it_changed() {
+    for grant in [Grant::Password, Grant::RefreshToken] {
+        let script = Script::new(false);
+        *script.0.seed.lock().unwrap() = (grant == Grant::RefreshToken).then(|| "old".into());
+        script.fail(Class::GrantRejected, 1);
+        let bench = start(&script, Policy { rereads: true, ..policy(grant) });
+        sleep(3600 * S).await;
+        assert_eq!((script.count(), bench.slot.state()), (1, State::NeedsLogin), "{grant:?}");
+        // No file tells.
+        *script.0.password.lock().unwrap() = "new".into();
+        *script.0.seed.lock().unwrap() = (grant == Grant::RefreshToken).then(|| "new".into());
+        sleep(600 * S).await;
+        assert_eq!(bench.slot.state(), State::Valid, "{grant:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_does_not_make_one_odd_answer_worth_an_hour() {
+    let script = Script::new(false);
+    script.fail(Class::Transient, 6);
+    script.then(Step::Fail(scripted(Class::Transient, Outcome::Unclear)));
+    let bench = start(&script, policy(Grant::Password));
+    sleep(690 * S).await;
+    assert_eq!((script.count(), bench.slot.state()), (8, State::Valid));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_makes_no_sense_never_ends_a_refresh_token_but_gives_way_to_a_login() {
+    let unclear = || Step::Fail(scripted(Class::Unknown, Outcome::Unclear));
+    let script = Script::new(true);
+    script.change_seed("seed");
+    for _ in 0..5 {
+        script.then(unclear());
+    }
+    let bench = start(&script, policy(Grant::RefreshToken));
+    sleep(120 * S).await;
+    assert_eq!((script.refresh_tokens()[..6].to_vec(), bench.slot.state()), (vec!["seed".to_owned(); 6], State::Valid));
+
+    let script = Script::new(true);
+    let bench = start(&script, policy(Grant::Password));
+    sleep(S).await;
+    script.then(unclear()).then(unclear());
+    sleep(90 * S).await;
+    assert_eq!(script.ops(), [Op::Acquire, Op::Renew, Op::Renew, Op::Acquire]);
+    assert_eq!(bench.slot.state(), State::Valid);
 }
 
 #[tokio::test(start_paused = true)]
