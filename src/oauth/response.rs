@@ -287,7 +287,6 @@ fn retry_after(reply: &Reply, now: Timestamp) -> Option<Duration> {
         return Some(Duration::from_secs(seconds));
     }
     let until = httpdate::parse_http_date(value).ok()?;
-    let now =
-        text(header::DATE).and_then(|date| httpdate::parse_http_date(date).ok()).or_else(|| Some(now.into()))?;
+    let now = text(header::DATE).and_then(|date| httpdate::parse_http_date(date).ok()).or_else(|| Some(now.into()))?;
     until.duration_since(now).ok()
 }
