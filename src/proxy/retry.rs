@@ -23,10 +23,7 @@ pub async fn after_unauthorized(
     else {
         return Ok((response, lease));
     };
-    if exchange.upload.as_ref().is_some_and(|upload| !upload.can_replay()) {
-        token.slot.suspect(refused.generation);
-        return Ok((response, lease));
-    }
+    // Also where the body cannot be sent again: a client that answers the 401 by trying again finds the new token then.
     let wait = route.config.token_wait;
     let Some(newer) = token.slot.replacement(token.format, refused.generation, wait).await else {
         return Ok((response, lease));

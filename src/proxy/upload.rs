@@ -61,11 +61,6 @@ impl Shared {
         self.lock().progress
     }
 
-    /// Is all that passed still held?
-    pub fn can_replay(&self) -> bool {
-        self.lock().room.is_some()
-    }
-
     /// The body from its beginning, if all that passed is still held. The former reader is cut off.
     pub fn replay(self: &Arc<Self>) -> Option<Upload> {
         let mut state = self.lock();

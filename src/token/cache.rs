@@ -188,12 +188,6 @@ impl Slot {
         }
     }
 
-    /// The API refused the token of that generation, and nobody waits for another.
-    pub fn suspect(&self, refused: u64) {
-        self.suspect.fetch_max(refused, Ordering::AcqRel);
-        self.wake.notify_one();
-    }
-
     /// The API refused the token of that generation: a newer one, after waiting up to `wait` for one refresh; `None` if
     /// there is none to be had, and the API's refusal should stand.
     pub async fn replacement(&self, format: usize, refused: u64, wait: Duration) -> Option<Credential> {
@@ -204,7 +198,8 @@ impl Slot {
         let deadline = Instant::now() + wait;
         let mut changed = self.changed.subscribe();
         let came = self.current.load().finished;
-        self.suspect(refused);
+        self.suspect.fetch_max(refused, Ordering::AcqRel);
+        self.wake.notify_one();
         loop {
             if let Some(credential) = newer() {
                 return Some(credential);

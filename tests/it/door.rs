@@ -2,6 +2,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::support::{Broker, Upstream, call, exchange, output, run_to_end, static_route, with_static_token};
 
@@ -282,9 +283,11 @@ fn a_path_cannot_be_spelled_so_that_it_takes_the_way_of_another_route() {
 
 /// Outside the range that the kernel hands out by itself, so that no other test gets it meanwhile.
 pub fn free_port() -> u16 {
-    let start = u16::try_from(std::process::id() * 7 % 10_000).unwrap();
-    let ports = (0..10_000).map(|n| 20_000 + (start + n) % 10_000);
-    ports.into_iter().find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id() * 7;
+    let tried = (0..10_000).map(|_| (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000 + 20_000);
+    let mut ports = tried.map(|port| u16::try_from(port).unwrap());
+    ports.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 #[test]
