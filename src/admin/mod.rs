@@ -72,7 +72,8 @@ pub struct RouteView {
 /// The service of the operator's listener.
 pub fn service(
     admin: Arc<Admin>,
-) -> impl Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send + 'static {
+) -> impl Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+{
     service_fn(move |request: Request<Incoming>| {
         let admin = Arc::clone(&admin);
         async move {

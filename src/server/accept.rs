@@ -32,7 +32,6 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_s
 const FIRST_REQUEST: Duration = Duration::from_millis(250);
 
 /// How the connections of one listener are served.
-#[derive(Clone)]
 pub struct Serve<S> {
     pub service: S,
     pub limits: Limits,
@@ -49,22 +48,26 @@ pub struct Serve<S> {
 
 impl<S, B> Serve<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
 {
     /// Accepts until the drain begins, and then what the kernel has accepted already.
     pub async fn accept(self, bound: Bound) {
-        let shown = bound.listen.to_string();
+        let (this, shown) = (Arc::new(self), bound.listen.to_string());
         let ended = match bound.socket {
-            Socket::Tcp(listener) => self.accept_tcp(listener).await,
-            Socket::Unix(listener, _file) => self.accept_unix(listener).await,
+            Socket::Tcp(listener) => this.accept_tcp(listener).await,
+            Socket::Unix(listener, _file) => this.accept_unix(listener).await,
         };
         if let Err(error) = ended {
             error!(listen = shown, %error, "cannot accept connections");
         }
     }
 
-    async fn accept_tcp(&self, listener: std::net::TcpListener) -> io::Result<()> {
+    async fn accept_tcp(self: &Arc<Self>, listener: std::net::TcpListener) -> io::Result<()> {
         let listener = TcpListener::from_std(listener)?;
         let take = async |stream: TcpStream| {
             // A client that is gone already makes this fail; serving it finds out.
@@ -89,7 +92,7 @@ where
         Ok(())
     }
 
-    async fn accept_unix(&self, listener: std::os::unix::net::UnixListener) -> io::Result<()> {
+    async fn accept_unix(self: &Arc<Self>, listener: std::os::unix::net::UnixListener) -> io::Result<()> {
         let listener = UnixListener::from_std(listener)?;
         let mut pause = PAUSE.0;
         while let Some(accepted) = self.drain.run_until_cancelled(listener.accept()).await {
@@ -110,7 +113,7 @@ where
     }
 
     /// Waits for a place among the connections, then serves. During a drain there is no waiting.
-    async fn take(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    async fn take(self: &Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let permit = match &self.permits {
             Some(permits) => match Arc::clone(permits).try_acquire_owned() {
                 Ok(permit) => Some(permit),
@@ -123,13 +126,14 @@ where
             None => None,
         };
         let place = Arc::new(Place::new(permit, self.open.clone()));
-        self.connections.spawn(self.clone().serve(ClientStream::new(stream, self.stall, Arc::clone(&place)), place));
+        self.connections
+            .spawn(Arc::clone(self).serve(ClientStream::new(stream, self.stall, Arc::clone(&place)), place));
     }
 
     /// Serves one connection to its end: HTTP/1 only, so that nothing has to be guessed.
-    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, place: Arc<Place>) {
+    async fn serve(self: Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, place: Arc<Place>) {
         let asked = Arc::clone(&place);
-        let service = self.service.map_request(move |mut request: Request<Incoming>| {
+        let service = self.service.clone().map_request(move |mut request: Request<Incoming>| {
             asked.ask();
             if request.headers().contains_key(UPGRADE) {
                 request.extensions_mut().insert(Arc::clone(&asked));
