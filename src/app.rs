@@ -14,8 +14,10 @@ use crate::oauth::file::Grant;
 use crate::oauth::template::Template;
 use crate::proxy::{Route, TokenUse, Trouble, Upstream};
 use crate::secret::source::{SecretError, SecretSource};
+use crate::store::{FileStore, KEY_MIN, Seal, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::token::cache::Slot;
+use crate::token::keeper::Keeper;
 use crate::token::refresh::{Refresher, Task};
 use crate::token::schedule::Policy;
 use crate::token::source::Source;
@@ -28,6 +30,7 @@ pub struct App {
     pub started_at: Timestamp,
     pub tokens: BTreeMap<String, Arc<TokenPart>>,
     pub routes: BTreeMap<String, Arc<Route>>,
+    pub store: Option<Arc<FileStore>>,
     /// Ready to be spawned, one a token.
     pub refreshers: Vec<Refresher<Source>>,
 }
@@ -38,11 +41,17 @@ pub struct TokenPart {
     pub slot: Arc<Slot>,
 }
 
-/// A route's extra header could not be made.
+/// Something that the configuration names cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     #[error("route.{route}.headers.{header}: {source}")]
     Secret { route: String, header: String, source: SecretError },
+    #[error("store.key: {0}")]
+    StoreKey(SecretError),
+    #[error("store.key: is shorter than {KEY_MIN} bytes; make one with: openssl rand -base64 32")]
+    ShortKey,
+    #[error(transparent)]
+    Store(#[from] StoreError),
     #[error("route.{route}.headers.{header}: the value has bytes that no header may have; check the secret")]
     Value { route: String, header: String },
 }
@@ -75,26 +84,32 @@ impl App {
             };
             routes.insert(name.clone(), Arc::new(part));
         }
-        let refreshers = tokens
-            .values()
-            .map(|part| {
-                let config = &part.config;
-                Refresher::new(
-                    Source::new(Arc::clone(config), Arc::clone(&dialer), clock.clone()),
-                    Task {
-                        name: config.name.clone(),
-                        policy: policy(config),
-                        formats: formats.remove(&config.name).unwrap_or_default(),
-                        slot: Arc::clone(&part.slot),
-                        clock: clock.clone(),
-                        rng: fastrand::Rng::new(),
-                        metrics: Arc::clone(&metrics),
-                    },
-                )
-            })
-            .collect();
+        let store = match &config.store {
+            Some(store) => Some(Arc::new(open(store).await?)),
+            None => None,
+        };
+        let mut refreshers = Vec::with_capacity(tokens.len());
+        for part in tokens.values() {
+            let config = &part.config;
+            // A static token is where the configuration says, and nothing about it is learned.
+            let store = store.as_ref().filter(|_| config.grant != Grant::Static);
+            let opened = store.map(|store| Keeper::open(store, &config.name, &config.account())).transpose()?;
+            let (keeper, kept) = opened.map_or((None, None), |(keeper, kept)| (Some(keeper), kept));
+            let source = Source::new(Arc::clone(config), Arc::clone(&dialer), clock.clone());
+            let task = Task {
+                name: config.name.clone(),
+                policy: policy(config),
+                formats: formats.remove(&config.name).unwrap_or_default(),
+                slot: Arc::clone(&part.slot),
+                clock: clock.clone(),
+                rng: fastrand::Rng::new(),
+                metrics: Arc::clone(&metrics),
+                keeper,
+            };
+            refreshers.push(Refresher::new(source, task, kept));
+        }
         let started_at = clock.now().wall;
-        Ok(Self { config, clock, metrics, started_at, tokens, routes, refreshers })
+        Ok(Self { config, clock, metrics, started_at, tokens, routes, store, refreshers })
     }
 
     /// The routes that share a listener. Routes on port 0 get a port each.
@@ -111,6 +126,11 @@ impl App {
         }
         shared.into_iter().chain(own).collect()
     }
+}
+
+async fn open(store: &config::Store) -> Result<FileStore, AppError> {
+    let key = store.key.read().await.map_err(AppError::StoreKey)?;
+    Ok(FileStore::open(&store.path, Seal::new(&key).ok_or(AppError::ShortKey)?)?)
 }
 
 fn policy(config: &config::Token) -> Policy {

@@ -25,6 +25,7 @@ pub mod server;
 pub mod signal;
 #[cfg(feature = "demo")]
 pub mod standin;
+pub mod store;
 pub mod telemetry;
 pub mod token;
 pub mod units;

@@ -4,9 +4,11 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
+use super::store::seal;
 use super::{CONFIG, Cli, DEFAULT_FILES, complain, count, lines, print};
 use crate::clock::Clock;
-use crate::config::{self, Problem, Report};
+use crate::config::{self, Config, Problem, Report, Store};
+use crate::store::FileStore;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -43,7 +45,25 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
             print(&format!("{}: ok ({counts})\n", report.file.display()))
         })
     };
-    if config.is_some() { printed } else { ExitCode::from(CONFIG) }
+    match config {
+        None => ExitCode::from(CONFIG),
+        Some(Config { store: Some(store), .. }) if store.path.exists() => sound(&store).map_or_else(
+            |text| {
+                complain(&text);
+                ExitCode::FAILURE
+            },
+            |()| printed,
+        ),
+        Some(_) => printed,
+    }
+}
+
+/// Can everything in the store be opened? Changes nothing.
+fn sound(store: &Store) -> Result<(), String> {
+    let store = FileStore::look(&store.path, seal(store)?).map_err(|e| e.to_string())?;
+    let damaged = store.newest().map_err(|e| e.to_string())?.into_keys().filter_map(|name| store.load(&name).err());
+    let damaged: Vec<_> = damaged.map(|error| error.to_string()).collect();
+    if damaged.is_empty() { Ok(()) } else { Err(damaged.join("\n")) }
 }
 
 fn as_json(report: &Report) -> serde_json::Value {

@@ -6,6 +6,7 @@ mod demo;
 mod harden;
 mod healthcheck;
 mod run;
+mod store;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -64,6 +65,8 @@ enum Command {
     Schema,
     /// Ask the running broker whether it is ready, for container health checks
     Healthcheck(healthcheck::Args),
+    /// What is kept across restarts: list it, forget it, export it
+    Store(store::Args),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -95,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::main(&cli, args),
         Command::Schema => print(&format!("{:#}\n", config::schema::schema())),
         Command::Healthcheck(args) => healthcheck::main(&cli, args),
+        Command::Store(args) => store::main(&cli, args),
     }
 }
 

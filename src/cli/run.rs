@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use super::{CONFIG, Cli, complain};
 use crate::admin::key::{self, KeyFile};
 use crate::admin::{self, Admin, RouteView, TokenView};
-use crate::app::App;
+use crate::app::{App, AppError};
 use crate::clock::Clock;
 use crate::config::{Config, Listen};
 use crate::proxy::Route;
@@ -62,7 +62,10 @@ struct Started {
 async fn start(config: Config) -> Result<Started, ExitCode> {
     let admin_config = config.admin.clone();
     let app = App::assemble(config, Clock::system()).await;
-    let app = app.map_err(|error| failed(&error.to_string(), ExitCode::from(CONFIG)))?;
+    let app = app.map_err(|error| {
+        let code = if matches!(error, AppError::Store(_)) { ExitCode::FAILURE } else { ExitCode::from(CONFIG) };
+        failed(&error.to_string(), code)
+    })?;
     let admin = server::bind(&admin_config.listen).map_err(|error| {
         let (listen, fix) = (&admin_config.listen, way_out(&error));
         let text = format!("admin.listen: cannot listen on {listen} for the operator: {error}; {fix}");
@@ -97,6 +100,10 @@ async fn serve(config: Config, ready: impl FnOnce(&Running, &Listen)) -> ExitCod
         Ok(started) => started,
         Err(code) => return code,
     };
+    if let Some(store) = &running.app.store {
+        // Whoever finds the store taken learns by whom. Nothing else depends on it.
+        let _ = store.sign(&format!("admin {}, pid {}", bound.listen, std::process::id()));
+    }
     let admin = Arc::new(view(&running, admin_key, &bound));
     let operator = bound.listen.clone();
     info!(listen = %bound.listen, "the operator's listener");

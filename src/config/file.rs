@@ -38,8 +38,12 @@ pub struct File {
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
 pub struct StoreFile {
-    /// `memory` keeps nothing across restarts.
+    /// `memory` keeps nothing across restarts, `file` everything; `memory` when not given.
     pub kind: StoreKind,
+    /// The directory of `file`, mode 0700; made at start if it is missing.
+    pub path: Option<PathBuf>,
+    /// What the records are sealed with: at least 32 bytes, such as `openssl rand -base64 32` makes.
+    pub key: Option<SecretFile>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -48,6 +52,7 @@ pub struct StoreFile {
 pub enum StoreKind {
     #[default]
     Memory,
+    File,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -34,17 +34,27 @@ use crate::identity::Leaf;
 use crate::oauth::dialect::Dialect;
 use crate::oauth::file::{ClientAuth, Grant};
 use crate::oauth::template::Template;
+use crate::secret::Secret;
 use crate::secret::source::{EXEC_TIMEOUT, SecretSource};
 
 /// A valid configuration.
 #[derive(Debug)]
 pub struct Config {
+    /// `None`: everything is kept in memory.
+    pub store: Option<Store>,
     pub admin: Admin,
     pub limits: Limits,
     pub tokens: BTreeMap<String, Arc<Token>>,
     pub routes: BTreeMap<String, Arc<Route>>,
     /// What the client certificates in use say of themselves.
     pub certificates: BTreeMap<String, Leaf>,
+}
+
+/// What outlives the process, and where.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub path: PathBuf,
+    pub key: SecretSource,
 }
 
 /// The operator's listener.
@@ -122,6 +132,15 @@ impl Token {
         let single = [&self.client_secret, &self.password, &self.refresh_token, &self.access_token];
         let headers = self.headers.iter().map(|(_, source)| source);
         single.into_iter().flatten().chain(self.params.values()).chain(headers)
+    }
+
+    /// Stands for whose token it is: with another of these, one that was kept must not be sent.
+    pub fn account(&self) -> Secret {
+        let given = [&self.url, &self.base_url, &self.client_id, &self.username, &self.scope];
+        let given = given.into_iter().map(|text| text.as_deref().unwrap_or_default());
+        let (auth, send_to) = (format!("{:?}", self.client_auth), self.send_to.join(" "));
+        let of = [&*self.dialect.name, self.grant.as_str(), &auth, &send_to].into_iter().chain(given);
+        Secret::new(of.collect::<Vec<_>>().join("\0"))
     }
 
     /// What one exchange may take, with the reading of its secrets before it.

@@ -2,7 +2,7 @@
 
 /// Keys, by the kind of table they belong to.
 pub const KEYS: &[(&str, &[&str])] = &[
-    ("store", &["path", "key", "url", "prefix"]),
+    ("store", &["url", "prefix"]),
     ("admin", &["probes"]),
     ("identity.*", &["p12", "password"]),
     (
@@ -18,7 +18,7 @@ pub const KEYS: &[(&str, &[&str])] = &[
 
 /// Values, by key.
 pub const VALUES: &[(&str, &[&str])] = &[
-    ("store.kind", &["file", "redis"]),
+    ("store.kind", &["redis"]),
     ("token.*.grant", GRANTS),
     ("dialect.*.grant", GRANTS),
     ("token.*.client_auth", CLIENT_AUTHS),
@@ -32,7 +32,6 @@ const CLIENT_AUTHS: &[&str] = &["client_secret_jwt", "private_key_jwt"];
 pub const COMMANDS: &[(&str, &str)] = &[
     ("status", STORE),
     ("reload", STORE),
-    ("store", STORE),
     ("login", LOGINS),
     ("logout", LOGINS),
     ("token", LOGINS),

@@ -30,6 +30,11 @@ impl Secret {
         self.0.is_empty()
     }
 
+    /// In bytes.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// May it stand in a header?
     pub fn fits_a_header(&self) -> bool {
         HeaderValue::from_str(&self.0).is_ok()

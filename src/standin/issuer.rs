@@ -16,9 +16,13 @@ pub struct Issuer {
 struct State {
     lifetime: Duration,
     access: HashMap<String, Moment>,
-    /// Refresh token to its family; a used one stays, so that its reuse is noticed.
-    refresh: HashMap<String, (u64, bool)>,
+    /// Refresh token to its family and when it was used; a used one stays, so that its reuse is noticed.
+    refresh: HashMap<String, (u64, Option<Moment>)>,
     issued: u64,
+    /// How long after its use a refresh token may be used again: the answer may have been lost.
+    leeway: Duration,
+    /// Families that reuse has ended.
+    ended: u64,
 }
 
 impl Issuer {
@@ -58,20 +62,32 @@ impl Issuer {
         let token = random();
         let mut state = self.lock();
         let family = family.unwrap_or(state.issued);
-        state.refresh.insert(token.clone(), (family, false));
+        state.refresh.insert(token.clone(), (family, None));
         token
     }
 
     /// Uses a refresh token up: its family; or `None` if it is not known or was used before, and then its family is dead.
     pub fn use_refresh_token(&self, token: &str) -> Option<u64> {
+        let now = self.clock.now();
         let mut state = self.lock();
         let (family, used) = *state.refresh.get(token)?;
-        if used {
+        if used.is_some_and(|until| until.reached(now)) {
             state.refresh.retain(|_, (other, _)| *other != family);
+            state.ended += 1;
             return None;
         }
-        state.refresh.insert(token.to_owned(), (family, true));
+        let until = used.unwrap_or_else(|| Moment::after(now, state.leeway));
+        state.refresh.insert(token.to_owned(), (family, Some(until)));
         Some(family)
+    }
+
+    pub fn set_leeway(&self, leeway: Duration) {
+        self.lock().leeway = leeway;
+    }
+
+    /// How many families reuse has ended.
+    pub fn ended(&self) -> u64 {
+        self.lock().ended
     }
 
     /// Ends every refresh token.

@@ -46,6 +46,7 @@ pub struct Metrics {
     certificate_expiry: Family<Label, Gauge>,
     /// Requests that ended in a caught panic.
     pub panics: Counter,
+    unsaved: Family<Label, Counter>,
     /// Connections that are open on the routes' listeners.
     pub connections: Gauge,
 }
@@ -62,6 +63,7 @@ impl Default for Metrics {
             token_state: Family::default(),
             certificate_expiry: Family::default(),
             panics: Counter::default(),
+            unsaved: Family::default(),
             connections: Gauge::default(),
         };
         metrics.register();
@@ -84,6 +86,7 @@ impl Metrics {
             "When the client certificate expires",
             self.certificate_expiry.clone(),
         );
+        r.register("store_failures", "Saves that failed", self.unsaved.clone());
         r.register("panics", "Requests that ended in a caught panic", self.panics.clone());
         r.register("connections", "Open client connections", self.connections.clone());
         r.register("build", "Build information", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
@@ -106,6 +109,11 @@ impl Metrics {
     /// Counts one token exchange.
     pub fn refreshed(&self, token: &str, outcome: &'static str) {
         self.refreshes.get_or_create(&vec![("token", token.to_owned()), ("outcome", outcome.to_owned())]).inc();
+    }
+
+    /// Counts a save that failed.
+    pub fn unsaved(&self, token: &str) {
+        self.unsaved.get_or_create(&vec![("token", token.to_owned())]).inc();
     }
 
     /// Sets what a scrape says of a token: its state out of all `states`, and its expiry in Unix seconds.

@@ -5,6 +5,8 @@
 
 pub mod backoff;
 pub mod cache;
+pub mod keeper;
+pub mod kept;
 pub mod refresh;
 pub mod refusals;
 pub mod schedule;
@@ -34,6 +36,16 @@ pub struct Token {
 impl Token {
     /// `sent` is when the request for it was sent: its life is counted from there. `None` if it cannot stand in a header.
     pub fn new(secret: &Secret, formats: &[Template], sent: Now, lifetime: Option<Duration>) -> Option<Self> {
+        Self::restored(secret, formats, sent.wall, lifetime.map(|lifetime| Moment::after(sent, lifetime)))
+    }
+
+    /// One that was obtained before.
+    pub fn restored(
+        secret: &Secret,
+        formats: &[Template],
+        obtained_at: Timestamp,
+        expires: Option<Moment>,
+    ) -> Option<Self> {
         let written = |format: &Template| {
             let text = format.render(|_| Some(Cow::Borrowed(secret.expose())))?;
             let mut value = HeaderValue::from_str(&text).ok()?;
@@ -42,8 +54,8 @@ impl Token {
         };
         Some(Self {
             fingerprint: secret.fingerprint(),
-            obtained_at: sent.wall,
-            expires: lifetime.map(|lifetime| Moment::after(sent, lifetime)),
+            obtained_at,
+            expires,
             digest: secret.digest(),
             values: formats.iter().map(written).collect::<Option<_>>()?,
         })

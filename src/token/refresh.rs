@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::Token;
 use super::cache::{Slot, Snapshot, Wishes};
+use super::keeper::Keeper;
+use super::kept::{self, Kept, KeptAccess, KeptError};
 use super::refusals::Credential;
 use super::schedule::{Lives, Next, Policy, Schedule, Then};
 use super::source::Exchange;
@@ -34,6 +36,8 @@ pub struct Task {
     pub clock: Clock,
     pub rng: Rng,
     pub metrics: Arc<Metrics>,
+    /// `None`: nothing outlives the process.
+    pub keeper: Option<Keeper>,
 }
 
 /// A refresh task.
@@ -45,23 +49,60 @@ pub struct Refresher<E> {
     pending: Wishes,
     /// Of the secret files, when they were last looked at.
     stamp: u64,
+    /// The token in use, for the store.
+    access: Option<KeptAccess>,
+    /// The store does not have what is here.
+    unsaved: bool,
 }
 
 impl<E: Exchange> Refresher<E> {
-    pub fn new(exchange: E, task: Task) -> Self {
-        Self {
+    /// Goes on from what was kept, if there is anything.
+    pub fn new(exchange: E, task: Task, kept: Option<Kept>) -> Self {
+        let mut this = Self {
             schedule: Schedule::new(task.policy),
             stamp: exchange.stamp(),
             exchange: Arc::new(exchange),
             snapshot: Snapshot::default(),
             pending: Wishes::default(),
+            access: None,
+            unsaved: false,
             task,
+        };
+        if let Some(kept) = kept {
+            this.restore(kept);
         }
+        this
+    }
+
+    fn restore(&mut self, mut kept: Kept) {
+        let now = self.task.clock.now();
+        let same_boot = !kept.boot.is_empty() && kept.boot == kept::boot();
+        self.schedule.restore(&mut kept, same_boot, now);
+        if kept.stamp != self.stamp {
+            self.schedule.files_changed();
+        }
+        let error = kept.error.map(|error| Arc::new(TokenError::from(error)));
+        if let Some(access) = kept.access {
+            let expires = access.expires.map(|expires| expires.moment(same_boot, now));
+            let obtained = access.obtained.moment(same_boot, now).wall;
+            if let Some(token) = Token::restored(&access.secret(), &self.task.formats, obtained, expires)
+                && token.usable(now)
+            {
+                info!(token = self.task.name, fingerprint = %token.fingerprint, "going on with the token of the store");
+                self.snapshot.token = Some(Arc::new(token));
+                self.snapshot.generation = 1;
+                self.access = Some(access);
+            }
+        }
+        self.show(error);
     }
 
     /// Runs until `stop`; an exchange in flight is finished first.
     pub async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
+            if self.unsaved {
+                self.save(None).await;
+            }
             match self.next() {
                 Next::Exchange => self.exchange(&stop).await,
                 Next::Wait(wait) => {
@@ -99,7 +140,34 @@ impl<E: Exchange> Refresher<E> {
         self.snapshot.exchanging = true;
         self.task.slot.publish(self.snapshot.clone());
         let failure = self.attempts(stop).await;
+        if failure.is_some() {
+            self.save(failure.as_ref()).await;
+        }
         self.publish(failure);
+    }
+
+    /// Keeps everything. What cannot be saved is tried again until it can: meanwhile the token serves, and a restart may lose
+    /// it.
+    async fn save(&mut self, error: Option<&TokenError>) {
+        let Some(keeper) = &mut self.task.keeper else { return };
+        let now = self.task.clock.now();
+        let shown = error.or(self.snapshot.error.as_deref().filter(|_| self.unsaved));
+        let kept = Kept {
+            boot: kept::boot(),
+            access: self.access.clone(),
+            error: shown.map(KeptError::from),
+            stamp: self.stamp,
+            ..self.schedule.keep(now)
+        };
+        let saved = keeper.save(kept).await;
+        if saved.is_ok() && self.unsaved {
+            info!(token = self.task.name, "the store has everything again");
+        }
+        self.unsaved = saved.is_err();
+        if let Err(error) = saved {
+            self.task.metrics.unsaved(&self.task.name);
+            error!(token = self.task.name, %error, "not durable: a restart now could lose the refresh token");
+        }
     }
 
     /// An exchange, the repetition of a lost answer, the login after a refused renewal: at most four in a row. `None` is a
@@ -153,12 +221,22 @@ impl<E: Exchange> Refresher<E> {
         let answer = answer.map_err(failed)?;
         self.schedule.took(&answer, sent);
         let refresh = answer.refresh_lifetime;
-        let access = answer.access.map_err(failed)?;
+        let access = match answer.access {
+            Ok(access) => access,
+            Err(error) => {
+                // What follows may break off: the refresh token that came has to be durable by then.
+                self.save(Some(&error)).await;
+                return Err(failed(error));
+            }
+        };
         let lives = Lives { access: self.schedule.lifetime(access.lifetime), refresh };
         let token = Token::new(&access.token, &self.task.formats, sent, lives.access);
         let token = token.ok_or_else(|| failed(unwritable()))?;
         let same = self.snapshot.token.as_deref().is_some_and(|old| old.is(&token));
         self.schedule.succeeded(&credential, lives, sent, self.task.clock.now(), same, &mut self.task.rng);
+        self.access = Some(KeptAccess::new(&access.token, sent, token.expires, self.schedule.due()));
+        // Durable before used: the answer may have ended the refresh token before.
+        self.save(None).await;
         self.keep(op, token, same, access.warning.as_deref());
         Ok(())
     }
@@ -180,12 +258,17 @@ impl<E: Exchange> Refresher<E> {
             let attempts = self.schedule.failures();
             warn!(token = self.task.name, attempts, old_token_serves = usable, %error, "no new token");
         }
+        self.snapshot.finished += 1;
+        self.show(failure.map(Arc::new));
+    }
+
+    fn show(&mut self, error: Option<Arc<TokenError>>) {
         self.snapshot = Snapshot {
             token: self.snapshot.token.clone(),
             generation: self.snapshot.generation,
             exchanging: false,
-            finished: self.snapshot.finished + 1,
-            error: failure.map(Arc::new),
+            finished: self.snapshot.finished,
+            error,
             not_before: self.schedule.not_before(),
             barred: self.schedule.is_barred(),
             suspects_from: self.schedule.suspects_from(self.task.clock.now()),

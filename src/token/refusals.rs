@@ -1,5 +1,6 @@
 //! Which passwords and refresh tokens were refused, and how often: a vendor locks an account that is asked too often. Pure.
 
+use super::kept::KeptRefusal;
 use crate::oauth::TokenError;
 use crate::secret::Secret;
 
@@ -82,6 +83,29 @@ impl Refusals {
     /// It was accepted.
     pub fn forget(&mut self, credential: &Credential) {
         self.0.retain(|entry| entry.credential.what != credential.what);
+    }
+
+    /// For the store.
+    pub fn keep(&self) -> Vec<KeptRefusal> {
+        let kept = |entry: &Entry| KeptRefusal {
+            what: entry.credential.what,
+            with: entry.credential.with,
+            times: entry.times,
+            total: entry.total,
+            error: (&entry.error).into(),
+        };
+        self.0.iter().map(kept).collect()
+    }
+
+    /// From the store.
+    pub fn restore(kept: Vec<KeptRefusal>) -> Self {
+        let entry = |kept: KeptRefusal| Entry {
+            credential: Credential { what: kept.what, with: kept.with },
+            times: kept.times,
+            total: kept.total,
+            error: kept.error.into(),
+        };
+        Self(kept.into_iter().take(ENTRIES_MAX).map(entry).collect())
     }
 
     /// A person asked: everything may be tried again.

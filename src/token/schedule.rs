@@ -1,6 +1,8 @@
 //! When the next exchange starts, which one it is, and what its outcome means for the one after. Pure: every method takes
 //! `now`, chance comes from a seeded generator.
 
+mod keep;
+
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -78,8 +80,10 @@ pub struct Schedule {
     policy: Policy,
     due: Option<Moment>,
     refresh_token: Option<RefreshToken>,
-    /// The configured refresh token that was taken over last.
-    seed: Option<Secret>,
+    /// The configured refresh token …
+    configured: Option<Secret>,
+    /// … and the digest of the one that was taken over last.
+    seed: Option<[u8; 32]>,
     failures: u32,
     /// Logins since the last success whose answers made no sense.
     unclear: u32,
@@ -99,6 +103,7 @@ impl Schedule {
             policy,
             due: None,
             refresh_token: None,
+            configured: None,
             seed: None,
             failures: 0,
             unclear: 0,
@@ -166,9 +171,10 @@ impl Schedule {
     /// The exchange to start with, given the configured refresh token.
     pub fn start(&mut self, now: Now, configured: Option<&Secret>) -> Op {
         self.started = Some(now.boot);
-        if let Some(configured) = configured.filter(|configured| Some(*configured) != self.seed.as_ref()) {
+        self.configured = configured.cloned();
+        if let Some(configured) = configured.filter(|configured| Some(configured.digest()) != self.seed) {
             self.refresh_token = Some(RefreshToken { secret: configured.clone(), expires: None });
-            self.seed = Some(configured.clone());
+            self.seed = Some(configured.digest());
         }
         let alive = self.refresh_token.as_ref().is_some_and(|token| {
             let over = token.expires.is_some_and(|expires| expires.reached(now));
@@ -299,12 +305,16 @@ impl Schedule {
         if self.policy.grant != Grant::RefreshToken {
             return Some(Op::Acquire);
         }
-        let seed = self.seed.clone().filter(|seed| self.refresh_token() != Some(seed))?;
+        let seed = self.configured.clone().filter(|seed| self.refresh_token() != Some(seed))?;
         if !std::mem::take(&mut self.pardoned) || self.barred(&Credential::refresh_token(&seed)).is_some() {
             return None;
         }
         self.refresh_token = Some(RefreshToken { secret: seed, expires: None });
         Some(Op::Renew)
+    }
+
+    pub fn due(&self) -> Option<Moment> {
+        self.due
     }
 }
 

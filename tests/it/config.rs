@@ -282,6 +282,15 @@ fn what_could_never_work_is_refused_where_it_stands() {
             ),
             ":2:11: token.api.timeout: is longer than 5m; a token server that takes longer is down",
         ),
+        (route("[store]\nkind = \"file\""), ":5:2: store: needs `path` and `key`; path is a directory"),
+        (
+            route("[store]\nkind = \"file\"\npath = \"kept\"\nkey = \"short\""),
+            ":8:7: store.key: is shorter than 32 bytes; make one with: openssl rand -base64 32",
+        ),
+        (
+            route("[store]\npath = \"kept\""),
+            ":6:1: store.path: is not used by the kind memory; set kind = \"file\", or remove it",
+        ),
         (route("[admin]\nkey = \"\""), ":6:7: admin.key: the secret is empty"),
         (route("[admin]\nlisten = \"127.0.0.1:65536\""), ":6:10: admin.listen: its port is not from 1 to 65535"),
         (
@@ -531,8 +540,8 @@ fn a_configuration_is_read_to_1_mib_and_its_problems_are_shown_to_50() {
 #[test]
 fn what_is_promised_for_later_is_refused_by_name() {
     for (config, key) in [
-        ("[store]\nkind = \"file\"\n", "store.kind"),
-        ("[store]\npath = \"/x\"\n", "store.path"),
+        ("[store]\nkind = \"redis\"\n", "store.kind"),
+        ("[store]\nurl = \"redis://x\"\n", "store.url"),
         ("[admin]\nprobes = \"0.0.0.0:1\"\n", "admin.probes"),
         ("[identity.i]\np12 = \"x\"\n", "identity.i.p12"),
         ("[token.t]\nlimit = \"5 per 5m\"\n", "token.t.limit"),
@@ -553,7 +562,7 @@ fn what_is_promised_for_later_is_refused_by_name() {
         let found = problems.iter().any(|line| line.contains(&format!(": {key}: ")) && line.contains("not yet"));
         assert!(found, "{key}: {problems:#?}");
     }
-    for command in ["status", "login", "secret", "store", "init", "exec"] {
+    for command in ["status", "login", "secret", "init", "exec"] {
         let (code, _, stderr) = run_to_end("", &[command, "some", "--argument"]);
         assert_eq!(code, 2, "{stderr}");
         assert!(stderr.contains(&format!("`{command}` is not yet there in this version")), "{stderr}");
@@ -842,7 +851,8 @@ fn a_file_that_cannot_be_read_says_what_to_do() {
 
 #[test]
 fn a_command_of_a_later_version_says_when_it_comes() {
-    for (command, when) in [("login", "interactive logins"), ("store", "durable store"), ("secret", "client secrets")] {
+    for (command, when) in [("login", "interactive logins"), ("reload", "durable store"), ("secret", "client secrets")]
+    {
         let (code, stdout, stderr) = run_to_end("", &[command, "--help"]);
         assert_eq!((code, stderr.as_str(), stdout.lines().count()), (0, "", 1));
         assert!(stdout.starts_with(&format!("`{command}` is not yet there in this version; it comes ")), "{stdout}");

@@ -42,5 +42,7 @@ mod packaging;
 mod proxy;
 /// The refresh task, with a scripted server and a clock of its own.
 mod refresh;
+/// What outlives the process: tokens, refusals, waits; a store that is damaged, taken, or on a failing disk.
+mod store;
 /// The rules of the source tree.
 mod tidy;

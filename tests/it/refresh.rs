@@ -248,8 +248,9 @@ fn start(script: &Script, policy: Policy) -> Bench {
         clock: clocks.clock(),
         rng: fastrand::Rng::with_seed(1),
         metrics: Arc::new(Metrics::default()),
+        keeper: None,
     };
-    let refresher = Refresher::new(script.clone(), task);
+    let refresher = Refresher::new(script.clone(), task, None);
     let task = Some(tokio::spawn(refresher.run(stop.clone())));
     Bench { clocks, slot, stop, task }
 }

@@ -6,6 +6,7 @@ mod files;
 mod listen;
 mod request;
 mod route;
+mod store;
 mod tls;
 mod token;
 mod url;
@@ -75,6 +76,8 @@ pub(super) struct Check<'t> {
     used: BTreeSet<String>,
     /// Does the file itself hold a secret?
     literal: bool,
+    /// Does anything outlive the process?
+    durable: bool,
 }
 
 /// What tokens and routes refer to by name.
@@ -90,7 +93,7 @@ impl<'t> Check<'t> {
         let mut said: BTreeSet<_> = document.report.problems.iter().map(|problem| problem.key.clone()).collect();
         said.extend(document.excused.iter().cloned());
         let (certificates, used) = (BTreeMap::new(), BTreeSet::new());
-        Self { document, directory, now, certificates, said, used, literal: false }
+        Self { document, directory, now, certificates, said, used, literal: false, durable: false }
     }
 }
 
@@ -122,6 +125,7 @@ impl Check<'_> {
                 self.certificates.insert(name.clone(), identity.leaf.clone());
             }
         }
+        let store = self.store(file.store);
         let admin = self.admin(file.admin);
         let limits = self.limits(&file.limits);
         let tokens = self.tokens(&file.token, &named);
@@ -131,7 +135,7 @@ impl Check<'_> {
         self.unused_tables("identity", named.identities.keys(), "name it in a token or a route, or remove it");
         self.unused_tables("dialect", named.dialects.keys(), "name it in a token, or remove it");
         self.unused_tables("token", token_names.iter().filter(|_| any_route), "name it in a route, or remove it");
-        Config { admin, limits, tokens, routes, certificates: std::mem::take(&mut self.certificates) }
+        Config { store, admin, limits, tokens, routes, certificates: std::mem::take(&mut self.certificates) }
     }
 
     fn admin(&mut self, file: AdminFile) -> Admin {

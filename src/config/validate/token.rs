@@ -191,9 +191,9 @@ impl Check<'_> {
                 self.wrong_key(&["token", name, key], &problem, "set the grant that is meant, or remove it");
             }
         }
-        if grant == Grant::RefreshToken {
+        if grant == Grant::RefreshToken && !self.durable {
             let problem = "a rotated refresh token is lost at a restart: the store is in memory";
-            self.warning(&["token", name, "grant"], problem, "a durable store is not yet there in this version");
+            self.warning(&["token", name, "grant"], problem, "set [store] kind = \"file\", with path and key");
         }
     }
 

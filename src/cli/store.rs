@@ -1,0 +1,144 @@
+//! `store`: what is kept, and how to be rid of it.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde_json::{Map, Value, json};
+
+use super::{CONFIG, Cli, complain, print};
+use crate::clock::{Clock, rfc3339};
+use crate::config::Store;
+use crate::store::{FileStore, KEY_MIN, Seal, StoreError};
+use crate::token::kept::Kept;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// What is kept: names, times, fingerprints, no values
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a record; the token is obtained anew. The broker must not run
+    Forget {
+        /// Such as token.api
+        name: String,
+    },
+    /// Write everything, secrets included and not encrypted, into a new private file
+    Export { file: PathBuf },
+}
+
+pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
+    let (_, config, _) = match cli.load() {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    let Some(store) = &config.store else {
+        complain("nothing is kept: the store is in memory; set [store] kind = \"file\", with path and key");
+        return ExitCode::from(CONFIG);
+    };
+    let seal = match seal(store) {
+        Ok(seal) => seal,
+        Err(text) => {
+            complain(&text);
+            return ExitCode::from(CONFIG);
+        }
+    };
+    let done = match &args.command {
+        Command::List { json } => list(&store.path, seal, *json),
+        Command::Forget { name } => forget(&store.path, seal, name),
+        Command::Export { file } => export(&store.path, seal, file),
+    };
+    done.unwrap_or_else(|text| {
+        complain(&text);
+        ExitCode::FAILURE
+    })
+}
+
+/// Reads the key of the store.
+pub(super) fn seal(store: &Store) -> Result<Seal, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let key = runtime.block_on(store.key.read()).map_err(|e| format!("store.key: {e}"))?;
+    Seal::new(&key)
+        .ok_or_else(|| format!("store.key: is shorter than {KEY_MIN} bytes; make one with: openssl rand -base64 32"))
+}
+
+fn list(directory: &Path, seal: Seal, as_json: bool) -> Result<ExitCode, String> {
+    let store = FileStore::look(directory, seal).map_err(|e| e.to_string())?;
+    let newest = store.newest().map_err(|e| e.to_string())?;
+    let (mut shown, mut text, mut sound) = (Map::new(), String::new(), true);
+    for (name, entry) in &newest {
+        let (fields, line) =
+            match store.load(name).map(|record| record.and_then(|r| serde_json::from_slice(&r.plain).ok())) {
+                Ok(Some(kept)) => describe(&kept),
+                Ok(None) => (json!({}), "of another version of this program".to_owned()),
+                Err(error) => {
+                    sound = false;
+                    (json!({ "damaged": error.to_string() }), error.to_string())
+                }
+            };
+        text.push_str(&format!("{name}  generation {}: {line}\n", entry.version));
+        shown.insert(name.clone(), json!({ "generation": entry.version, "file": entry.file, "kept": fields }));
+    }
+    let printed = if as_json { print(&format!("{:#}\n", Value::Object(shown))) } else { print(&text) };
+    Ok(if sound { printed } else { ExitCode::FAILURE })
+}
+
+/// What may be shown of a token's record.
+fn describe(kept: &Kept) -> (Value, String) {
+    let now = Clock::system().now();
+    let access = kept.access.as_ref();
+    let fingerprint = access.map(|access| access.secret().fingerprint().to_string());
+    let expires = access.and_then(|access| access.expires).map(|expires| rfc3339(expires.moment(false, now).wall));
+    let refresh = kept.refresh_token.is_some();
+    let fields = json!({
+        "access_token": fingerprint,
+        "expires_at": expires,
+        "refresh_token": refresh,
+        "refused": kept.refused.len(),
+        "failures": kept.failures,
+    });
+    let line = format!(
+        "access token {}{}, {} refresh token",
+        fingerprint.as_deref().unwrap_or("none"),
+        expires.map(|expires| format!(" until {expires}")).unwrap_or_default(),
+        if refresh { "with a" } else { "no" },
+    );
+    (fields, line)
+}
+
+fn forget(directory: &Path, seal: Seal, name: &str) -> Result<ExitCode, String> {
+    let store = FileStore::open(directory, seal).map_err(|error| match error {
+        StoreError::Owned { .. } => format!("{error}; stop it first"),
+        other => other.to_string(),
+    })?;
+    if store.forget(name).map_err(|e| e.to_string())? {
+        return Ok(print(&format!("{name} is forgotten\n")));
+    }
+    let known: Vec<_> = store.newest().map_err(|e| e.to_string())?.into_keys().collect();
+    Err(format!("there is no record {name}; there are: {}", known.join(", ")))
+}
+
+fn export(directory: &Path, seal: Seal, file: &Path) -> Result<ExitCode, String> {
+    let store = FileStore::look(directory, seal).map_err(|e| e.to_string())?;
+    let mut all = Map::new();
+    for name in store.newest().map_err(|e| e.to_string())?.into_keys() {
+        if let Some(record) = store.load(&name).map_err(|e| e.to_string())? {
+            all.insert(name, serde_json::from_slice(&record.plain).map_err(|e| e.to_string())?);
+        }
+    }
+    let failed = |e: std::io::Error| format!("{}: {e}", file.display());
+    // Security: private from its first instant, and nobody's file is written over.
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(failed)?;
+    out.write_all(format!("{:#}\n", Value::Object(all)).as_bytes()).and_then(|()| out.sync_all()).map_err(failed)?;
+    Ok(print(&format!("{}: all secrets of the store, readable; remove it when it has served\n", file.display())))
+}

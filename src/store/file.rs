@@ -1,0 +1,212 @@
+//! Records in a private directory: one sealed file a generation, written beside the one before and never over it.
+//!
+//! A save is a temporary file, its fsync, a rename to a name that is new, and the directory's fsync; whatever stops it leaves
+//! the generation before. The last but one generation stays until the next save.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
+use zeroize::Zeroizing;
+
+use super::seal::{Seal, SealError};
+
+/// No record is longer.
+const RECORD_MAX: u64 = 1 << 20;
+const LOCK: &str = "lock";
+/// How the name of a file is put together: the record's, a dot, and its generation in so many digits.
+const DIGITS: usize = 12;
+
+/// A store that one process owns, or that is only looked at.
+pub struct FileStore {
+    directory: PathBuf,
+    seal: Seal,
+    /// Held as long as the process lives; it names the operator's listener.
+    lock: Option<File>,
+}
+
+/// Why the store, or a record of it, cannot be used. The text is for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the store {}: {source}", .directory.display())]
+    Directory { directory: PathBuf, source: io::Error },
+    #[error("the store {} must be a directory of this user with mode 0700; chmod 700, chown, or choose another path", .0.display())]
+    Open(PathBuf),
+    #[error("the store {} belongs to a broker that runs{owner}; two would lose each other's refresh tokens", .directory.display())]
+    Owned { directory: PathBuf, owner: String },
+    #[error("the record {name} in {} {why}; nothing was changed: restore the file, or `tokenbroker store forget {name}` and log in again", .file.display())]
+    Record { name: String, file: PathBuf, why: SealError },
+    #[error("cannot save {name} in {}: {source}; what was saved before is still there", .directory.display())]
+    Save { name: String, directory: PathBuf, source: io::Error },
+}
+
+/// A record, opened.
+pub struct Record {
+    pub version: u64,
+    pub plain: Zeroizing<Vec<u8>>,
+}
+
+/// A record as it lies there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub name: String,
+    pub version: u64,
+    pub file: PathBuf,
+}
+
+impl FileStore {
+    /// Opens the directory, which is made if it is missing, and owns it from here on.
+    pub fn open(directory: &Path, seal: Seal) -> Result<Self, StoreError> {
+        let failed = |source| StoreError::Directory { directory: directory.to_owned(), source };
+        if !directory.exists() {
+            DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+        }
+        private(directory)?;
+        let lock = options().read(true).open(directory.join(LOCK)).map_err(failed)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { directory: directory.to_owned(), seal, lock: Some(lock) }),
+            Err(Errno::WOULDBLOCK) => {
+                let mut owner = String::new();
+                // Without a word of its own, it is still another's.
+                let _ = (&lock).take(200).read_to_string(&mut owner);
+                let owner = owner.trim();
+                let owner = if owner.is_empty() { String::new() } else { format!(" ({owner})") };
+                Err(StoreError::Owned { directory: directory.to_owned(), owner })
+            }
+            Err(error) => Err(failed(error.into())),
+        }
+    }
+
+    /// Looks at a store, which may belong to a broker that runs.
+    pub fn look(directory: &Path, seal: Seal) -> Result<Self, StoreError> {
+        private(directory)?;
+        Ok(Self { directory: directory.to_owned(), seal, lock: None })
+    }
+
+    /// Writes into the lock who owns the store, for whoever finds it taken.
+    pub fn sign(&self, owner: &str) -> io::Result<()> {
+        let Some(mut lock) = self.lock.as_ref() else { return Ok(()) };
+        lock.set_len(0)?;
+        lock.rewind()?;
+        lock.write_all(owner.as_bytes())
+    }
+
+    /// The newest generation of a record; `None` if there never was one.
+    pub fn load(&self, name: &str) -> Result<Option<Record>, StoreError> {
+        let Some(entry) = self.newest()?.remove(name) else { return Ok(None) };
+        let failed = |source| StoreError::Directory { directory: self.directory.clone(), source };
+        let mut record = Vec::new();
+        let file = OpenOptions::new().read(true).custom_flags(NOFOLLOW).open(&entry.file).map_err(failed)?;
+        file.take(RECORD_MAX).read_to_end(&mut record).map_err(failed)?;
+        let plain = self.seal.open(name, entry.version, &record);
+        let plain = plain.map_err(|why| StoreError::Record { name: name.to_owned(), file: entry.file, why })?;
+        Ok(Some(Record { version: entry.version, plain }))
+    }
+
+    /// A record that is sealed well and still makes no sense.
+    pub fn unreadable(&self, name: &str, version: u64) -> StoreError {
+        let file = self.directory.join(file_name(name, version));
+        StoreError::Record { name: name.to_owned(), file, why: SealError::Format }
+    }
+
+    /// Saves a generation, whose number must be new. When this returns, it is durable.
+    pub fn save(&self, name: &str, version: u64, plain: &[u8]) -> Result<(), StoreError> {
+        let temporary = self.directory.join(format!(".{name}.tmp"));
+        let saved = self.write(name, version, plain, &temporary);
+        if saved.is_err() {
+            // What is left of it is written over by the next save.
+            let _ = std::fs::remove_file(&temporary);
+        }
+        saved.map_err(|source| StoreError::Save {
+            name: name.to_owned(),
+            directory: self.directory.clone(),
+            source,
+        })?;
+        // The one before stays; an older one that cannot be removed is in nobody's way.
+        for entry in self.entries().unwrap_or_default() {
+            if entry.name == name && entry.version + 1 < version {
+                let _ = std::fs::remove_file(entry.file);
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, name: &str, version: u64, plain: &[u8], temporary: &Path) -> io::Result<()> {
+        let record = self.seal.seal(name, version, plain).map_err(io::Error::other)?;
+        let mut file = options().truncate(true).open(temporary)?;
+        file.write_all(&record)?;
+        file.sync_all()?;
+        std::fs::rename(temporary, self.directory.join(file_name(name, version)))?;
+        File::open(&self.directory)?.sync_all()
+    }
+
+    /// Removes every generation of a record; false if there was none.
+    pub fn forget(&self, name: &str) -> Result<bool, StoreError> {
+        let failed = |source| StoreError::Directory { directory: self.directory.clone(), source };
+        let mut any = false;
+        for entry in self.entries()?.into_iter().filter(|entry| entry.name == name) {
+            std::fs::remove_file(entry.file).map_err(failed)?;
+            any = true;
+        }
+        File::open(&self.directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
+        Ok(any)
+    }
+
+    /// The newest generation of each record, by name.
+    pub fn newest(&self) -> Result<BTreeMap<String, Entry>, StoreError> {
+        let mut newest: BTreeMap<String, Entry> = BTreeMap::new();
+        for entry in self.entries()? {
+            let later = newest.get(&entry.name).is_none_or(|known| known.version < entry.version);
+            if later {
+                newest.insert(entry.name.clone(), entry);
+            }
+        }
+        Ok(newest)
+    }
+
+    fn entries(&self) -> Result<Vec<Entry>, StoreError> {
+        let failed = |source| StoreError::Directory { directory: self.directory.clone(), source };
+        let mut entries = Vec::new();
+        for file in std::fs::read_dir(&self.directory).map_err(failed)? {
+            let file = file.map_err(failed)?.path();
+            let parsed = file.file_name().and_then(|name| name.to_str()).and_then(parse);
+            entries.extend(parsed.map(|(name, version)| Entry { name: name.to_owned(), version, file: file.clone() }));
+        }
+        Ok(entries)
+    }
+}
+
+const NOFOLLOW: i32 = OFlags::NOFOLLOW.bits().cast_signed();
+
+/// Security: a file of this store is nobody else's from its first instant, and no link.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(NOFOLLOW);
+    options
+}
+
+fn private(directory: &Path) -> Result<(), StoreError> {
+    let failed = |source| StoreError::Directory { directory: directory.to_owned(), source };
+    let meta = directory.metadata().map_err(failed)?;
+    let own = meta.uid() == rustix::process::geteuid().as_raw();
+    if meta.is_dir() && own && meta.permissions().mode() & 0o077 == 0 {
+        Ok(())
+    } else {
+        Err(StoreError::Open(directory.to_owned()))
+    }
+}
+
+fn file_name(name: &str, version: u64) -> String {
+    format!("{name}.{version:0DIGITS$}")
+}
+
+fn parse(file: &str) -> Option<(&str, u64)> {
+    let (name, version) = file.rsplit_once('.')?;
+    let digits = version.len() >= DIGITS && version.bytes().all(|byte| byte.is_ascii_digit());
+    (digits && !name.is_empty() && !name.starts_with('.')).then_some(())?;
+    Some((name, version.parse().ok()?))
+}

@@ -1,0 +1,140 @@
+//! What a token keeps across restarts, as it stands in its record: tokens, what was refused, when the next try may be. JSON
+//! inside the seal.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::clock::{Moment, Now};
+use crate::oauth::{Class, TokenError};
+use crate::secret::Secret;
+
+/// The record of one token.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Kept {
+    /// Stands for the configuration that it was obtained with: another account's token must never be sent.
+    pub of: String,
+    /// Of the boot that the times since boot are counted from.
+    pub boot: String,
+    pub access: Option<KeptAccess>,
+    pub refresh_token: Option<KeptRefresh>,
+    /// Digest of the configured refresh token that it comes from.
+    pub seed: Option<[u8; 32]>,
+    pub refused: Vec<KeptRefusal>,
+    pub failures: u32,
+    pub unclear: u32,
+    pub hold: Option<KeptHold>,
+    pub error: Option<KeptError>,
+    /// Of the files of its secrets.
+    pub stamp: u64,
+}
+
+/// An access token.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct KeptAccess {
+    token: Zeroizing<String>,
+    pub obtained: KeptMoment,
+    pub expires: Option<KeptMoment>,
+    pub due: Option<KeptMoment>,
+}
+
+/// A refresh token.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct KeptRefresh {
+    token: Zeroizing<String>,
+    pub expires: Option<KeptMoment>,
+}
+
+/// A time by both clocks, in milliseconds: since 1970, and since boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptMoment {
+    wall: i64,
+    boot: u64,
+}
+
+/// A password or refresh token that was refused, by its hash.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct KeptRefusal {
+    pub what: [u8; 32],
+    pub with: [u8; 32],
+    pub times: u8,
+    pub total: u8,
+    pub error: KeptError,
+}
+
+/// Why nothing is tried for a while.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub struct KeptHold {
+    /// `None` for ever.
+    pub until: Option<KeptMoment>,
+    pub mendable: bool,
+    pub barred: bool,
+}
+
+/// An error, in our words and the vendor's.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct KeptError {
+    class: Class,
+    problem: String,
+    fix: String,
+    vendor: Option<String>,
+}
+
+impl KeptAccess {
+    pub fn new(token: &Secret, obtained: Now, expires: Option<Moment>, due: Option<Moment>) -> Self {
+        let token = Zeroizing::new(token.expose().to_owned());
+        let obtained = KeptMoment::new(Moment { wall: obtained.wall, boot: obtained.boot });
+        Self { token, obtained, expires: expires.map(KeptMoment::new), due: due.map(KeptMoment::new) }
+    }
+
+    pub fn secret(&self) -> Secret {
+        Secret::new(self.token.as_str().to_owned())
+    }
+}
+
+impl KeptRefresh {
+    pub fn new(token: &Secret, expires: Option<Moment>) -> Self {
+        Self { token: Zeroizing::new(token.expose().to_owned()), expires: expires.map(KeptMoment::new) }
+    }
+
+    pub fn secret(&self) -> Secret {
+        Secret::new(self.token.as_str().to_owned())
+    }
+}
+
+impl KeptMoment {
+    pub fn new(moment: Moment) -> Self {
+        Self { wall: moment.wall.as_millisecond(), boot: moment.boot.as_millis().try_into().unwrap_or(u64::MAX) }
+    }
+
+    /// After another boot only the wall clock tells; a time that it takes for past is now.
+    pub fn moment(self, same_boot: bool, now: Now) -> Moment {
+        let wall = Timestamp::from_millisecond(self.wall).unwrap_or(Timestamp::MIN);
+        let left = Duration::try_from(wall.duration_since(now.wall)).unwrap_or(Duration::ZERO);
+        let boot = if same_boot { Duration::from_millis(self.boot) } else { now.boot.saturating_add(left) };
+        Moment { wall, boot }
+    }
+}
+
+impl From<&TokenError> for KeptError {
+    fn from(error: &TokenError) -> Self {
+        let TokenError { class, problem, fix, vendor, .. } = error.clone();
+        Self { class, problem, fix, vendor }
+    }
+}
+
+impl From<KeptError> for TokenError {
+    fn from(kept: KeptError) -> Self {
+        let mut error = Self::new(kept.class, kept.problem, kept.fix);
+        error.vendor = kept.vendor;
+        error
+    }
+}
+
+/// The boot that this is, by its random name; empty where the system has none.
+pub fn boot() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}

@@ -1,0 +1,46 @@
+//! What of a schedule outlives the process.
+
+use std::time::Duration;
+
+use super::{Hold, RefreshToken, Schedule, UNCLEAR_RETRY};
+use crate::clock::{Moment, Now};
+use crate::token::kept::{Kept, KeptHold, KeptMoment, KeptRefresh};
+use crate::token::refusals::Refusals;
+
+impl Schedule {
+    /// For the store.
+    pub fn keep(&self, now: Now) -> Kept {
+        let refresh = |token: &RefreshToken| KeptRefresh::new(&token.secret, token.expires);
+        let hold = self.hold.as_ref().map(|hold| {
+            let until = (hold.until != Duration::MAX).then(|| Moment::after(now, hold.until.saturating_sub(now.boot)));
+            KeptHold { until: until.map(KeptMoment::new), mendable: hold.mendable, barred: hold.barred }
+        });
+        Kept {
+            refresh_token: self.refresh_token.as_ref().map(refresh),
+            seed: self.seed,
+            refused: self.refusals.keep(),
+            failures: self.failures,
+            unclear: self.unclear,
+            hold,
+            ..Kept::default()
+        }
+    }
+
+    /// Goes on where another process stopped. No wait that a server asked for is forgotten, none is longer than it was.
+    pub fn restore(&mut self, kept: &mut Kept, same_boot: bool, now: Now) {
+        let refresh = |kept: KeptRefresh| RefreshToken {
+            secret: kept.secret(),
+            expires: kept.expires.map(|expires| expires.moment(same_boot, now)),
+        };
+        self.refresh_token = kept.refresh_token.take().map(refresh);
+        self.seed = kept.seed;
+        self.refusals = Refusals::restore(std::mem::take(&mut kept.refused));
+        (self.failures, self.unclear) = (kept.failures, kept.unclear);
+        self.hold = kept.hold.map(|hold| {
+            let left = hold.until.map(|until| until.moment(same_boot, now).left(now).min(UNCLEAR_RETRY));
+            let until = left.map_or(Duration::MAX, |left| now.boot.saturating_add(left));
+            Hold { until, mendable: hold.mendable, barred: hold.barred }
+        });
+        self.due = kept.access.as_ref().and_then(|access| access.due).map(|due| due.moment(same_boot, now));
+    }
+}

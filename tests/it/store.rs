@@ -1,0 +1,293 @@
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+use tokenbroker::standin::{Fault, OAuth2};
+
+use crate::exchange::OAuth;
+use crate::support::{Broker, binary, eventually, write};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const STORE: &str = "[store]\nkind = \"file\"\npath = \"kept\"\nkey = { file = \"store_key\" }\n";
+const PASSWORD: &str = "grant = \"password\"\nusername = \"alice\"\npassword = { file = \"password\" }";
+
+/// A directory that outlives the brokers in it.
+struct Home {
+    directory: TempDir,
+    config: String,
+}
+
+impl Home {
+    fn new(oauth: &OAuth, token: &str) -> Self {
+        let directory = oauth.directory();
+        write(directory.path(), "store_key", "0123456789abcdef0123456789abcdef\n");
+        Self { directory, config: format!("{STORE}{}", oauth.config(token, "")) }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// A broker with the files of this directory, which it leaves behind.
+    fn broker(&self) -> Broker {
+        let inner = TempDir::with_prefix("broker").unwrap();
+        for name in ["secret", "password", "store_key"] {
+            std::fs::copy(self.path(name), inner.path().join(name)).unwrap();
+        }
+        let kept = format!("path = \"{}\"", self.path("kept").display());
+        Broker::start_in(inner, &self.config.replace("path = \"kept\"", &kept), |_| {})
+    }
+
+    /// A command of the program: exit status, stdout and stderr.
+    fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        let config = format!("[admin]\nlisten = \"127.0.0.1:0\"\n{}", self.config);
+        let file = write(self.directory.path(), "t.toml", config);
+        let output = binary().arg("-c").arg(file).args(arguments).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+
+    /// The records' files, oldest generation first.
+    fn records(&self) -> Vec<PathBuf> {
+        let mut files: Vec<_> =
+            std::fs::read_dir(self.path("kept")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.retain(|file| file.file_name().unwrap().to_str().unwrap().starts_with("token."));
+        files.sort();
+        files
+    }
+}
+
+fn kill(mut broker: Broker) {
+    broker.signal(Signal::KILL);
+    broker.wait();
+}
+
+#[test]
+fn a_restart_goes_on_with_the_stored_token_also_when_the_token_server_is_down() {
+    let oauth = OAuth::start(HOUR);
+    let home = Home::new(&oauth, "");
+    let broker = home.broker();
+    assert_eq!(broker.get("api", "/").status, 200);
+    let fingerprint = broker.token("api")["fingerprint"].clone();
+    kill(broker);
+    oauth.oauth.faults.set(Some(Fault::Status(503, None)), None);
+    for _ in 0..3 {
+        let mut broker = home.broker();
+        assert_eq!(broker.get("api", "/").status, 200);
+        assert_eq!(
+            (broker.token("api")["state"].clone(), broker.token("api")["fingerprint"].clone()),
+            ("valid".into(), fingerprint.clone())
+        );
+        assert_eq!(broker.stop().code(), Some(0));
+    }
+    assert_eq!(oauth.oauth.issuer.issued(), 1, "no request for a token after the first");
+}
+
+#[test]
+fn a_token_that_ended_while_nothing_ran_is_not_sent() {
+    let oauth = OAuth::start(Duration::from_secs(2));
+    let home = Home::new(&oauth, "");
+    let broker = home.broker();
+    assert_eq!(broker.get("api", "/").status, 200);
+    kill(broker);
+    oauth.oauth.faults.set(Some(Fault::Status(503, None)), None);
+    std::thread::sleep(Duration::from_secs(2));
+    let broker = home.broker();
+    assert_eq!(broker.get("api", "/").code(), "token_unavailable");
+}
+
+#[test]
+fn another_accounts_token_is_never_used() {
+    let oauth = OAuth::start(HOUR);
+    let mut home = Home::new(&oauth, PASSWORD);
+    let broker = home.broker();
+    broker.wait_for_state("api", "valid");
+    kill(broker);
+    oauth.oauth.faults.set(Some(Fault::Status(503, None)), None);
+    home.config = home.config.replace("username = \"alice\"", "username = \"bob\"");
+    let broker = home.broker();
+    assert_eq!(broker.get("api", "/").code(), "token_unavailable");
+    assert!(oauth.echo.seen().is_empty());
+}
+
+#[test]
+fn a_rotated_refresh_token_is_used_after_a_restart_and_no_login_is_needed() {
+    let oauth = OAuth::start(Duration::from_secs(2));
+    let home = Home::new(&oauth, PASSWORD);
+    for round in 0..4 {
+        let broker = home.broker();
+        broker.wait_for_state("api", "valid");
+        let before = oauth.oauth.issuer.issued();
+        eventually("it is renewed", || oauth.oauth.issuer.issued() > before);
+        if round == 0 {
+            std::fs::write(home.path("password"), "no longer right").unwrap();
+        }
+        eventually("and durable", || broker.log().matches("token obtained").count() > 1);
+        kill(broker);
+    }
+    assert_eq!(oauth.oauth.issuer.ended(), 0, "none was used twice");
+}
+
+#[test]
+fn what_was_refused_is_remembered_across_restarts() {
+    let oauth = OAuth::start(HOUR);
+    let home = Home::new(&oauth, PASSWORD);
+    write(home.directory.path(), "password", "wrong");
+    for _ in 0..5 {
+        let broker = home.broker();
+        broker.wait_for_state("api", "needs_login");
+        assert_eq!(broker.get("api", "/").code(), "login_required");
+        assert!(broker.token("api")["last_error"].as_str().unwrap().starts_with("grant_rejected: "));
+        kill(broker);
+    }
+    assert_eq!(oauth.oauth.faults.calls(), 1, "a locked account is the worst that could come of it");
+    write(home.directory.path(), "password", OAuth2::PASSWORD);
+    assert_eq!(home.broker().get("api", "/").status, 200, "another password is tried at once");
+}
+
+#[test]
+fn a_crash_loop_obeys_what_the_server_asked_for() {
+    let oauth = OAuth::start(HOUR);
+    let home = Home::new(&oauth, "");
+    oauth.oauth.faults.set(Some(Fault::Status(429, Some(120))), None);
+    let mut waits = Vec::new();
+    for _ in 0..10 {
+        let broker = home.broker();
+        let reply = broker.get("api", "/");
+        assert_eq!(reply.code(), "token_unavailable");
+        waits.push(reply.header("retry-after").unwrap().parse::<u64>().unwrap());
+        kill(broker);
+    }
+    assert_eq!(oauth.oauth.faults.calls(), 1);
+    assert!(waits.iter().all(|wait| (90..=120).contains(wait)), "{waits:?}");
+}
+
+#[test]
+fn a_store_has_one_owner_and_is_free_when_that_is_killed() {
+    let oauth = OAuth::start(HOUR);
+    let home = Home::new(&oauth, "");
+    let broker = home.broker();
+    let (code, _, stderr) = home.run(&["run"]);
+    assert_eq!(code, 1, "{stderr}");
+    let owner = format!("belongs to a broker that runs (admin {}, pid {})", broker.listen("admin"), broker.pid());
+    assert!(stderr.contains(&owner), "{stderr}");
+    let (code, _, stderr) = home.run(&["store", "forget", "token.api"]);
+    assert!(code == 1 && stderr.contains("stop it first"), "{stderr}");
+    kill(broker);
+    assert_eq!(home.broker().get("api", "/").status, 200);
+}
+
+#[test]
+fn a_damaged_a_swapped_or_a_foreign_record_is_refused_and_nothing_is_overwritten() {
+    let oauth = OAuth::start(Duration::from_secs(2));
+    let home = Home::new(&oauth, PASSWORD);
+    let broker = home.broker();
+    eventually("two generations", || home.records().len() == 2);
+    kill(broker);
+    let records = home.records();
+    let (older, newest) = (std::fs::read(&records[0]).unwrap(), std::fs::read(&records[1]).unwrap());
+    assert!(!newest.windows(5).any(|window| window == b"token"), "nothing of it can be read");
+    let mut flipped = newest.clone();
+    flipped[newest.len() / 2] ^= 1;
+    for (what, bytes) in
+        [("flipped", &flipped), ("older", &older), ("cut", &newest[..40].to_vec()), ("empty", &Vec::new())]
+    {
+        std::fs::write(&records[1], bytes).unwrap();
+        let (code, _, stderr) = home.run(&["run"]);
+        assert_eq!(code, 1, "{what}: {stderr}");
+        assert!(stderr.contains("token.api") && stderr.contains("store forget token.api"), "{what}: {stderr}");
+        assert_eq!((home.records(), &std::fs::read(&records[1]).unwrap()), (records.clone(), bytes), "{what}");
+        assert_eq!(home.run(&["store", "list"]).0, 1);
+    }
+    std::fs::write(&records[1], &newest).unwrap();
+    write(home.directory.path(), "store_key", "another key, which is long enough as well");
+    let (code, _, stderr) = home.run(&["run"]);
+    assert!(code == 1 && stderr.contains("another store key"), "{stderr}");
+
+    let (code, stdout, _) = home.run(&["store", "forget", "token.api"]);
+    assert_eq!((code, stdout.as_str()), (0, "token.api is forgotten\n"));
+    assert!(home.records().is_empty());
+    home.broker().wait_for_state("api", "valid");
+}
+
+#[test]
+fn what_is_kept_can_be_listed_and_exported_and_no_list_shows_a_value() {
+    let oauth = OAuth::start(HOUR);
+    let home = Home::new(&oauth, PASSWORD);
+    let broker = home.broker();
+    broker.wait_for_state("api", "valid");
+    let fingerprint = broker.token("api")["fingerprint"].as_str().unwrap().to_owned();
+    let (code, stdout, stderr) = home.run(&["store", "list"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.starts_with(&format!("token.api  generation 1: access token {fingerprint} until 20")), "{stdout}");
+    assert!(stdout.ends_with(", with a refresh token\n"), "{stdout}");
+    let (_, listed, _) = home.run(&["store", "list", "--json"]);
+    let list: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(list["token.api"]["kept"]["access_token"], fingerprint);
+
+    let file = home.path("export.json");
+    assert_eq!(home.run(&["store", "export", file.to_str().unwrap()]).0, 0);
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let exported: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let token = exported["token.api"]["access"]["token"].as_str().unwrap();
+    assert!(oauth.oauth.issuer.is_good(token) && !listed.contains(token) && !stdout.contains(token));
+    assert_eq!(home.run(&["store", "export", file.to_str().unwrap()]).0, 1, "nobody's file is written over");
+}
+
+#[test]
+fn a_store_that_others_can_enter_is_refused() {
+    let oauth = OAuth::start(HOUR);
+    let home = Home::new(&oauth, "");
+    std::fs::create_dir(home.path("kept")).unwrap();
+    for mode in [0o755, 0o710, 0o701] {
+        std::fs::set_permissions(home.path("kept"), PermissionsExt::from_mode(mode)).unwrap();
+        let (code, _, stderr) = home.run(&["run"]);
+        assert!(code == 1 && stderr.contains("must be a directory of this user with mode 0700"), "{stderr}");
+    }
+    std::fs::set_permissions(home.path("kept"), PermissionsExt::from_mode(0o700)).unwrap();
+    home.broker().wait_for_state("api", "valid");
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert!(home.records().iter().all(|file| mode(file) == 0o600));
+}
+
+#[test]
+fn a_disk_that_fails_stops_no_request_and_everything_is_saved_when_it_works_again() {
+    let oauth = OAuth::start(Duration::from_secs(2));
+    let home = Home::new(&oauth, PASSWORD);
+    let broker = home.broker();
+    broker.wait_for_state("api", "valid");
+    std::fs::rename(home.path("kept"), home.path("away")).unwrap();
+    eventually("it is told", || broker.log().contains("not durable: a restart now could lose the refresh token"));
+    assert_eq!(broker.get("api", "/").status, 200);
+    assert!(broker.admin("GET", "/metrics").text().contains("tokenbroker_store_failures_total{token=\"api\"}"));
+    std::fs::rename(home.path("away"), home.path("kept")).unwrap();
+    eventually("it is durable again", || broker.log().contains("the store has everything again"));
+    kill(broker);
+    std::fs::write(home.path("password"), "no longer right").unwrap();
+    home.broker().wait_for_state("api", "valid");
+    assert_eq!(oauth.oauth.issuer.ended(), 0);
+}
+
+/// The server forgives the second use of a refresh token whose answer was lost, for a while, as servers that rotate do.
+#[test]
+fn fifty_kills_at_random_moments_of_rotations_lose_no_credential() {
+    let oauth = OAuth::start(Duration::from_secs(1));
+    oauth.oauth.issuer.set_leeway(Duration::from_secs(5));
+    let home = Home::new(&oauth, PASSWORD);
+    let broker = home.broker();
+    broker.wait_for_state("api", "valid");
+    kill(broker);
+    write(home.directory.path(), "password", "no longer right");
+    for round in 0..50 {
+        let broker = home.broker();
+        std::thread::sleep(Duration::from_micros(fastrand::u64(0..1_500_000)));
+        let state = broker.token("api")["state"].as_str().unwrap().to_owned();
+        assert_ne!(state, "needs_login", "round {round}");
+        kill(broker);
+    }
+    let broker = home.broker();
+    broker.wait_for_state("api", "valid");
+    assert_eq!((broker.get("api", "/").status, oauth.oauth.issuer.ended()), (200, 0));
+}
