@@ -19,8 +19,10 @@ struct State {
     /// Refresh token to its family and when it was used; a used one stays, so that its reuse is noticed.
     refresh: HashMap<String, (u64, Option<Moment>)>,
     issued: u64,
-    /// How long after its use a refresh token may be used again: the answer may have been lost.
+    /// How long after its use a refresh token may be used again, if none that came of it was: the answer may have been lost.
     leeway: Duration,
+    /// By family.
+    used_last: HashMap<u64, String>,
     /// Families that reuse has ended.
     ended: u64,
 }
@@ -71,13 +73,15 @@ impl Issuer {
         let now = self.clock.now();
         let mut state = self.lock();
         let (family, used) = *state.refresh.get(token)?;
-        if used.is_some_and(|until| until.reached(now)) {
+        let followed = state.used_last.get(&family).is_some_and(|last| last != token);
+        if used.is_some_and(|until| followed || until.reached(now)) {
             state.refresh.retain(|_, (other, _)| *other != family);
             state.ended += 1;
             return None;
         }
         let until = used.unwrap_or_else(|| Moment::after(now, state.leeway));
         state.refresh.insert(token.to_owned(), (family, Some(until)));
+        state.used_last.insert(family, token.to_owned());
         Some(family)
     }
 
