@@ -1,5 +1,8 @@
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -7,7 +10,7 @@ use tempfile::TempDir;
 use tokenbroker::standin::{Fault, OAuth2};
 
 use crate::exchange::OAuth;
-use crate::support::{Broker, binary, eventually, write};
+use crate::support::{Broker, binary, eventually, has, write};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const STORE: &str = "[store]\nkind = \"file\"\npath = \"kept\"\nkey = { file = \"store_key\" }\n";
@@ -268,6 +271,79 @@ fn a_disk_that_fails_stops_no_request_and_everything_is_saved_when_it_works_agai
     std::fs::write(home.path("password"), "no longer right").unwrap();
     home.broker().wait_for_state("api", "valid");
     assert_eq!(oauth.oauth.issuer.ended(), 0);
+}
+
+/// The arguments of strace that make these calls fail or end the process; `None` where nothing can be traced.
+fn injecting(what: &str) -> Option<Vec<String>> {
+    if !has("strace") || !Command::new("strace").args(["-o", "/dev/null", "true"]).status().unwrap().success() {
+        println!("skipped: nothing can be traced here");
+        return None;
+    }
+    let calls = what.split(':').next().unwrap();
+    let fixed = ["-D", "-f", "-qq", "-o", "/dev/null", "-e"].map(str::to_owned);
+    Some(fixed.into_iter().chain([format!("trace={calls}"), "-e".into(), format!("inject={what}")]).collect())
+}
+
+impl Home {
+    /// As [`Self::broker`], but some calls of the broker go wrong.
+    fn broken(&self, strace: &[String]) -> Child {
+        let config = format!("[admin]\nlisten = \"127.0.0.1:0\"\n{}", self.config);
+        let file = write(self.directory.path(), "t.toml", config);
+        let mut command = Command::new("strace");
+        command.args(strace).arg(binary().get_program()).arg("-c").arg(file).arg("run");
+        command.stderr(Stdio::piped()).spawn().unwrap()
+    }
+}
+
+#[test]
+fn a_crash_between_any_two_steps_of_a_save_leaves_the_old_record_or_the_new_one() {
+    let oauth = OAuth::start(Duration::from_secs(1));
+    oauth.oauth.issuer.set_leeway(Duration::from_secs(60));
+    let home = Home::new(&oauth, PASSWORD);
+    let broker = home.broker();
+    eventually("two generations", || home.records().len() == 2);
+    kill(broker);
+    write(home.directory.path(), "password", "no longer right");
+    // Before the file is durable, before it has its name, before that is durable, before the oldest one goes.
+    for step in [
+        "fsync:signal=KILL:when=1",
+        "rename:signal=KILL:when=1",
+        "fsync:signal=KILL:when=2",
+        "unlink:signal=KILL:when=1",
+    ] {
+        let Some(strace) = injecting(step) else { return };
+        std::thread::sleep(Duration::from_secs(1));
+        let issued = oauth.oauth.issuer.issued();
+        let mut broken = home.broken(&strace);
+        assert_eq!(broken.wait().unwrap().signal(), Some(9), "{step}: it was killed");
+        assert_eq!(oauth.oauth.issuer.issued(), issued + 1, "{step}: by then the server had rotated the token");
+        let broker = home.broker();
+        broker.wait_for_state("api", "valid");
+        assert_eq!((broker.get("api", "/").status, oauth.oauth.issuer.ended()), (200, 0), "{step}");
+        kill(broker);
+    }
+}
+
+#[test]
+fn a_save_that_fails_at_any_step_is_told_and_never_counts_as_saved() {
+    let oauth = OAuth::start(HOUR);
+    for step in
+        ["fsync:error=EIO:when=1", "fsync:error=EIO:when=2", "rename:error=ENOSPC:when=1", "rename:error=EROFS:when=1"]
+    {
+        let Some(strace) = injecting(step) else { return };
+        let home = Home::new(&oauth, PASSWORD);
+        let mut broken = home.broken(&strace);
+        let mut log = BufReader::new(broken.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let failed = log.find(|line| line.contains("not durable")).unwrap();
+        assert!(failed.contains("cannot save token.api"), "{step}: {failed}");
+        // The next try of the same process works.
+        log.find(|line| line.contains("the store has everything again")).unwrap();
+        broken.kill().unwrap();
+        broken.wait().unwrap();
+        std::thread::spawn(move || log.count());
+        eventually("the store is free", || home.run(&["store", "list"]).1.contains("with a refresh token"));
+        assert!(!home.path("kept").join(".token.api.tmp").exists(), "{step}");
+    }
 }
 
 /// The server forgives the second use of a refresh token as long as none that came of it was used, as servers that rotate do:
