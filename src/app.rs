@@ -3,9 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::HeaderValue;
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
 
 use crate::clock::Clock;
 use crate::config::{self, Config, Listen};
@@ -21,6 +25,9 @@ use crate::token::keeper::Keeper;
 use crate::token::refresh::{Refresher, Task};
 use crate::token::schedule::Policy;
 use crate::token::source::Source;
+
+/// How often the files of extra headers are looked at.
+const WATCH_EVERY: Duration = Duration::from_secs(5);
 
 /// The parts of a broker.
 pub struct App {
@@ -77,7 +84,7 @@ impl App {
                 upstream: Upstream::new(Arc::clone(route), Arc::clone(&dialer), &config.limits, clock.clone()),
                 token,
                 host: HeaderValue::from_str(&route.upstream.authority).unwrap_or(HeaderValue::from_static("localhost")),
-                extra: extra_headers(route).await?,
+                extra: ArcSwap::from_pointee(extra_headers(route).await?),
                 metrics: Arc::new(metrics.route(name)),
                 trouble: Trouble::default(),
                 config: Arc::clone(route),
@@ -110,6 +117,29 @@ impl App {
         }
         let started_at = clock.now().wall;
         Ok(Self { config, clock, metrics, started_at, tokens, routes, store, refreshers })
+    }
+
+    /// Reads the secrets of extra headers again when their files change; a file that cannot be used leaves what was read
+    /// before. Ends with `stop`.
+    pub async fn watch_headers(routes: Vec<Arc<Route>>, stop: CancellationToken) {
+        let stamp = |route: &Route| route.config.headers.iter().map(|(_, source)| source.stamp()).collect::<Vec<_>>();
+        let mut known: Vec<_> = routes.iter().map(|route| stamp(route)).collect();
+        while stop.run_until_cancelled(tokio::time::sleep(WATCH_EVERY)).await.is_some() {
+            for (route, known) in routes.iter().zip(&mut known) {
+                let now = stamp(route);
+                if *known == now {
+                    continue;
+                }
+                *known = now;
+                match extra_headers(&route.config).await {
+                    Ok(extra) => {
+                        route.extra.store(Arc::new(extra));
+                        info!(route = route.config.name, "extra headers read again");
+                    }
+                    Err(error) => error!(route = route.config.name, %error, "the extra headers stay as they were"),
+                }
+            }
+        }
     }
 
     /// The routes that share a listener. Routes on port 0 get a port each.

@@ -21,7 +21,7 @@ const PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allo
 pub fn to_upstream(head: &Parts, route: &Route, credential: Option<HeaderValue>, websocket: bool) -> HeaderMap {
     let keep_theirs = credential.is_none() && route.config.authorization == crate::config::Authorization::Keep;
     let nominated = nominated(&head.headers);
-    let mut out = HeaderMap::with_capacity(head.headers.len() + route.extra.len() + 3);
+    let mut out = HeaderMap::with_capacity(head.headers.len() + route.config.headers.len() + 3);
     out.insert(HOST, route.host.clone());
     for (name, value) in &head.headers {
         if *name == CONTENT_LENGTH {
@@ -30,7 +30,7 @@ pub fn to_upstream(head: &Parts, route: &Route, credential: Option<HeaderValue>,
             out.append(name, value.clone());
         }
     }
-    for (name, value) in &route.extra {
+    for (name, value) in route.extra.load().iter() {
         out.insert(name, value.clone());
     }
     // Security: whatever stood there is gone; exactly one credential field, ours.
@@ -49,7 +49,7 @@ fn passes(name: &HeaderName, route: &Route, keep_theirs: bool) -> bool {
         return false;
     }
     if route.is_credential(name) {
-        return keep_theirs && !route.extra.iter().any(|(extra, _)| extra == name);
+        return keep_theirs && !route.is_extra(name);
     }
     // Security: a server that reads `_` as `-` would see a second credential or framing field.
     with_hyphens(name).is_none_or(|hyphened| !is_ours(&hyphened) && !route.is_credential(&hyphened))

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use http::header::{AUTHORIZATION, HeaderName};
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -28,7 +29,7 @@ pub struct Route {
     /// `Host` for the upstream.
     pub host: HeaderValue,
     /// Extra request headers, secrets read.
-    pub extra: Vec<(HeaderName, HeaderValue)>,
+    pub extra: ArcSwap<Vec<(HeaderName, HeaderValue)>>,
     pub metrics: Arc<RouteMetrics>,
     pub trouble: Trouble,
 }
@@ -188,9 +189,14 @@ impl Route {
         (mapped != location).then_some(mapped)
     }
 
+    /// Does the route set that field itself?
+    pub fn is_extra(&self, name: &HeaderName) -> bool {
+        self.config.headers.iter().any(|(extra, _)| extra == name)
+    }
+
     /// The fields that a client may not set itself: the credential and the route's own.
     pub fn is_credential(&self, name: &HeaderName) -> bool {
-        *name == AUTHORIZATION || *name == self.config.header || self.extra.iter().any(|(extra, _)| extra == name)
+        *name == AUTHORIZATION || *name == self.config.header || self.is_extra(name)
     }
 }
 

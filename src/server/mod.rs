@@ -80,6 +80,9 @@ pub fn start(mut app: App) -> Result<Running, StartError> {
             }
         });
     }
+    let with_secrets = |route: &&Arc<Route>| !route.config.headers.is_empty();
+    let routes = app.routes.values().filter(with_secrets).cloned().collect::<Vec<_>>();
+    refreshers.spawn(App::watch_headers(routes, tasks.tunnels.stop.clone()));
     let app = Arc::new(app);
     let permits = Arc::new(Semaphore::new(app.config.limits.connections));
     for index in 0..app.config.limits.threads {

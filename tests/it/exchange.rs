@@ -748,6 +748,24 @@ fn a_secret_may_come_from_a_command_and_is_read_again_at_each_exchange() {
 }
 
 #[test]
+fn a_routes_extra_header_follows_its_file_and_stays_where_that_cannot_be_used() {
+    let oauth = OAuth::start(HOUR);
+    let directory = oauth.directory();
+    write(directory.path(), "key", "first");
+    let broker = Broker::start_in(directory, &oauth.config("", "headers = { X-Key = { file = \"key\" } }"), |_| {});
+    let sent = || {
+        assert_eq!(broker.get("api", "/").status, 200);
+        oauth.echo.seen().last().unwrap().headers["x-key"].to_str().unwrap().to_owned()
+    };
+    assert_eq!(sent(), "first");
+    write(broker.directory.path(), "key", "second\n");
+    eventually("it is sent", || sent() == "second");
+    write(broker.directory.path(), "key", "");
+    eventually("it is told", || broker.log().contains("the extra headers stay as they were"));
+    assert_eq!(sent(), "second");
+}
+
+#[test]
 fn an_idle_connection_of_a_token_server_does_not_keep_an_exchange_open() {
     // Answers well, but never closes.
     let server = Upstream::start(|_| {

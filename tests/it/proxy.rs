@@ -683,7 +683,7 @@ fn connections_above_the_limit_wait_for_a_place_and_the_operator_is_not_among_th
 
 #[test]
 fn an_api_that_cannot_be_reached_is_502_or_504_and_says_which() {
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = format!("127.0.0.1:{}", crate::door::free_port());
     let full = FullListener::new();
     let route = |name: &str, url: &str, keys: &str| {
         format!("[route.{name}]\nlisten = \"127.0.0.1:0\"\nupstream = \"{url}\"\ntoken = false\n{keys}\n")
