@@ -1,11 +1,13 @@
 //! The command line: one file a command.
 
+mod ask;
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
 mod harden;
 mod healthcheck;
 mod run;
+mod status;
 mod store;
 
 use std::ffi::OsString;
@@ -65,6 +67,8 @@ enum Command {
     Schema,
     /// Ask the running broker whether it is ready, for container health checks
     Healthcheck(healthcheck::Args),
+    /// What the running broker says of its tokens and routes
+    Status(status::Args),
     /// What is kept across restarts: list it, forget it, export it
     Store(store::Args),
 }
@@ -98,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::main(&cli, args),
         Command::Schema => print(&format!("{:#}\n", config::schema::schema())),
         Command::Healthcheck(args) => healthcheck::main(&cli, args),
+        Command::Status(args) => status::main(&cli, args),
         Command::Store(args) => store::main(&cli, args),
     }
 }

@@ -562,7 +562,7 @@ fn what_is_promised_for_later_is_refused_by_name() {
         let found = problems.iter().any(|line| line.contains(&format!(": {key}: ")) && line.contains("not yet"));
         assert!(found, "{key}: {problems:#?}");
     }
-    for command in ["status", "login", "secret", "init", "exec"] {
+    for command in ["reload", "login", "secret", "init", "exec"] {
         let (code, _, stderr) = run_to_end("", &[command, "some", "--argument"]);
         assert_eq!(code, 2, "{stderr}");
         assert!(stderr.contains(&format!("`{command}` is not yet there in this version")), "{stderr}");

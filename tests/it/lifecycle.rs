@@ -166,6 +166,36 @@ fn healthcheck_asks_the_running_broker_and_needs_no_secret() {
 }
 
 #[test]
+fn status_shows_a_running_brokers_tokens_and_routes_and_says_when_there_is_none() {
+    let oauth = OAuth::start(Duration::from_secs(3600));
+    let mut broker = oauth.broker("", "");
+    assert_eq!(broker.get("api", "/").status, 200);
+    let admin = broker.listen("admin").to_owned();
+    let file = write(broker.directory.path(), "ask.toml", format!("[admin]\nlisten = \"{admin}\"\n"));
+    let status = |arguments: &[&str]| {
+        let output = binary().arg("-c").arg(&file).arg("status").args(arguments).output().unwrap();
+        (
+            output.status.code().unwrap(),
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let (code, stdout, stderr) = status(&[]);
+    assert_eq!(code, 0, "{stderr}");
+    let fingerprint = broker.token("api")["fingerprint"].as_str().unwrap().to_owned();
+    let lines: Vec<_> = stdout.lines().collect();
+    assert!(lines[1].starts_with("token api: valid, ends in 0:59:"), "{stdout}");
+    assert!(lines[1].ends_with(&format!("fingerprint {fingerprint}")), "{stdout}");
+    assert!(lines[2].starts_with(&format!("route api: {} to http", broker.listen("api"))), "{stdout}");
+    assert!(lines[2].ends_with("token api, 1 requests, 0 answered by the broker"), "{stdout}");
+    let json: Value = serde_json::from_str(&status(&["--json"]).1).unwrap();
+    assert_eq!(json["tokens"]["api"]["state"], "valid");
+    broker.stop();
+    let (code, _, stderr) = status(&[]);
+    assert!(code == 1 && stderr.contains("is the broker running with this configuration?"), "{stderr}");
+}
+
+#[test]
 fn a_port_that_is_taken_is_said_and_ends_with_one() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();

@@ -1,0 +1,95 @@
+//! `status`: what the running broker says of its tokens and routes.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::ask::ask;
+use super::{CONFIG, Cli, complain, print};
+use crate::clock::Clock;
+use crate::config::{self, Listen};
+
+/// Of an answer; thousands of tokens fit in.
+const ANSWER_MAX: u64 = 4 << 20;
+const WATCH_EVERY: Duration = Duration::from_secs(2);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// As JSON, as `/api/status` has it
+    #[arg(long)]
+    json: bool,
+    /// Again every 2 s, until interrupted
+    #[arg(long)]
+    watch: bool,
+}
+
+pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
+    let listen = match cli.file().and_then(|file| config::admin_listen(&file)) {
+        Ok(listen) => listen,
+        Err(problem) => {
+            complain(&problem);
+            return ExitCode::from(CONFIG);
+        }
+    };
+    loop {
+        let printed = match status(&listen) {
+            Ok(status) if args.json => print(&format!("{status:#}\n")),
+            Ok(status) => print(&text(&status, Clock::system().now().wall)),
+            Err(error) => {
+                complain(&format!("no answer from {listen}: {error}; is the broker running with this configuration?"));
+                ExitCode::FAILURE
+            }
+        };
+        if !args.watch || printed != ExitCode::SUCCESS {
+            return printed;
+        }
+        std::thread::sleep(WATCH_EVERY);
+    }
+}
+
+fn status(listen: &Listen) -> Result<Value, String> {
+    let answer = ask(listen, "/api/status", ANSWER_MAX).map_err(|e| e.to_string())?;
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    if !answer.starts_with("HTTP/1.1 200 ") {
+        return Err(format!("it says {}", answer.lines().next().unwrap_or("nothing")));
+    }
+    serde_json::from_str(body).map_err(|_| "its answer is not a broker's".to_owned())
+}
+
+/// A line for each token and route.
+fn text(status: &Value, now: Timestamp) -> String {
+    let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let left = |value: &Value| {
+        let at = value.as_str()?.parse::<Timestamp>().ok()?;
+        let seconds = at.duration_since(now).as_secs();
+        Some(if seconds < 0 {
+            "over".to_owned()
+        } else {
+            format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+        })
+    };
+    let mut out = format!("tokenbroker {}, since {}\n", word(&status["version"]), word(&status["started_at"]));
+    for (name, token) in status["tokens"].as_object().into_iter().flatten() {
+        out.push_str(&format!("token {name}: {}", word(&token["state"])));
+        for (what, key) in [
+            ("ends in", "expires_at"),
+            ("refreshed in", "refreshes_at"),
+            ("its refresh token ends in", "refresh_expires_at"),
+        ] {
+            out.push_str(&left(&token[key]).map(|left| format!(", {what} {left}")).unwrap_or_default());
+        }
+        out.push_str(&token["fingerprint"].as_str().map(|print| format!(", fingerprint {print}")).unwrap_or_default());
+        out.push_str(&token["last_error"].as_str().map(|error| format!("\n  {error}")).unwrap_or_default());
+        out.push('\n');
+    }
+    for (name, route) in status["routes"].as_object().into_iter().flatten() {
+        let listen: Vec<_> = route["listen"].as_array().into_iter().flatten().map(word).collect();
+        let token = route["token"].as_str().map_or("no token".to_owned(), |token| format!("token {token}"));
+        let (requests, errors) = (&route["requests"], &route["errors"]);
+        let way = format!("{} to {}", listen.join(", "), word(&route["upstream"]));
+        out.push_str(&format!("route {name}: {way}, {token}, {requests} requests, {errors} answered by the broker\n"));
+    }
+    out
+}
