@@ -1,7 +1,7 @@
 //! Configuration to running parts: token slots with their refresh tasks, routes with their pools, and which routes each
 //! listener serves. Nothing here listens or sends yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,11 +17,12 @@ use crate::connect::Dialer;
 use crate::oauth::file::Grant;
 use crate::oauth::template::Template;
 use crate::proxy::{Route, TokenUse, Trouble, Upstream};
+use crate::secret::Secret;
 use crate::secret::source::{SecretError, SecretSource};
 use crate::store::{FileStore, KEY_MIN, Seal, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::token::cache::Slot;
-use crate::token::keeper::Keeper;
+use crate::token::keeper::{Keeper, With};
 use crate::token::refresh::{Refresher, Task};
 use crate::token::schedule::Policy;
 use crate::token::source::Source;
@@ -100,8 +101,13 @@ impl App {
             let config = &part.config;
             // A static token is where the configuration says, and nothing about it is learned.
             let store = store.as_ref().filter(|_| config.grant != Grant::Static);
-            let opened = store.map(|store| Keeper::open(store, &config.name, &config.account())).transpose()?;
-            let (keeper, kept) = opened.map_or((None, None), |(keeper, kept)| (Some(keeper), kept));
+            let (keeper, kept) = match store {
+                Some(store) => {
+                    let (keeper, kept) = Keeper::open(store, &config.name, &obtained_with(config, &routes).await)?;
+                    (Some(keeper), kept)
+                }
+                None => (None, None),
+            };
             let source = Source::new(Arc::clone(config), Arc::clone(&dialer), clock.clone());
             let task = Task {
                 name: config.name.clone(),
@@ -161,6 +167,27 @@ impl App {
 async fn open(store: &config::Store) -> Result<FileStore, AppError> {
     let key = store.key.read().await.map_err(AppError::StoreKey)?;
     Ok(FileStore::open(&store.path, Seal::new(&key).ok_or(AppError::ShortKey)?)?)
+}
+
+/// Everything that makes a token what it is. What a command prints is not asked for: it is read again now and then anyway.
+async fn obtained_with(config: &config::Token, routes: &BTreeMap<String, Arc<Route>>) -> With {
+    let mut secrets = Vec::new();
+    for source in config.secrets().filter(|source| !source.is_command()) {
+        // One that cannot be read is none, and another once it can.
+        secrets.push(source.read().await.ok());
+    }
+    let hex = |secret: Option<&Secret>| format!("{:?}", secret.map(Secret::digest));
+    let all: Vec<_> = secrets.iter().map(|secret| hex(secret.as_ref())).collect();
+    // Neither proves who one is to the API: with another of them, the token is the same.
+    let proofs = [&config.client_secret, &config.password].into_iter().flatten().filter(|s| !s.is_command()).count();
+    let origins: BTreeSet<_> = routes
+        .values()
+        .filter(|route| route.config.token.as_ref() == Some(&config.name))
+        .map(|route| route.config.upstream.origin())
+        .collect();
+    let purpose = format!("{}\0{origins:?}\0{:?}", config.purpose(), &all[proofs..]);
+    let inputs = Secret::new(format!("{purpose}\0{all:?}"));
+    With { account: Secret::new(config.account()), purpose: Secret::new(purpose), inputs }
 }
 
 fn policy(config: &config::Token) -> Policy {

@@ -9,6 +9,7 @@ use super::{CONFIG, Cli, DEFAULT_FILES, complain, count, lines, print};
 use crate::clock::Clock;
 use crate::config::{self, Config, Problem, Report, Store};
 use crate::store::FileStore;
+use crate::token::kept::Kept;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -61,8 +62,14 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
 /// Can everything in the store be opened? Changes nothing.
 fn sound(store: &Store) -> Result<(), String> {
     let store = FileStore::look(&store.path, seal(store)?).map_err(|e| e.to_string())?;
-    let damaged = store.newest().map_err(|e| e.to_string())?.into_keys().filter_map(|name| store.load(&name).err());
-    let damaged: Vec<_> = damaged.map(|error| error.to_string()).collect();
+    let mut damaged = Vec::new();
+    for (name, entry) in store.newest().map_err(|e| e.to_string())? {
+        match store.load(&name) {
+            Ok(record) if record.as_ref().is_none_or(|record| Kept::read(&record.plain).is_some()) => {}
+            Ok(_) => damaged.push(store.unreadable(&name, entry.version).to_string()),
+            Err(error) => damaged.push(error.to_string()),
+        }
+    }
     if damaged.is_empty() { Ok(()) } else { Err(damaged.join("\n")) }
 }
 

@@ -28,7 +28,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Remove a record; the token is obtained anew. The broker must not run
+    /// Remove the records of a token, which is then obtained anew. The broker must not run
     Forget {
         /// Such as token.api
         name: String,
@@ -77,15 +77,17 @@ fn list(directory: &Path, seal: Seal, as_json: bool) -> Result<ExitCode, String>
     let newest = store.newest().map_err(|e| e.to_string())?;
     let (mut shown, mut text, mut sound) = (Map::new(), String::new(), true);
     for (name, entry) in &newest {
-        let (fields, line) =
-            match store.load(name).map(|record| record.and_then(|r| serde_json::from_slice(&r.plain).ok())) {
-                Ok(Some(kept)) => describe(&kept),
-                Ok(None) => (json!({}), "of another version of this program".to_owned()),
-                Err(error) => {
-                    sound = false;
-                    (json!({ "damaged": error.to_string() }), error.to_string())
-                }
-            };
+        let (fields, line) = match store.load(name).map(|record| record.and_then(|r| Kept::read(&r.plain))) {
+            Ok(Some(kept)) => describe(&kept),
+            Ok(None) => {
+                sound = false;
+                (json!({}), "was written by another version of this program".to_owned())
+            }
+            Err(error) => {
+                sound = false;
+                (json!({ "damaged": error.to_string() }), error.to_string())
+            }
+        };
         text.push_str(&format!("{name}  generation {}: {line}\n", entry.version));
         shown.insert(name.clone(), json!({ "generation": entry.version, "file": entry.file, "kept": fields }));
     }
@@ -121,11 +123,17 @@ fn forget(directory: &Path, seal: Seal, name: &str) -> Result<ExitCode, String> 
         StoreError::Owned { .. } => format!("{error}; stop it first"),
         other => other.to_string(),
     })?;
-    if store.forget(name).map_err(|e| e.to_string())? {
-        return Ok(print(&format!("{name} is forgotten\n")));
-    }
     let known: Vec<_> = store.newest().map_err(|e| e.to_string())?.into_keys().collect();
-    Err(format!("there is no record {name}; there are: {}", known.join(", ")))
+    // A token has a record for each account that it was ever configured with.
+    let below = format!("{name}.");
+    let meant: Vec<_> = known.iter().filter(|known| *known == name || known.starts_with(&below)).collect();
+    if meant.is_empty() {
+        return Err(format!("there is no record {name}; there are: {}", known.join(", ")));
+    }
+    for name in meant {
+        store.forget(name).map_err(|e| e.to_string())?;
+    }
+    Ok(print(&format!("{name} is forgotten\n")))
 }
 
 fn export(directory: &Path, seal: Seal, file: &Path) -> Result<ExitCode, String> {

@@ -34,7 +34,6 @@ use crate::identity::Leaf;
 use crate::oauth::dialect::Dialect;
 use crate::oauth::file::{ClientAuth, Grant};
 use crate::oauth::template::Template;
-use crate::secret::Secret;
 use crate::secret::source::{EXEC_TIMEOUT, SecretSource};
 
 /// A valid configuration.
@@ -134,13 +133,18 @@ impl Token {
         single.into_iter().flatten().chain(self.params.values()).chain(headers)
     }
 
-    /// Stands for whose token it is: with another of these, one that was kept must not be sent.
-    pub fn account(&self) -> Secret {
-        let given = [&self.url, &self.base_url, &self.client_id, &self.username, &self.scope];
+    /// Stands for whose refresh token it is: with another of these, one that was kept must not be sent.
+    pub fn account(&self) -> String {
+        let given = [&self.url, &self.base_url, &self.client_id, &self.username];
         let given = given.into_iter().map(|text| text.as_deref().unwrap_or_default());
-        let (auth, send_to) = (format!("{:?}", self.client_auth), self.send_to.join(" "));
-        let of = [&*self.dialect.name, self.grant.as_str(), &auth, &send_to].into_iter().chain(given);
-        Secret::new(of.collect::<Vec<_>>().join("\0"))
+        [&*self.dialect.name, self.grant.as_str()].into_iter().chain(given).collect::<Vec<_>>().join("\0")
+    }
+
+    /// Stands for what an access token was obtained with and for, as far as the configuration itself tells.
+    pub fn purpose(&self) -> String {
+        let identity = self.identity.as_ref().map(|(_, leaf)| leaf.to_string());
+        let told = (&self.dialect, self.client_auth, &self.scope, &self.send_to, identity, &self.server_name);
+        format!("{}\0{told:?}", self.account())
     }
 
     /// What one exchange may take, with the reading of its secrets before it.

@@ -36,7 +36,8 @@ pub struct Running {
     /// Where each route really listens, ports filled in.
     pub addresses: Vec<(String, Listen)>,
     tasks: Tasks,
-    refreshers: JoinSet<()>,
+    /// True if the store has what it should.
+    refreshers: JoinSet<bool>,
 }
 
 /// What a drain waits for, and how it is begun and ended.
@@ -72,17 +73,22 @@ pub fn start(mut app: App) -> Result<Running, StartError> {
     for refresher in std::mem::take(&mut app.refreshers) {
         let (run, metrics) = (refresher.run(tasks.tunnels.stop.clone()), Arc::clone(&app.metrics));
         refreshers.spawn(async move {
-            if AssertUnwindSafe(run).catch_unwind().await.is_err() {
+            AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| {
                 metrics.panics.inc();
                 error!(
                     "a refresh task ended in a panic: this is a fault of the broker; restart it before the token ends"
                 );
-            }
+                false
+            })
         });
     }
     let with_secrets = |route: &&Arc<Route>| !route.config.headers.is_empty();
     let routes = app.routes.values().filter(with_secrets).cloned().collect::<Vec<_>>();
-    refreshers.spawn(App::watch_headers(routes, tasks.tunnels.stop.clone()));
+    let watch = App::watch_headers(routes, tasks.tunnels.stop.clone());
+    refreshers.spawn(async move {
+        watch.await;
+        true
+    });
     let app = Arc::new(app);
     let permits = Arc::new(Semaphore::new(app.config.limits.connections));
     for index in 0..app.config.limits.threads {
@@ -123,10 +129,19 @@ impl Running {
         }
         self.tasks.tunnels.stop.cancel();
         let longest = self.app.config.tokens.values().map(|token| token.exchange_max()).max().unwrap_or_default();
-        let exchanges = async { while self.refreshers.join_next().await.is_some() {} };
-        if tokio::time::timeout(longest + Duration::from_secs(1), exchanges).await.is_err() {
-            error!("a token exchange did not end");
-            clean = false;
+        let exchanges = async {
+            let mut saved = true;
+            while let Some(ended) = self.refreshers.join_next().await {
+                saved &= ended.unwrap_or(false);
+            }
+            saved
+        };
+        match tokio::time::timeout(longest + SAVES_MAX, exchanges).await {
+            Ok(saved) => clean &= saved,
+            Err(_) => {
+                error!("a token exchange did not end");
+                clean = false;
+            }
         }
         clean
     }
@@ -143,6 +158,9 @@ struct Worker {
     /// Until the loops run, a drain has to wait all the same.
     starting: TaskTrackerToken,
 }
+
+/// After an exchange: what the last saves may take.
+const SAVES_MAX: Duration = Duration::from_secs(30);
 
 /// How often a worker closes connections that idle too long.
 const REAP_EVERY: Duration = Duration::from_secs(10);

@@ -25,8 +25,14 @@ const DIGITS: usize = 12;
 pub struct FileStore {
     directory: PathBuf,
     seal: Seal,
-    /// Held as long as the process lives; it names the operator's listener.
-    lock: Option<File>,
+    /// Held as long as the process lives.
+    owned: Option<Owned>,
+}
+
+/// The directory itself, locked, and the file that says who holds it.
+struct Owned {
+    directory: File,
+    owner: File,
 }
 
 /// Why the store, or a record of it, cannot be used. The text is for the operator.
@@ -64,17 +70,26 @@ impl FileStore {
         let failed = |source| StoreError::Directory { directory: directory.to_owned(), source };
         if !directory.exists() {
             DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+            if let Some(parent) = directory.parent() {
+                File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)?;
+            }
         }
         private(directory)?;
-        let lock = options().read(true).open(directory.join(LOCK)).map_err(failed)?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { directory: directory.to_owned(), seal, lock: Some(lock) }),
+        // The directory and not a file in it: that could be removed, and made anew by another.
+        let locked = File::open(directory).map_err(failed)?;
+        let owner = options().read(true).open(directory.join(LOCK)).map_err(failed)?;
+        match flock(&locked, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {
+                owner.set_len(0).map_err(failed)?;
+                let owned = Some(Owned { directory: locked, owner });
+                Ok(Self { directory: directory.to_owned(), seal, owned })
+            }
             Err(Errno::WOULDBLOCK) => {
-                let mut owner = String::new();
+                let mut text = String::new();
                 // Without a word of its own, it is still another's.
-                let _ = (&lock).take(200).read_to_string(&mut owner);
-                let owner = owner.trim();
-                let owner = if owner.is_empty() { String::new() } else { format!(" ({owner})") };
+                let _ = owner.take(200).read_to_string(&mut text);
+                let text = text.trim();
+                let owner = if text.is_empty() { String::new() } else { format!(" ({text})") };
                 Err(StoreError::Owned { directory: directory.to_owned(), owner })
             }
             Err(error) => Err(failed(error.into())),
@@ -84,15 +99,15 @@ impl FileStore {
     /// Looks at a store, which may belong to a broker that runs.
     pub fn look(directory: &Path, seal: Seal) -> Result<Self, StoreError> {
         private(directory)?;
-        Ok(Self { directory: directory.to_owned(), seal, lock: None })
+        Ok(Self { directory: directory.to_owned(), seal, owned: None })
     }
 
     /// Writes into the lock who owns the store, for whoever finds it taken.
     pub fn sign(&self, owner: &str) -> io::Result<()> {
-        let Some(mut lock) = self.lock.as_ref() else { return Ok(()) };
-        lock.set_len(0)?;
-        lock.rewind()?;
-        lock.write_all(owner.as_bytes())
+        let Some(mut file) = self.owned.as_ref().map(|owned| &owned.owner) else { return Ok(()) };
+        file.set_len(0)?;
+        file.rewind()?;
+        file.write_all(owner.as_bytes())
     }
 
     /// The newest generation of a record; `None` if there never was one.
@@ -127,33 +142,49 @@ impl FileStore {
             source,
         })?;
         // The one before stays; an older one that cannot be removed is in nobody's way.
-        for entry in self.entries().unwrap_or_default() {
-            if entry.name == name && entry.version + 1 < version {
-                let _ = std::fs::remove_file(entry.file);
-            }
+        let mut all = self.generations(name).unwrap_or_default();
+        all.truncate(all.len().saturating_sub(2));
+        for entry in all {
+            let _ = std::fs::remove_file(entry.file);
         }
         Ok(())
     }
 
     fn write(&self, name: &str, version: u64, plain: &[u8], temporary: &Path) -> io::Result<()> {
         let record = self.seal.seal(name, version, plain).map_err(io::Error::other)?;
+        let ours =
+            self.owned.as_ref().ok_or_else(|| io::Error::other("the store is only looked at"))?.directory.metadata()?;
+        let there = self.directory.metadata()?;
+        let place = self.directory.join(file_name(name, version));
+        if (ours.dev(), ours.ino()) != (there.dev(), there.ino()) || place.exists() {
+            return Err(io::Error::other("another directory or record stands there now: somebody else writes here"));
+        }
         let mut file = options().truncate(true).open(temporary)?;
         file.write_all(&record)?;
         file.sync_all()?;
-        std::fs::rename(temporary, self.directory.join(file_name(name, version)))?;
+        std::fs::rename(temporary, place)?;
         File::open(&self.directory)?.sync_all()
     }
 
-    /// Removes every generation of a record; false if there was none.
+    /// Removes every generation of a record, the newest last: cut short, no older one takes its place. False if there was none.
     pub fn forget(&self, name: &str) -> Result<bool, StoreError> {
         let failed = |source| StoreError::Directory { directory: self.directory.clone(), source };
-        let mut any = false;
-        for entry in self.entries()?.into_iter().filter(|entry| entry.name == name) {
-            std::fs::remove_file(entry.file).map_err(failed)?;
-            any = true;
+        let all = self.generations(name)?;
+        for entry in &all {
+            std::fs::remove_file(&entry.file).map_err(failed)?;
         }
+        // One is there only if a save was cut short.
+        let _ = std::fs::remove_file(self.directory.join(format!(".{name}.tmp")));
         File::open(&self.directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
-        Ok(any)
+        Ok(!all.is_empty())
+    }
+
+    /// Of a record, the oldest first.
+    fn generations(&self, name: &str) -> Result<Vec<Entry>, StoreError> {
+        let mut all = self.entries()?;
+        all.retain(|entry| entry.name == name);
+        all.sort_by_key(|entry| entry.version);
+        Ok(all)
     }
 
     /// The newest generation of each record, by name.

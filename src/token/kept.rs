@@ -15,21 +15,25 @@ use crate::secret::Secret;
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Kept {
-    /// Stands for the configuration that it was obtained with: another account's token must never be sent.
-    pub of: String,
+    /// Stands for everything that the access token was obtained with and for, as hexadecimal.
+    pub purpose: String,
+    /// Stands for the values of all that an exchange sends.
+    pub inputs: String,
+    /// When this was saved.
+    pub saved: Option<KeptMoment>,
     /// Of the boot that the times since boot are counted from.
     pub boot: String,
     pub access: Option<KeptAccess>,
     pub refresh_token: Option<KeptRefresh>,
     /// Digest of the configured refresh token that it comes from.
     pub seed: Option<[u8; 32]>,
+    /// Those of former seeds.
+    pub others: Vec<([u8; 32], KeptRefresh)>,
     pub refused: Vec<KeptRefusal>,
     pub failures: u32,
     pub unclear: u32,
     pub hold: Option<KeptHold>,
     pub error: Option<KeptError>,
-    /// Of the files of its secrets.
-    pub stamp: u64,
 }
 
 /// An access token.
@@ -70,6 +74,8 @@ pub struct KeptRefusal {
 pub struct KeptHold {
     /// `None` for ever.
     pub until: Option<KeptMoment>,
+    /// From when it was saved, in milliseconds.
+    pub length: u64,
     pub mendable: bool,
     pub barred: bool,
 }
@@ -81,6 +87,13 @@ pub struct KeptError {
     problem: String,
     fix: String,
     vendor: Option<String>,
+}
+
+impl Kept {
+    /// `None` if this version cannot read it.
+    pub fn read(plain: &[u8]) -> Option<Self> {
+        serde_json::from_slice(plain).ok()
+    }
 }
 
 impl KeptAccess {
@@ -108,6 +121,11 @@ impl KeptRefresh {
 impl KeptMoment {
     pub fn new(moment: Moment) -> Self {
         Self { wall: moment.wall.as_millisecond(), boot: moment.boot.as_millis().try_into().unwrap_or(u64::MAX) }
+    }
+
+    /// Is that later than now, by the wall clock?
+    pub fn is_ahead(self, now: Now) -> bool {
+        self.wall > now.wall.as_millisecond()
     }
 
     /// After another boot only the wall clock tells; a time that it takes for past is now.

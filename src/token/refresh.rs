@@ -3,17 +3,19 @@
 //! It alone runs exchanges, one at a time, and publishes what comes of them. Nothing that a request does can cancel one;
 //! when the broker stops, the task ends after the exchange that is in flight.
 
+mod durable;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::Token;
 use super::cache::{Slot, Snapshot, Wishes};
 use super::keeper::Keeper;
-use super::kept::{self, Kept, KeptAccess, KeptError};
+use super::kept::{Kept, KeptAccess};
 use super::refusals::Credential;
 use super::schedule::{Lives, Next, Policy, Schedule, Then};
 use super::source::Exchange;
@@ -25,6 +27,9 @@ use crate::telemetry::metrics::Metrics;
 
 /// The clocks and the secret files are looked at again at least this often: the machine may have slept.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// Tries to save, half a second apart, before the task ends.
+const LAST_SAVES: u32 = 4;
 
 /// What a refresh task needs besides its source.
 pub struct Task {
@@ -51,8 +56,8 @@ pub struct Refresher<E> {
     stamp: u64,
     /// The token in use, for the store.
     access: Option<KeptAccess>,
-    /// The store does not have what is here.
-    unsaved: bool,
+    /// Set while the store does not have what is here.
+    unsaved: Option<durable::Unsaved>,
 }
 
 impl<E: Exchange> Refresher<E> {
@@ -65,7 +70,7 @@ impl<E: Exchange> Refresher<E> {
             snapshot: Snapshot::default(),
             pending: Wishes::default(),
             access: None,
-            unsaved: false,
+            unsaved: None,
             task,
         };
         if let Some(kept) = kept {
@@ -74,46 +79,29 @@ impl<E: Exchange> Refresher<E> {
         this
     }
 
-    fn restore(&mut self, mut kept: Kept) {
-        let now = self.task.clock.now();
-        let same_boot = !kept.boot.is_empty() && kept.boot == kept::boot();
-        self.schedule.restore(&mut kept, same_boot, now);
-        if kept.stamp != self.stamp {
-            self.schedule.files_changed();
-        }
-        let error = kept.error.map(|error| Arc::new(TokenError::from(error)));
-        if let Some(access) = kept.access {
-            let expires = access.expires.map(|expires| expires.moment(same_boot, now));
-            let obtained = access.obtained.moment(same_boot, now).wall;
-            if let Some(token) = Token::restored(&access.secret(), &self.task.formats, obtained, expires)
-                && token.usable(now)
-            {
-                info!(token = self.task.name, fingerprint = %token.fingerprint, "going on with the token of the store");
-                self.snapshot.token = Some(Arc::new(token));
-                self.snapshot.generation = 1;
-                self.access = Some(access);
-            }
-        }
-        self.show(error);
-    }
-
-    /// Runs until `stop`; an exchange in flight is finished first.
-    pub async fn run(mut self, stop: CancellationToken) {
+    /// Runs until `stop`; an exchange in flight is finished first. False if the store does not have what it should.
+    pub async fn run(mut self, stop: CancellationToken) -> bool {
         while !stop.is_cancelled() {
-            if self.unsaved {
-                self.save(None).await;
-            }
+            let wait = self.save_again(false).await;
             match self.next() {
                 Next::Exchange => self.exchange(&stop).await,
-                Next::Wait(wait) => {
+                Next::Wait(next) => {
                     tokio::select! {
-                        () = tokio::time::sleep(wait.min(LOOK_AGAIN)) => {}
+                        () = tokio::time::sleep(next.min(wait)) => {}
                         () = self.task.slot.woken() => {}
                         () = stop.cancelled() => {}
                     }
                 }
             }
         }
+        for _ in 0..LAST_SAVES {
+            if self.unsaved.is_none() {
+                break;
+            }
+            self.save_again(true).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        self.unsaved.is_none()
     }
 
     fn next(&mut self) -> Next {
@@ -144,30 +132,6 @@ impl<E: Exchange> Refresher<E> {
             self.save(failure.as_ref()).await;
         }
         self.publish(failure);
-    }
-
-    /// Keeps everything. What cannot be saved is tried again until it can: meanwhile the token serves, and a restart may lose
-    /// it.
-    async fn save(&mut self, error: Option<&TokenError>) {
-        let Some(keeper) = &mut self.task.keeper else { return };
-        let now = self.task.clock.now();
-        let shown = error.or(self.snapshot.error.as_deref().filter(|_| self.unsaved));
-        let kept = Kept {
-            boot: kept::boot(),
-            access: self.access.clone(),
-            error: shown.map(KeptError::from),
-            stamp: self.stamp,
-            ..self.schedule.keep(now)
-        };
-        let saved = keeper.save(kept).await;
-        if saved.is_ok() && self.unsaved {
-            info!(token = self.task.name, "the store has everything again");
-        }
-        self.unsaved = saved.is_err();
-        if let Err(error) = saved {
-            self.task.metrics.unsaved(&self.task.name);
-            error!(token = self.task.name, %error, "not durable: a restart now could lose the refresh token");
-        }
     }
 
     /// An exchange, the repetition of a lost answer, the login after a refused renewal: at most four in a row. `None` is a

@@ -2,6 +2,7 @@
 //! `now`, chance comes from a seeded generator.
 
 mod keep;
+mod renewal;
 
 use std::time::Duration;
 
@@ -13,7 +14,6 @@ use super::refusals::{Credential, Refusals};
 use super::{Token, backoff};
 use crate::clock::{Moment, Now};
 use crate::oauth::file::{Grant, Op};
-use crate::oauth::response::Answer;
 use crate::oauth::{Class, Outcome, TokenError};
 use crate::secret::Secret;
 
@@ -84,6 +84,8 @@ pub struct Schedule {
     configured: Option<Secret>,
     /// … and the digest of the one that was taken over last.
     seed: Option<[u8; 32]>,
+    /// What came of former ones: one that comes back must not be sent again itself.
+    others: Vec<([u8; 32], RefreshToken)>,
     failures: u32,
     /// Logins since the last success whose answers made no sense.
     unclear: u32,
@@ -105,6 +107,7 @@ impl Schedule {
             refresh_token: None,
             configured: None,
             seed: None,
+            others: Vec::new(),
             failures: 0,
             unclear: 0,
             hold: None,
@@ -173,8 +176,7 @@ impl Schedule {
         self.started = Some(now.boot);
         self.configured = configured.cloned();
         if let Some(configured) = configured.filter(|configured| Some(configured.digest()) != self.seed) {
-            self.refresh_token = Some(RefreshToken { secret: configured.clone(), expires: None });
-            self.seed = Some(configured.digest());
+            self.take_over(configured);
         }
         let alive = self.refresh_token.as_ref().is_some_and(|token| {
             let over = token.expires.is_some_and(|expires| expires.reached(now));
@@ -207,16 +209,6 @@ impl Schedule {
     /// Why a password or refresh token may not be sent any more.
     pub fn barred(&self, credential: &Credential) -> Option<&TokenError> {
         self.refusals.barred(credential)
-    }
-
-    /// Keeps the refresh token of an answer, before anything else of it is judged. The one before may be dead already.
-    pub fn took(&mut self, answer: &Answer, sent: Now) {
-        if let Some(secret) = &answer.refresh_token
-            && (self.policy.renews || self.policy.grant == Grant::RefreshToken)
-        {
-            let expires = answer.refresh_lifetime.map(|lifetime| Moment::after(sent, lifetime));
-            self.refresh_token = Some(RefreshToken { secret: secret.clone(), expires });
-        }
     }
 
     /// The lifetime of an access token, given what its answer tells.
@@ -285,32 +277,6 @@ impl Schedule {
     /// Is nothing sent any more until something changes?
     pub fn is_barred(&self) -> bool {
         self.hold.as_ref().is_some_and(|hold| hold.barred)
-    }
-
-    /// Is the refresh token of no more use? A refusal that does not name it counts after the second time, unless it is about
-    /// the client; an answer that makes no sense counts too where a login can take its place.
-    fn renewal_is_dead(&mut self, by: Credential, error: &TokenError) -> bool {
-        let client = matches!(error.class, Class::ClientRejected | Class::SecretExpired | Class::UserAction);
-        let unclear = error.outcome == Outcome::Unclear && self.policy.grant != Grant::RefreshToken;
-        if error.class == Class::GrantRejected {
-            self.refusals.note(by, error, true);
-        } else if (error.outcome == Outcome::Refused || unclear) && !client {
-            self.refusals.note(by, error, false);
-        }
-        self.barred(&by).is_some()
-    }
-
-    /// What can be done without the current refresh token: a login, or, when a person asked, the configured one.
-    fn instead(&mut self) -> Option<Op> {
-        if self.policy.grant != Grant::RefreshToken {
-            return Some(Op::Acquire);
-        }
-        let seed = self.configured.clone().filter(|seed| self.refresh_token() != Some(seed))?;
-        if !std::mem::take(&mut self.pardoned) || self.barred(&Credential::refresh_token(&seed)).is_some() {
-            return None;
-        }
-        self.refresh_token = Some(RefreshToken { secret: seed, expires: None });
-        Some(Op::Renew)
     }
 
     pub fn due(&self) -> Option<Moment> {

@@ -222,7 +222,7 @@ struct Bench {
     clocks: Clocks,
     slot: Arc<Slot>,
     stop: CancellationToken,
-    task: Option<tokio::task::JoinHandle<()>>,
+    task: Option<tokio::task::JoinHandle<bool>>,
 }
 
 fn policy(grant: Grant) -> Policy {

@@ -26,6 +26,7 @@ impl Home {
     fn new(oauth: &OAuth, token: &str) -> Self {
         let directory = oauth.directory();
         write(directory.path(), "store_key", "0123456789abcdef0123456789abcdef\n");
+        write(directory.path(), "seed", "none");
         Self { directory, config: format!("{STORE}{}", oauth.config(token, "")) }
     }
 
@@ -36,8 +37,8 @@ impl Home {
     /// A broker with the files of this directory, which it leaves behind.
     fn broker(&self) -> Broker {
         let inner = TempDir::with_prefix("broker").unwrap();
-        for name in ["secret", "password", "store_key"] {
-            std::fs::copy(self.path(name), inner.path().join(name)).unwrap();
+        for name in ["secret", "password", "store_key", "seed"] {
+            std::os::unix::fs::symlink(self.path(name), inner.path().join(name)).unwrap();
         }
         let kept = format!("path = \"{}\"", self.path("kept").display());
         Broker::start_in(inner, &self.config.replace("path = \"kept\"", &kept), |_| {})
@@ -200,7 +201,7 @@ fn a_damaged_a_swapped_or_a_foreign_record_is_refused_and_nothing_is_overwritten
         std::fs::write(&records[1], bytes).unwrap();
         let (code, _, stderr) = home.run(&["run"]);
         assert_eq!(code, 1, "{what}: {stderr}");
-        assert!(stderr.contains("token.api") && stderr.contains("store forget token.api"), "{what}: {stderr}");
+        assert!(stderr.contains("store forget token.api."), "{what}: {stderr}");
         assert_eq!((home.records(), &std::fs::read(&records[1]).unwrap()), (records.clone(), bytes), "{what}");
         assert_eq!(home.run(&["store", "list"]).0, 1);
     }
@@ -224,17 +225,22 @@ fn what_is_kept_can_be_listed_and_exported_and_no_list_shows_a_value() {
     let fingerprint = broker.token("api")["fingerprint"].as_str().unwrap().to_owned();
     let (code, stdout, stderr) = home.run(&["store", "list"]);
     assert_eq!(code, 0, "{stderr}");
-    assert!(stdout.starts_with(&format!("token.api  generation 1: access token {fingerprint} until 20")), "{stdout}");
+    assert!(
+        stdout.starts_with("token.api.")
+            && stdout.contains(&format!("  generation 1: access token {fingerprint} until 20")),
+        "{stdout}"
+    );
     assert!(stdout.ends_with(", with a refresh token\n"), "{stdout}");
     let (_, listed, _) = home.run(&["store", "list", "--json"]);
     let list: serde_json::Value = serde_json::from_str(&listed).unwrap();
-    assert_eq!(list["token.api"]["kept"]["access_token"], fingerprint);
+    let name = list.as_object().unwrap().keys().next().unwrap().clone();
+    assert_eq!(list[&name]["kept"]["access_token"], fingerprint);
 
     let file = home.path("export.json");
     assert_eq!(home.run(&["store", "export", file.to_str().unwrap()]).0, 0);
     assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     let exported: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-    let token = exported["token.api"]["access"]["token"].as_str().unwrap();
+    let token = exported[&name]["access"]["token"].as_str().unwrap();
     assert!(oauth.oauth.issuer.is_good(token) && !listed.contains(token) && !stdout.contains(token));
     assert_eq!(home.run(&["store", "export", file.to_str().unwrap()]).0, 1, "nobody's file is written over");
 }
@@ -332,18 +338,115 @@ fn a_save_that_fails_at_any_step_is_told_and_never_counts_as_saved() {
     {
         let Some(strace) = injecting(step) else { return };
         let home = Home::new(&oauth, PASSWORD);
+        std::fs::create_dir(home.path("kept")).unwrap();
+        std::fs::set_permissions(home.path("kept"), PermissionsExt::from_mode(0o700)).unwrap();
         let mut broken = home.broken(&strace);
         let mut log = BufReader::new(broken.stderr.take().unwrap()).lines().map(Result::unwrap);
         let failed = log.find(|line| line.contains("not durable")).unwrap();
-        assert!(failed.contains("cannot save token.api"), "{step}: {failed}");
+        assert!(failed.contains("cannot save token.api."), "{step}: {failed}");
         // The next try of the same process works.
         log.find(|line| line.contains("the store has everything again")).unwrap();
         broken.kill().unwrap();
         broken.wait().unwrap();
         std::thread::spawn(move || log.count());
         eventually("the store is free", || home.run(&["store", "list"]).1.contains("with a refresh token"));
-        assert!(!home.path("kept").join(".token.api.tmp").exists(), "{step}");
+        let left = std::fs::read_dir(home.path("kept")).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(left.into_iter().all(|name| !name.to_str().unwrap().ends_with(".tmp")), "{step}");
     }
+}
+
+#[test]
+fn a_corrected_secret_is_tried_after_a_restart_wherever_it_stands() {
+    let oauth = OAuth::start(HOUR);
+    let mut home = Home::new(&oauth, &PASSWORD.replace("{ file = \"password\" }", "\"wrong\""));
+    for _ in 0..3 {
+        let broker = home.broker();
+        broker.wait_for_state("api", "needs_login");
+        kill(broker);
+    }
+    assert_eq!(oauth.oauth.faults.calls(), 1);
+    home.config = home.config.replace("\"wrong\"", &format!("\"{}\"", OAuth2::PASSWORD));
+    home.broker().wait_for_state("api", "valid");
+}
+
+#[test]
+fn a_token_obtained_for_something_else_is_not_sent_and_its_refresh_token_is_kept() {
+    let oauth = OAuth::start(HOUR);
+    for change in ["params = { audience = \"production\" }", "scope = [\"write\"]", "send_to = [\"ORIGIN\"]"] {
+        let mut home = Home::new(&oauth, PASSWORD);
+        let broker = home.broker();
+        broker.wait_for_state("api", "valid");
+        let fingerprint = broker.token("api")["fingerprint"].clone();
+        kill(broker);
+        write(home.directory.path(), "password", "no longer right");
+        home.config =
+            home.config.replace(PASSWORD, &format!("{PASSWORD}\n{}", change.replace("ORIGIN", &oauth.api.url())));
+        let broker = home.broker();
+        broker.wait_for_state("api", "valid");
+        assert_ne!(broker.token("api")["fingerprint"], fingerprint, "{change}: a new one, by the refresh token");
+        write(home.directory.path(), "password", OAuth2::PASSWORD);
+    }
+}
+
+#[test]
+fn a_mistaken_account_and_back_loses_nothing() {
+    let oauth = OAuth::start(HOUR);
+    let mut home = Home::new(&oauth, PASSWORD);
+    let broker = home.broker();
+    broker.wait_for_state("api", "valid");
+    let fingerprint = broker.token("api")["fingerprint"].clone();
+    kill(broker);
+    write(home.directory.path(), "password", "no longer right");
+    let right = home.config.clone();
+    home.config = right.replace("username = \"alice\"", "username = \"alcie\"");
+    for _ in 0..3 {
+        let broker = home.broker();
+        broker.wait_for_state("api", "needs_login");
+        kill(broker);
+    }
+    home.config = right;
+    let broker = home.broker();
+    assert_eq!((broker.get("api", "/").status, broker.token("api")["fingerprint"].clone()), (200, fingerprint));
+}
+
+#[test]
+fn a_seed_that_comes_back_is_not_sent_again_but_what_came_of_it() {
+    let oauth = OAuth::start(Duration::from_secs(1));
+    let home = Home::new(&oauth, "grant = \"refresh_token\"\nrefresh_token = { file = \"seed\" }");
+    let seed = oauth.oauth.issuer.refresh_token(None);
+    write(home.directory.path(), "seed", &seed);
+    let broker = home.broker();
+    broker.wait_for_state("api", "valid");
+    kill(broker);
+    write(home.directory.path(), "seed", "half a fi");
+    let broker = home.broker();
+    broker.wait_for_state("api", "needs_login");
+    kill(broker);
+    write(home.directory.path(), "seed", &seed);
+    let broker = home.broker();
+    broker.wait_for_state("api", "valid");
+    assert_eq!(oauth.oauth.issuer.ended(), 0);
+}
+
+#[test]
+fn what_could_not_be_saved_is_saved_before_the_end() {
+    let oauth = OAuth::start(Duration::from_secs(2));
+    let home = Home::new(&oauth, PASSWORD);
+    let mut broker = home.broker();
+    broker.wait_for_state("api", "valid");
+    std::fs::rename(home.path("kept"), home.path("away")).unwrap();
+    eventually("it is told", || broker.log().contains("not durable"));
+    let issued = oauth.oauth.issuer.issued();
+    eventually("another one came", || oauth.oauth.issuer.issued() > issued);
+    std::fs::rename(home.path("away"), home.path("kept")).unwrap();
+    assert_eq!(broker.stop().code(), Some(0));
+    write(home.directory.path(), "password", "no longer right");
+    let mut broker = home.broker();
+    broker.wait_for_state("api", "valid");
+    assert_eq!(oauth.oauth.issuer.ended(), 0);
+    std::fs::rename(home.path("kept"), home.path("away")).unwrap();
+    eventually("it is told", || broker.log().contains("not durable"));
+    assert_eq!(broker.stop().code(), Some(1), "what is lost is no clean end");
 }
 
 /// The server forgives the second use of a refresh token as long as none that came of it was used, as servers that rotate do:

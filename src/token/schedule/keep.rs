@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Hold, RefreshToken, Schedule, UNCLEAR_RETRY};
+use super::{Hold, RefreshToken, Schedule};
 use crate::clock::{Moment, Now};
 use crate::token::kept::{Kept, KeptHold, KeptMoment, KeptRefresh};
 use crate::token::refusals::Refusals;
@@ -13,11 +13,13 @@ impl Schedule {
         let refresh = |token: &RefreshToken| KeptRefresh::new(&token.secret, token.expires);
         let hold = self.hold.as_ref().map(|hold| {
             let until = (hold.until != Duration::MAX).then(|| Moment::after(now, hold.until.saturating_sub(now.boot)));
-            KeptHold { until: until.map(KeptMoment::new), mendable: hold.mendable, barred: hold.barred }
+            let length = hold.until.saturating_sub(now.boot).as_millis().try_into().unwrap_or(u64::MAX);
+            KeptHold { until: until.map(KeptMoment::new), length, mendable: hold.mendable, barred: hold.barred }
         });
         Kept {
             refresh_token: self.refresh_token.as_ref().map(refresh),
             seed: self.seed,
+            others: self.others.iter().map(|(seed, token)| (*seed, refresh(token))).collect(),
             refused: self.refusals.keep(),
             failures: self.failures,
             unclear: self.unclear,
@@ -27,20 +29,22 @@ impl Schedule {
     }
 
     /// Goes on where another process stopped. No wait that a server asked for is forgotten, none is longer than it was.
-    pub fn restore(&mut self, kept: &mut Kept, same_boot: bool, now: Now) {
+    pub fn restore(&mut self, kept: &mut Kept, due: Option<Moment>, same_boot: bool, now: Now) {
         let refresh = |kept: KeptRefresh| RefreshToken {
             secret: kept.secret(),
             expires: kept.expires.map(|expires| expires.moment(same_boot, now)),
         };
         self.refresh_token = kept.refresh_token.take().map(refresh);
         self.seed = kept.seed;
+        self.others = kept.others.drain(..).map(|(seed, token)| (seed, refresh(token))).collect();
         self.refusals = Refusals::restore(std::mem::take(&mut kept.refused));
         (self.failures, self.unclear) = (kept.failures, kept.unclear);
         self.hold = kept.hold.map(|hold| {
-            let left = hold.until.map(|until| until.moment(same_boot, now).left(now).min(UNCLEAR_RETRY));
+            let left =
+                hold.until.map(|until| until.moment(same_boot, now).left(now).min(Duration::from_millis(hold.length)));
             let until = left.map_or(Duration::MAX, |left| now.boot.saturating_add(left));
             Hold { until, mendable: hold.mendable, barred: hold.barred }
         });
-        self.due = kept.access.as_ref().and_then(|access| access.due).map(|due| due.moment(same_boot, now));
+        self.due = due;
     }
 }

@@ -1,0 +1,94 @@
+//! A refresh task that outlives its process: going on from what was kept, and keeping it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{error, info};
+
+use super::{LOOK_AGAIN, Refresher};
+use crate::clock::Moment;
+use crate::oauth::TokenError;
+use crate::token::Token;
+use crate::token::kept::{self, Kept, KeptError, KeptMoment};
+use crate::token::source::Exchange;
+
+/// How often a disk that fails is complained of.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+/// Saves that failed, one after the other.
+pub(super) struct Unsaved {
+    times: u32,
+    /// Since boot.
+    next: Duration,
+    told: Duration,
+}
+
+impl<E: Exchange> Refresher<E> {
+    pub(super) fn restore(&mut self, mut kept: Kept) {
+        let now = self.task.clock.now();
+        let same_boot = !kept.boot.is_empty() && kept.boot == kept::boot();
+        // A wall clock that is behind after a boot cannot tell what has ended.
+        let knows = same_boot || !kept.saved.is_some_and(|saved| saved.is_ahead(now));
+        let access = kept.access.take().filter(|_| knows);
+        let due = access.as_ref().and_then(|access| access.due).map(|due| due.moment(same_boot, now));
+        let same = self.task.keeper.as_ref().is_some_and(|keeper| keeper.is_same(&kept));
+        self.schedule.restore(&mut kept, due, same_boot, now);
+        if !same {
+            self.schedule.files_changed();
+        }
+        if let Some(access) = access {
+            let expires = access.expires.map(|expires| expires.moment(same_boot, now));
+            let obtained = access.obtained.moment(same_boot, now).wall;
+            if let Some(token) = Token::restored(&access.secret(), &self.task.formats, obtained, expires)
+                && token.usable(now)
+            {
+                info!(token = self.task.name, fingerprint = %token.fingerprint, "going on with the token of the store");
+                self.snapshot.token = Some(Arc::new(token));
+                self.snapshot.generation = 1;
+                self.access = Some(access);
+            }
+        }
+        self.show(kept.error.map(|error| Arc::new(TokenError::from(error))));
+    }
+
+    /// Tries again to save what could not be, when it is time; how long to wait at most.
+    pub(super) async fn save_again(&mut self, now: bool) -> Duration {
+        let left = |unsaved: &Unsaved, boot| unsaved.next.saturating_sub(boot);
+        let boot = self.task.clock.now().boot;
+        if self.unsaved.as_ref().is_some_and(|unsaved| now || left(unsaved, boot).is_zero()) {
+            let error = self.snapshot.error.clone();
+            self.save(error.as_deref()).await;
+        }
+        let boot = self.task.clock.now().boot;
+        self.unsaved.as_ref().map_or(LOOK_AGAIN, |unsaved| left(unsaved, boot))
+    }
+
+    /// Keeps everything. What cannot be saved is tried again until it can: meanwhile the token serves, and a restart may lose
+    /// it.
+    pub(super) async fn save(&mut self, error: Option<&TokenError>) {
+        let Some(keeper) = &mut self.task.keeper else { return };
+        let now = self.task.clock.now();
+        let kept = Kept {
+            boot: kept::boot(),
+            saved: Some(KeptMoment::new(Moment { wall: now.wall, boot: now.boot })),
+            access: self.access.clone(),
+            error: error.map(KeptError::from),
+            ..self.schedule.keep(now)
+        };
+        let saved = keeper.save(kept).await;
+        let (now, before) = (self.task.clock.now().boot, self.unsaved.take());
+        let Err(error) = saved else {
+            if before.is_some() {
+                info!(token = self.task.name, "the store has everything again");
+            }
+            return;
+        };
+        self.task.metrics.unsaved(&self.task.name);
+        let (times, told) = before.map_or((1, None), |before| (before.times.saturating_add(1), Some(before.told)));
+        let tell = told.is_none_or(|told| now.saturating_sub(told) >= TELL_AGAIN);
+        if tell {
+            error!(token = self.task.name, %error, "not durable: a restart now could lose the refresh token");
+        }
+        let next = now + Duration::from_secs(1 << times.min(6) >> 1).min(LOOK_AGAIN);
+        self.unsaved = Some(Unsaved { times, next, told: if tell { now } else { told.unwrap_or(now) } });
+    }
+}

@@ -1,0 +1,62 @@
+//! Which refresh token is used, and when it is of no more use.
+
+use super::{RefreshToken, Schedule};
+use crate::clock::{Moment, Now};
+use crate::oauth::file::{Grant, Op};
+use crate::oauth::response::Answer;
+use crate::oauth::{Class, Outcome, TokenError};
+use crate::secret::Secret;
+use crate::token::refusals::Credential;
+
+/// Former refresh tokens of the configuration whose descendants are kept.
+const OTHERS_MAX: usize = 8;
+impl Schedule {
+    /// Another refresh token was configured.
+    pub(super) fn take_over(&mut self, configured: &Secret) {
+        let digest = configured.digest();
+        let known = self.others.iter().position(|(seed, _)| *seed == digest).map(|at| self.others.remove(at).1);
+        let token = known.unwrap_or_else(|| RefreshToken { secret: configured.clone(), expires: None });
+        if let (Some(seed), Some(former)) = (self.seed.replace(digest), self.refresh_token.replace(token)) {
+            self.others.push((seed, former));
+            if self.others.len() > OTHERS_MAX {
+                self.others.remove(0);
+            }
+        }
+    }
+
+    /// Keeps the refresh token of an answer, before anything else of it is judged. The one before may be dead already.
+    pub fn took(&mut self, answer: &Answer, sent: Now) {
+        if let Some(secret) = &answer.refresh_token
+            && (self.policy.renews || self.policy.grant == Grant::RefreshToken)
+        {
+            let expires = answer.refresh_lifetime.map(|lifetime| Moment::after(sent, lifetime));
+            self.refresh_token = Some(RefreshToken { secret: secret.clone(), expires });
+        }
+    }
+
+    /// Is the refresh token of no more use? A refusal that does not name it counts after the second time, unless it is about
+    /// the client; an answer that makes no sense counts too where a login can take its place.
+    pub(super) fn renewal_is_dead(&mut self, by: Credential, error: &TokenError) -> bool {
+        let client = matches!(error.class, Class::ClientRejected | Class::SecretExpired | Class::UserAction);
+        let unclear = error.outcome == Outcome::Unclear && self.policy.grant != Grant::RefreshToken;
+        if error.class == Class::GrantRejected {
+            self.refusals.note(by, error, true);
+        } else if (error.outcome == Outcome::Refused || unclear) && !client {
+            self.refusals.note(by, error, false);
+        }
+        self.barred(&by).is_some()
+    }
+
+    /// What can be done without the current refresh token: a login, or, when a person asked, the configured one.
+    pub(super) fn instead(&mut self) -> Option<Op> {
+        if self.policy.grant != Grant::RefreshToken {
+            return Some(Op::Acquire);
+        }
+        let seed = self.configured.clone().filter(|seed| self.refresh_token() != Some(seed))?;
+        if !std::mem::take(&mut self.pardoned) || self.barred(&Credential::refresh_token(&seed)).is_some() {
+            return None;
+        }
+        self.refresh_token = Some(RefreshToken { secret: seed, expires: None });
+        Some(Op::Renew)
+    }
+}
