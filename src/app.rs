@@ -169,24 +169,29 @@ async fn open(store: &config::Store) -> Result<FileStore, AppError> {
     Ok(FileStore::open(&store.path, Seal::new(&key).ok_or(AppError::ShortKey)?)?)
 }
 
-/// Everything that makes a token what it is. What a command prints is not asked for: it is read again now and then anyway.
+/// Everything that makes a token what it is.
 async fn obtained_with(config: &config::Token, routes: &BTreeMap<String, Arc<Route>>) -> With {
-    let mut secrets = Vec::new();
-    for source in config.secrets().filter(|source| !source.is_command()) {
-        // One that cannot be read is none, and another once it can.
-        secrets.push(source.read().await.ok());
+    let hex = |secret: Option<Secret>| format!("{:?}", secret.as_ref().map(Secret::digest));
+    let (mut proofs, mut rest) = (String::new(), String::new());
+    for source in config.secrets() {
+        // These prove who one is to the token server: with another of them, the token is the same.
+        let proof = [&config.client_secret, &config.password].into_iter().flatten().any(|p| std::ptr::eq(p, source));
+        let of = if proof { &mut proofs } else { &mut rest };
+        match source.is_command() {
+            // One that cannot be read is none, and another once it can.
+            false => of.push_str(&hex(source.read().await.ok())),
+            true if proof => {}
+            // Nobody knows what it will say this time: as good as changed.
+            true => of.push_str(&format!("{}", fastrand::u128(..))),
+        }
     }
-    let hex = |secret: Option<&Secret>| format!("{:?}", secret.map(Secret::digest));
-    let all: Vec<_> = secrets.iter().map(|secret| hex(secret.as_ref())).collect();
-    // Neither proves who one is to the API: with another of them, the token is the same.
-    let proofs = [&config.client_secret, &config.password].into_iter().flatten().filter(|s| !s.is_command()).count();
     let origins: BTreeSet<_> = routes
         .values()
         .filter(|route| route.config.token.as_ref() == Some(&config.name))
         .map(|route| route.config.upstream.origin())
         .collect();
-    let purpose = format!("{}\0{origins:?}\0{:?}", config.purpose(), &all[proofs..]);
-    let inputs = Secret::new(format!("{purpose}\0{all:?}"));
+    let purpose = format!("{}\0{origins:?}\0{rest}", config.purpose());
+    let inputs = Secret::new(format!("{purpose}\0{proofs}"));
     With { account: Secret::new(config.account()), purpose: Secret::new(purpose), inputs }
 }
 

@@ -55,6 +55,12 @@ impl Keeper {
         kept.inputs == self.inputs
     }
 
+    /// Something that is sent has changed since the start: what is saved from here on counts as obtained with something else.
+    pub fn changed(&mut self) {
+        self.purpose.clear();
+        self.inputs.clear();
+    }
+
     /// Saves it, within [`SAVE_TIMEOUT`]; durable when this returns. Blocks on the disk, on a thread for that.
     pub async fn save(&mut self, mut kept: Kept) -> Result<(), String> {
         (kept.purpose, kept.inputs) = (self.purpose.clone(), self.inputs.clone());

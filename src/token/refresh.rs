@@ -110,6 +110,9 @@ impl<E: Exchange> Refresher<E> {
         if stamp != self.stamp {
             self.stamp = stamp;
             self.schedule.files_changed();
+            if let Some(keeper) = &mut self.task.keeper {
+                keeper.changed();
+            }
         }
         self.pending.merge(self.task.slot.wishes());
         let next = self.schedule.next(now, self.snapshot.token.as_deref(), self.pending);

@@ -389,6 +389,29 @@ fn a_token_obtained_for_something_else_is_not_sent_and_its_refresh_token_is_kept
 }
 
 #[test]
+fn a_token_obtained_with_a_value_that_changed_meanwhile_is_not_sent_after_a_restart() {
+    let oauth = OAuth::start(HOUR);
+    let command = "params = { audience = { exec = [\"/bin/echo\", \"a\"] } }";
+    let file = "params = { audience = { file = \"seed\" } }";
+    for (params, other) in [(command, false), (file, true)] {
+        let home = Home::new(&oauth, &format!("{PASSWORD}\n{params}"));
+        let broker = home.broker();
+        broker.wait_for_state("api", "valid");
+        let first = broker.token("api")["fingerprint"].clone();
+        if other {
+            write(home.directory.path(), "seed", "another");
+            broker.admin("POST", "/api/tokens/api/refresh");
+            write(home.directory.path(), "seed", "none");
+        }
+        kill(broker);
+        let broker = home.broker();
+        broker.wait_for_state("api", "valid");
+        assert_ne!(broker.token("api")["fingerprint"], first);
+        assert!(!broker.log().contains("going on with the token of the store"), "{params}");
+    }
+}
+
+#[test]
 fn a_mistaken_account_and_back_loses_nothing() {
     let oauth = OAuth::start(HOUR);
     let mut home = Home::new(&oauth, PASSWORD);
