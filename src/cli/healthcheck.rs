@@ -3,8 +3,7 @@
 use std::process::ExitCode;
 
 use super::ask::ask;
-use super::{CONFIG, Cli, complain};
-use crate::config;
+use super::{Cli, complain};
 
 /// What it says of a hundred tokens fits in here.
 const ANSWER_MAX: u64 = 64 * 1024;
@@ -20,12 +19,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
-    let listen = match cli.file().and_then(|file| config::admin_listen(&file)) {
+    let listen = match cli.admin_listen() {
         Ok(listen) => listen,
-        Err(problem) => {
-            complain(&problem);
-            return ExitCode::from(CONFIG);
-        }
+        Err(code) => return code,
     };
     let path = if args.live { "/livez" } else { "/readyz?verbose" };
     match ask(&listen, path, ANSWER_MAX) {

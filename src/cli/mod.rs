@@ -154,6 +154,14 @@ impl Cli {
         })
     }
 
+    /// Where the running broker answers its operator; a problem goes to stderr.
+    fn admin_listen(&self) -> Result<config::Listen, ExitCode> {
+        self.file().and_then(|file| config::admin_listen(&file)).map_err(|problem| {
+            complain(&problem);
+            ExitCode::from(CONFIG)
+        })
+    }
+
     /// Reads and checks the configuration; problems go to stderr, as log lines if JSON is asked for.
     fn load(&self) -> Result<(PathBuf, Config, Report), ExitCode> {
         let problems = match self.file() {

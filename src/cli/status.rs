@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::ask::ask;
-use super::{CONFIG, Cli, complain, print};
+use super::{Cli, complain, print};
 use crate::clock::Clock;
-use crate::config::{self, Listen};
+use crate::config::Listen;
 
 /// Of an answer; thousands of tokens fit in.
 const ANSWER_MAX: u64 = 4 << 20;
@@ -26,12 +26,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
-    let listen = match cli.file().and_then(|file| config::admin_listen(&file)) {
+    let listen = match cli.admin_listen() {
         Ok(listen) => listen,
-        Err(problem) => {
-            complain(&problem);
-            return ExitCode::from(CONFIG);
-        }
+        Err(code) => return code,
     };
     loop {
         let printed = match status(&listen) {

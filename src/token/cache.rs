@@ -231,11 +231,6 @@ impl Slot {
         self.snapshot()
     }
 
-    /// Wakes the refresh task, to look at the clock and the files again.
-    pub fn wake(&self) {
-        self.wake.notify_one();
-    }
-
     // The refresh task's side.
 
     pub(super) async fn woken(&self) {

@@ -1,6 +1,7 @@
 //! What a token keeps across restarts, as it stands in its record: tokens, what was refused, when the next try may be. JSON
 //! inside the seal.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -99,8 +100,12 @@ impl Kept {
 impl KeptAccess {
     pub fn new(token: &Secret, obtained: Now, expires: Option<Moment>, due: Option<Moment>) -> Self {
         let token = Zeroizing::new(token.expose().to_owned());
-        let obtained = KeptMoment::new(Moment { wall: obtained.wall, boot: obtained.boot });
-        Self { token, obtained, expires: expires.map(KeptMoment::new), due: due.map(KeptMoment::new) }
+        Self {
+            token,
+            obtained: KeptMoment::at(obtained),
+            expires: expires.map(KeptMoment::new),
+            due: due.map(KeptMoment::new),
+        }
     }
 
     pub fn secret(&self) -> Secret {
@@ -121,6 +126,10 @@ impl KeptRefresh {
 impl KeptMoment {
     pub fn new(moment: Moment) -> Self {
         Self { wall: moment.wall.as_millisecond(), boot: moment.boot.as_millis().try_into().unwrap_or(u64::MAX) }
+    }
+
+    pub fn at(now: Now) -> Self {
+        Self::new(Moment { wall: now.wall, boot: now.boot })
     }
 
     /// Is that later than now, by the wall clock?
@@ -153,6 +162,9 @@ impl From<KeptError> for TokenError {
 }
 
 /// The boot that this is, by its random name; empty where the system has none.
-pub fn boot() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+pub fn boot() -> &'static str {
+    static BOOT: LazyLock<String> = LazyLock::new(|| {
+        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+    });
+    &BOOT
 }

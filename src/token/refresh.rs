@@ -239,7 +239,7 @@ impl<E: Exchange> Refresher<E> {
             not_before: self.schedule.not_before(),
             barred: self.schedule.is_barred(),
             suspects_from: self.schedule.suspects_from(self.task.clock.now()),
-            refreshes_at: self.schedule.due_at(),
+            refreshes_at: self.schedule.due().map(|due| due.wall),
             refresh_expires_at: self.schedule.refresh_expires_at(),
             attempts: self.schedule.failures(),
         };

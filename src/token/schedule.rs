@@ -193,10 +193,6 @@ impl Schedule {
         Some(self.refresh_token.as_ref()?.expires?.wall)
     }
 
-    pub fn due_at(&self) -> Option<Timestamp> {
-        Some(self.due?.wall)
-    }
-
     /// Since boot; `Duration::MAX` for never.
     pub fn not_before(&self) -> Option<Duration> {
         self.hold.as_ref().map(|hold| hold.until)

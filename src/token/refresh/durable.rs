@@ -6,7 +6,6 @@ use std::time::Duration;
 use tracing::{error, info};
 
 use super::{LOOK_AGAIN, Refresher};
-use crate::clock::Moment;
 use crate::oauth::TokenError;
 use crate::token::Token;
 use crate::token::kept::{self, Kept, KeptError, KeptMoment};
@@ -14,6 +13,7 @@ use crate::token::source::Exchange;
 
 /// How often a disk that fails is complained of.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
+
 /// Saves that failed, one after the other.
 pub(super) struct Unsaved {
     times: u32,
@@ -68,8 +68,8 @@ impl<E: Exchange> Refresher<E> {
         let Some(keeper) = &mut self.task.keeper else { return };
         let now = self.task.clock.now();
         let kept = Kept {
-            boot: kept::boot(),
-            saved: Some(KeptMoment::new(Moment { wall: now.wall, boot: now.boot })),
+            boot: kept::boot().to_owned(),
+            saved: Some(KeptMoment::at(now)),
             access: self.access.clone(),
             error: error.map(KeptError::from),
             ..self.schedule.keep(now)
