@@ -13,9 +13,9 @@ use tokenbroker::oauth::{Class, Outcome, TokenError};
 use tokenbroker::secret::Secret;
 use tokenbroker::telemetry::metrics::Metrics;
 use tokenbroker::token::cache::{Slot, State};
-use tokenbroker::token::refresh::{Refresher, Task};
+use tokenbroker::token::refresh::{Ended, Refresher, Task};
 use tokenbroker::token::schedule::Policy;
-use tokenbroker::token::source::{Exchange, Prepared};
+use tokenbroker::token::source::{Exchange, Prepared, With};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -216,13 +216,17 @@ impl Exchange for Script {
     fn stamp(&self) -> u64 {
         self.0.stamp.load(Ordering::Relaxed)
     }
+
+    fn with(&self) -> With {
+        With::default()
+    }
 }
 
 struct Bench {
     clocks: Clocks,
     slot: Arc<Slot>,
     stop: CancellationToken,
-    task: Option<tokio::task::JoinHandle<bool>>,
+    task: Option<tokio::task::JoinHandle<Ended>>,
 }
 
 fn policy(grant: Grant) -> Policy {
@@ -250,7 +254,7 @@ fn start(script: &Script, policy: Policy) -> Bench {
         metrics: Arc::new(Metrics::default()),
         keeper: None,
     };
-    let refresher = Refresher::new(script.clone(), task, None);
+    let refresher = Refresher::new(script.clone(), task, None, true);
     let task = Some(tokio::spawn(refresher.run(stop.clone())));
     Bench { clocks, slot, stop, task }
 }
