@@ -2,7 +2,7 @@
 //! listener serves; and the same again for a changed configuration, with every part kept that did not change. Nothing here
 //! listens or sends.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -47,15 +47,14 @@ pub struct TokenPart {
     pub slot: Arc<Slot>,
     /// The ways in which routes write it. They only get more: a request may be on its way with an older list's index.
     formats: Vec<Template>,
-    /// Of the routes that send it.
-    origins: BTreeSet<String>,
 }
 
 /// A configuration of which everything is read that may not be there. What is left to do cannot fail.
 pub struct Plan {
     config: Config,
     extra: BTreeMap<String, Headers>,
-    uses: BTreeMap<String, Uses>,
+    /// By token.
+    formats: BTreeMap<String, Vec<Template>>,
     /// Tokens that are new or not what they were.
     changed: BTreeMap<String, Opened>,
     /// What could not be read although it could before, and stays as it was.
@@ -63,13 +62,6 @@ pub struct Plan {
 }
 
 type Headers = Vec<(HeaderName, HeaderValue)>;
-
-/// What routes do with a token.
-#[derive(Default)]
-struct Uses {
-    formats: Vec<Template>,
-    origins: BTreeSet<String>,
-}
 
 /// A token before its task starts.
 struct Opened {
@@ -109,9 +101,9 @@ impl App {
     /// Reads what the parts need and finds what is not as it was. Changes nothing, gets no token yet.
     pub async fn plan(&self, config: Config, before: Option<&Parts>) -> Result<Plan, AppError> {
         let (mut extra, mut wrong) = (BTreeMap::new(), Vec::new());
-        let mut uses: BTreeMap<String, Uses> = BTreeMap::new();
+        let mut formats: BTreeMap<String, Vec<Template>> = BTreeMap::new();
         for (name, part) in before.iter().flat_map(|before| &before.tokens) {
-            uses.entry(name.clone()).or_default().formats.clone_from(&part.formats);
+            formats.insert(name.clone(), part.formats.clone());
         }
         for (name, route) in &config.routes {
             let old =
@@ -126,28 +118,25 @@ impl App {
             };
             extra.insert(name.clone(), headers);
             if let Some(token) = &route.token {
-                let uses = uses.entry(token.clone()).or_default();
-                uses.origins.insert(route.upstream.origin());
-                if !uses.formats.contains(&route.format) {
-                    uses.formats.push(route.format.clone());
+                let formats = formats.entry(token.clone()).or_default();
+                if !formats.contains(&route.format) {
+                    formats.push(route.format.clone());
                 }
             }
         }
         let mut changed = BTreeMap::new();
         for (name, token) in &config.tokens {
-            let uses = uses.entry(name.clone()).or_default();
-            let same = |part: &&Arc<TokenPart>| {
-                part.config == *token && part.formats == uses.formats && part.origins == uses.origins
-            };
+            let formats = formats.entry(name.clone()).or_default();
+            let same = |part: &&Arc<TokenPart>| part.config == *token && part.formats == *formats;
             if before.and_then(|before| before.tokens.get(name)).filter(same).is_none() {
-                changed.insert(name.clone(), self.open_token(token, uses)?);
+                changed.insert(name.clone(), self.open_token(token)?);
             }
         }
-        Ok(Plan { config, extra, uses, changed, wrong })
+        Ok(Plan { config, extra, formats, changed, wrong })
     }
 
-    fn open_token(&self, config: &Arc<config::Token>, uses: &Uses) -> Result<Opened, AppError> {
-        let source = self.source(config, &uses.origins);
+    fn open_token(&self, config: &Arc<config::Token>) -> Result<Opened, AppError> {
+        let source = self.source(config);
         let with = source.with();
         // A static token is where the configuration says, and nothing about it is learned.
         let store = self.store.as_ref().filter(|_| config.grant != Grant::Static);
@@ -175,7 +164,7 @@ impl App {
                 tokens.extend(old.map(|old| (name.clone(), Arc::clone(old))));
                 continue;
             };
-            let Uses { formats, origins } = plan.uses.remove(name).unwrap_or_default();
+            let formats = plan.formats.remove(name).unwrap_or_default();
             let ended = ended.remove(name).filter(|ended| ended.account == opened.with.account);
             // Security: a request that found the old route must not get a token that is meant for the new one.
             let same = ended.as_ref().is_some_and(|ended| ended.kept.purpose == opened.with.purpose);
@@ -183,7 +172,7 @@ impl App {
                 Some(old) => Arc::clone(&old.slot),
                 None => Arc::new(Slot::new(self.clock.clone())),
             };
-            let part = TokenPart { config: Arc::clone(config), slot, formats, origins };
+            let part = TokenPart { config: Arc::clone(config), slot, formats };
             let (keeper, kept, saved) = match ended {
                 Some(ended) => (ended.keeper, Some(ended.kept), ended.saved),
                 None => (opened.keeper, opened.kept, true),
@@ -202,13 +191,12 @@ impl App {
 
     /// A task that goes on from what another left of the same token.
     pub fn again(&self, part: &TokenPart, ended: Option<Ended>) -> Refresher<Source> {
-        let source = self.source(&part.config, &part.origins);
         let (keeper, kept, saved) = ended.map_or((None, None, true), |e| (e.keeper, Some(e.kept), e.saved));
-        Refresher::new(source, self.task(part, keeper), kept, saved)
+        Refresher::new(self.source(&part.config), self.task(part, keeper), kept, saved)
     }
 
-    fn source(&self, config: &Arc<config::Token>, origins: &BTreeSet<String>) -> Source {
-        Source::new(Arc::clone(config), origins.clone(), Arc::clone(&self.dialer), self.clock.clone())
+    fn source(&self, config: &Arc<config::Token>) -> Source {
+        Source::new(Arc::clone(config), Arc::clone(&self.dialer), self.clock.clone())
     }
 
     fn task(&self, part: &TokenPart, keeper: Option<Keeper>) -> Task {

@@ -20,9 +20,9 @@ use crate::server::Running;
 use crate::token::cache::State;
 
 /// How often the files are looked at. A directory watch would tell a little earlier, and not for every kind of mount.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Files that change one after the other, such as a certificate and its key, are read once they stand still for so long.
-const STILL: Duration = Duration::from_millis(250);
+const STILL: Duration = Duration::from_millis(200);
 /// And if they never do, after so many looks.
 const STILL_LOOKS_MAX: u32 = 8;
 /// What could not be used is tried, and complained of, again.

@@ -126,9 +126,7 @@ async fn serve(
     let admin = Arc::new(admin(&running, &reload, admin_key, &bound, orders));
     let operator = bound.listen.clone();
     info!(listen = %bound.listen, "the operator's listener");
-    for (route, listen) in &running.addresses() {
-        info!(route, %listen, "listening");
-    }
+    let mut known = listening(&running, &[]);
     operate(&admin, &running, bound);
     ready(&running, &operator);
 
@@ -148,6 +146,7 @@ async fn serve(
             Err(signal) => return cut(signal),
         }
         admin.shown.store(Arc::new(shown(&running, &reload)));
+        known = listening(&running, &known);
     };
     info!(signal, "draining; a second signal ends at once");
     admin.draining.store(true, Ordering::Relaxed);
@@ -158,6 +157,15 @@ async fn serve(
         }
         signal = signals.stop() => cut(signal),
     }
+}
+
+/// Says where there is a listener that was not there before.
+fn listening(running: &Running, before: &[(String, Listen)]) -> Vec<(String, Listen)> {
+    let addresses = running.addresses();
+    for (route, listen) in addresses.iter().filter(|address| !before.contains(address)) {
+        info!(route, %listen, "listening");
+    }
+    addresses
 }
 
 fn cut(signal: &str) -> ExitCode {

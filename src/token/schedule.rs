@@ -171,13 +171,6 @@ impl Schedule {
         }
     }
 
-    /// What is sent is something else than before: what a person had to mend may be mended, and it is better to learn now than
-    /// at the end of the token whether it works.
-    pub fn inputs_changed(&mut self) {
-        self.files_changed();
-        self.due = Some(Moment { wall: Timestamp::MIN, boot: Duration::ZERO });
-    }
-
     /// The exchange to start with, given the configured refresh token.
     pub fn start(&mut self, now: Now, configured: Option<&Secret>) -> Op {
         self.started = Some(now.boot);

@@ -2,7 +2,6 @@
 //!
 //! A source knows nothing of time, caches or retries; it is what the refresh task calls.
 
-use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -76,14 +75,12 @@ impl Prepared {
 /// A configured token source.
 pub struct Source {
     config: Arc<config::Token>,
-    /// Of the routes that send the token.
-    origins: BTreeSet<String>,
     client: Client,
     clock: Clock,
 }
 
 impl Source {
-    pub fn new(config: Arc<config::Token>, origins: BTreeSet<String>, dialer: Arc<Dialer>, clock: Clock) -> Self {
+    pub fn new(config: Arc<config::Token>, dialer: Arc<Dialer>, clock: Clock) -> Self {
         let client = Client {
             dialer,
             tls: config.tls.clone(),
@@ -91,7 +88,7 @@ impl Source {
             certificate: config.identity.as_ref().map(|(name, leaf)| format!("[identity.{name}], {leaf}")),
             timeout: config.timeout,
         };
-        Self { config, origins, client, clock }
+        Self { config, client, clock }
     }
 
     async fn read_all(&self, op: Op) -> Result<Prepared, TokenError> {
@@ -189,7 +186,7 @@ impl Exchange for Source {
         }
         let hex =
             |text: String| Secret::new(text).digest().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let purpose = format!("{}\0{:?}\0{rest}", config.purpose(), self.origins);
+        let purpose = format!("{}\0{rest}", config.purpose());
         let inputs = hex(format!("{purpose}\0{proofs}"));
         With { account: hex(config.account()), purpose: hex(purpose), inputs }
     }

@@ -110,9 +110,14 @@ fn what_changes_something_needs_a_post_with_the_admin_key() {
     assert_eq!(oauth.oauth.faults.calls(), before, "nothing happened");
     assert_eq!(broker.admin("POST", path).status, 200);
     assert_eq!(oauth.oauth.faults.calls(), before + 1);
-    for unknown in
-        ["/api/tokens/nobody/refresh", "/api/tokens//refresh", "/api/tokens/api/x/refresh", "/api/reload", "/quit"]
-    {
+    for unknown in [
+        "/api/tokens/nobody/refresh",
+        "/api/tokens//refresh",
+        "/api/tokens/api/x/refresh",
+        "/api/store//forget",
+        "/api/reload/x",
+        "/quit",
+    ] {
         assert_eq!(broker.admin("POST", unknown).status, 404, "{unknown}");
     }
     assert!(!broker.log().contains(ADMIN_KEY));

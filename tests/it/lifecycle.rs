@@ -67,16 +67,6 @@ fn a_drain_has_a_deadline_and_a_second_signal_ends_at_once() {
 }
 
 #[test]
-fn sighup_does_not_end_the_broker() {
-    let upstream = Upstream::ok();
-    let mut broker = with_static_token(&upstream, "");
-    broker.signal(Signal::HUP);
-    eventually("it says so", || broker.log().contains("reloading is not yet there"));
-    assert_eq!(broker.get("api", "/").status, 200);
-    assert_eq!(broker.stop().code(), Some(0));
-}
-
-#[test]
 fn a_drain_waits_for_the_token_exchange_in_flight() {
     let oauth = OAuth::start(Duration::from_secs(3600));
     oauth.oauth.faults.set(Some(Fault::Slow(Duration::from_millis(800))), None);

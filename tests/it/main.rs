@@ -42,6 +42,8 @@ mod packaging;
 mod proxy;
 /// The refresh task, with a scripted server and a clock of its own.
 mod refresh;
+/// A configuration, certificates, CA and secret files that change under a running broker.
+mod reload;
 /// What outlives the process: tokens, refusals, waits; a store that is damaged, taken, or on a failing disk.
 mod store;
 /// The rules of the source tree.

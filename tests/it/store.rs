@@ -177,10 +177,27 @@ fn a_store_has_one_owner_and_is_free_when_that_is_killed() {
     assert_eq!(code, 1, "{stderr}");
     let owner = format!("belongs to a broker that runs (admin {}, pid {})", broker.listen("admin"), broker.pid());
     assert!(stderr.contains(&owner), "{stderr}");
-    let (code, _, stderr) = home.run(&["store", "forget", "token.api"]);
-    assert!(code == 1 && stderr.contains("stop it first"), "{stderr}");
     kill(broker);
     assert_eq!(home.broker().get("api", "/").status, 200);
+}
+
+#[test]
+fn what_is_forgotten_while_a_broker_runs_is_obtained_anew_by_it() {
+    let oauth = OAuth::start(HOUR);
+    let home = Home::new(&oauth, PASSWORD);
+    let mut broker = home.broker();
+    broker.wait_for_state("api", "valid");
+    let before = broker.token("api")["fingerprint"].clone();
+    let record = home.records()[0].file_stem().unwrap().to_str().unwrap().to_owned();
+    let (code, stdout, stderr) = broker.command(&["store", "forget", "token.api"]);
+    assert_eq!((code, stdout), (0, format!("forgotten: {record}\n")), "{stderr}");
+    eventually("another token", || broker.token("api")["fingerprint"] != before);
+    broker.wait_for_state("api", "valid");
+    assert_eq!(broker.get("api", "/").status, 200);
+    assert_eq!(broker.log().matches("\"by\":\"Acquire\"").count(), 2, "a login: the refresh token is forgotten too");
+    let (code, _, stderr) = broker.command(&["store", "forget", "token.nobody"]);
+    assert!(code == 1 && stderr.contains("there is no such record"), "{stderr}");
+    assert_eq!(broker.stop().code(), Some(0));
 }
 
 #[test]
@@ -210,8 +227,9 @@ fn a_damaged_a_swapped_or_a_foreign_record_is_refused_and_nothing_is_overwritten
     let (code, _, stderr) = home.run(&["run"]);
     assert!(code == 1 && stderr.contains("another store key"), "{stderr}");
 
+    let record = records[0].file_stem().unwrap().to_str().unwrap();
     let (code, stdout, _) = home.run(&["store", "forget", "token.api"]);
-    assert_eq!((code, stdout.as_str()), (0, "token.api is forgotten\n"));
+    assert_eq!((code, stdout.as_str()), (0, format!("forgotten: {record}\n").as_str()));
     assert!(home.records().is_empty());
     home.broker().wait_for_state("api", "valid");
 }
@@ -407,7 +425,7 @@ fn a_token_obtained_with_a_value_that_changed_meanwhile_is_not_sent_after_a_rest
         let broker = home.broker();
         broker.wait_for_state("api", "valid");
         assert_ne!(broker.token("api")["fingerprint"], first);
-        assert!(!broker.log().contains("going on with the token of the store"), "{params}");
+        assert!(!broker.log().contains("going on with the token of before"), "{params}");
     }
 }
 

@@ -47,7 +47,7 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["token"],
     &["proxy", "admin"],
-    &["signal", "app", "server"],
+    &["signal", "app", "server", "reload"],
     &["standin", "cli", "main", "lib"],
 ];
 

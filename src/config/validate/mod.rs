@@ -3,6 +3,7 @@
 //! was reported.
 
 mod files;
+mod global;
 mod listen;
 mod request;
 mod route;
@@ -10,6 +11,8 @@ mod store;
 mod tls;
 mod token;
 mod url;
+
+pub(super) use global::operator;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -19,9 +22,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::document::{Document, Part};
-use super::file::{AdminFile, File, LimitsFile, SecretFile, StoreKind};
+use super::file::{File, SecretFile};
 use super::problem::{Problem, nearest};
-use super::{Admin, Certificates, Config, Limits, Operator, Report, shape};
+use super::{Certificates, Config, Report, shape};
 use crate::identity::Identity;
 use crate::oauth::builtin;
 use crate::oauth::dialect::Dialect;
@@ -29,7 +32,6 @@ use crate::secret::Secret;
 use crate::secret::source::SecretSource;
 use crate::units::Span;
 
-const ADMIN_LISTEN: &str = "127.0.0.1:8400";
 /// Among more names than these, nobody looks for the one that was meant.
 const NAMES_MAX: usize = 100;
 
@@ -46,26 +48,6 @@ pub(super) fn run(path: &Path, text: &str, now: Timestamp, before: Option<&Certi
     let mut report = check.document.report;
     report.sort();
     (config.filter(|_| report.problems.is_empty() || before.is_some()), report)
-}
-
-/// Checks `[admin]`, and whatever else makes it doubtful, alone.
-pub(super) fn operator(path: &Path, text: &str) -> Result<Operator, String> {
-    let mut document = Document::parse(path, text);
-    let file = shape::check(&mut document);
-    if file.is_some() && !document.excused.iter().any(|key| key == "admin") {
-        let concerns = |key: &str| key.is_empty() || key == "admin" || key.starts_with("admin.");
-        document.report.problems.retain(|problem| concerns(&problem.key));
-    }
-    let mut check = Check::new(document, path, Timestamp::UNIX_EPOCH);
-    let file = file.unwrap_or_default();
-    let listen = check.listen(file.admin.listen.as_deref().unwrap_or(ADMIN_LISTEN), &["admin", "listen"]);
-    let admin = Admin { listen, key: file.admin.key.map(|key| check.source(key)) };
-    let store = file.store.path.filter(|_| file.store.kind == StoreKind::File).map(|path| check.path(&path));
-    let report = check.document.report;
-    match report.problems.first() {
-        None => Ok(Operator { admin, store }),
-        Some(problem) => Err(report.line(problem)),
-    }
 }
 
 /// The state of one check: what was found, and what names can be resolved to.
@@ -140,28 +122,6 @@ impl Check<'_> {
         self.unused_tables("token", token_names.iter().filter(|_| any_route), "name it in a route, or remove it");
         let (certificates, files) = (std::mem::take(&mut self.certificates), std::mem::take(&mut self.files));
         Config { store, admin, limits, tokens, routes, certificates, files }
-    }
-
-    fn admin(&mut self, file: AdminFile) -> Admin {
-        let listen = file.listen.as_deref().unwrap_or(ADMIN_LISTEN);
-        let listen = self.listen(listen, &["admin", "listen"]);
-        Admin { listen, key: file.key.map(|key| self.secret(key, &["admin", "key"], true)) }
-    }
-
-    fn limits(&mut self, file: &LimitsFile) -> Limits {
-        let head_max = file.head.map_or(64 * 1024, |size| size.0);
-        if !(8 * 1024..=1024 * 1024).contains(&head_max) {
-            self.problem(&["limits", "head"], "is out of range", "from 8KiB to 1MiB");
-        }
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Limits {
-            connections: file.connections.map_or(1024, |n| n as usize),
-            head_max: usize::try_from(head_max).unwrap_or(64 * 1024),
-            headers_max: file.headers.map_or(100, usize::from),
-            head_timeout: self.timeout(file.head_timeout, 10, &["limits", "head_timeout"]),
-            drain_timeout: self.timeout(file.drain_timeout, 20, &["limits", "drain_timeout"]),
-            threads: file.threads.map_or(cores.min(4), usize::from),
-        }
     }
 
     fn dialect(&mut self, name: &str, table: &toml::Table) -> Option<Dialect> {

@@ -34,7 +34,7 @@ impl<E: Exchange> Refresher<E> {
         let due = access.as_ref().and_then(|access| access.due).map(|due| due.moment(same_boot, now));
         self.schedule.restore(&mut kept, due, same_boot, now);
         if kept.inputs != self.with.inputs {
-            self.schedule.inputs_changed();
+            self.schedule.files_changed();
         }
         if let Some(access) = access {
             let expires = access.expires.map(|expires| expires.moment(same_boot, now));

@@ -98,6 +98,30 @@ impl Broker {
         });
     }
 
+    /// Writes another configuration over the one there, without telling the broker.
+    pub fn reconfigure(&self, config: &str) {
+        write(self.directory.path(), "tokenbroker.toml", format!("{HEAD}{config}"));
+    }
+
+    /// `reload` of the program, with this broker's configuration: exit status, stdout, stderr.
+    pub fn reload(&mut self) -> (i32, String, String) {
+        let done = self.command(&["reload"]);
+        self.wait_until_it_listens();
+        done
+    }
+
+    /// A command of the program with this broker's configuration and the address that its operator's listener really has:
+    /// exit status, stdout, stderr.
+    pub fn command(&self, arguments: &[&str]) -> (i32, String, String) {
+        let path = |name: &str| self.directory.path().join(name);
+        let text = std::fs::read_to_string(path("tokenbroker.toml")).unwrap();
+        let admin = format!("\"{}\"", self.listen("admin"));
+        write(self.directory.path(), "operator.toml", text.replacen("\"127.0.0.1:0\"", &admin, 1));
+        let output = binary().arg("-c").arg(path("operator.toml")).args(arguments).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
