@@ -8,7 +8,6 @@ pub mod key;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -18,6 +17,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tower::{Service, service_fn};
 
 use crate::clock::Now;
@@ -44,8 +44,8 @@ pub struct Admin {
     pub orders: mpsc::Sender<Order>,
     /// Of the configuration in force.
     pub shown: ArcSwap<Shown>,
-    /// Set once a drain has begun: not ready any more.
-    pub draining: AtomicBool,
+    /// Cancelled once a drain has begun: not ready any more.
+    pub draining: CancellationToken,
 }
 
 /// What the configuration in force makes.
@@ -154,7 +154,7 @@ impl Admin {
 
     /// Every required token usable, and no drain begun.
     fn readiness(&self, query: Option<&str>) -> Answer {
-        let draining = self.draining.load(Ordering::Relaxed);
+        let draining = self.draining.is_cancelled();
         let now = (self.now)();
         let shown = self.shown.load();
         let required = shown.tokens.iter().filter(|token| token.config.required);

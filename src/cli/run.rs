@@ -4,7 +4,6 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -149,7 +148,6 @@ async fn serve(
         known = listening(&running, &known);
     };
     info!(signal, "draining; a second signal ends at once");
-    admin.draining.store(true, Ordering::Relaxed);
     tokio::select! {
         clean = running.drain() => {
             info!(clean, "stopped");
@@ -278,7 +276,7 @@ fn admin(running: &Running, reload: &Reload, key: Option<Secret>, bound: &Bound,
         metrics: Arc::clone(&running.app.metrics),
         orders,
         shown: ArcSwap::from_pointee(shown(running, reload)),
-        draining: AtomicBool::new(false),
+        draining: running.stopper(),
     }
 }
 
