@@ -198,9 +198,14 @@ impl<E: Exchange> Refresher<E> {
         if let Some(error) = self.schedule.barred(&credential) {
             return Err(failed(error.clone().of(Outcome::NotSent)));
         }
+        if self.schedule.begins(op) {
+            let error = self.snapshot.error.clone();
+            self.save(error.as_deref()).await;
+        }
         let sent = self.task.clock.now();
         let exchange = Arc::clone(&self.exchange);
         let answer = own_task(async move { exchange.exchange(op, &prepared).await }).await;
+        self.schedule.answered();
         let refused = match &answer {
             Ok(answer) => answer.access.as_ref().err(),
             Err(error) => Some(error),

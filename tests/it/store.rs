@@ -169,6 +169,31 @@ fn a_crash_loop_obeys_what_the_server_asked_for() {
 }
 
 #[test]
+fn a_password_whose_login_is_cut_off_by_crashes_is_sent_twice_and_then_waits() {
+    let oauth = OAuth::start(HOUR);
+    let home = Home::new(&oauth, PASSWORD);
+    oauth.oauth.faults.set(Some(Fault::Slow(HOUR)), None);
+    for calls in 1..=2 {
+        let broker = home.broker();
+        eventually("it is sent", || oauth.oauth.faults.calls() == calls);
+        kill(broker);
+    }
+    for _ in 0..3 {
+        let broker = home.broker();
+        let reply = broker.get("api", "/");
+        let wait = reply.header("retry-after").unwrap().parse::<u64>().unwrap();
+        assert!((500..=600).contains(&wait), "{wait}");
+        kill(broker);
+    }
+    assert_eq!(oauth.oauth.faults.calls(), 2);
+    oauth.oauth.faults.set(None, None);
+    let broker = home.broker();
+    assert_eq!(broker.admin("POST", "/api/tokens/api/refresh").status, 200, "a person asked");
+    kill(broker);
+    assert_eq!(home.broker().get("api", "/").status, 200);
+}
+
+#[test]
 fn a_store_has_one_owner_and_is_free_when_that_is_killed() {
     let oauth = OAuth::start(HOUR);
     let home = Home::new(&oauth, "");
@@ -245,7 +270,7 @@ fn what_is_kept_can_be_listed_and_exported_and_no_list_shows_a_value() {
     assert_eq!(code, 0, "{stderr}");
     assert!(
         stdout.starts_with("token.api.")
-            && stdout.contains(&format!("  generation 1: access token {fingerprint} until 20")),
+            && stdout.contains(&format!("  generation 2: access token {fingerprint} until 20")),
         "{stdout}"
     );
     assert!(stdout.ends_with(", with a refresh token\n"), "{stdout}");
