@@ -36,6 +36,12 @@ mod idp;
 mod leaks;
 /// Start, signals, drain, exit codes, health checks.
 mod lifecycle;
+/// Many connections and requests at once: memory, descriptors, places, panics, drain.
+mod load;
+/// What a crash, a full disk or an answer that never came may not take away.
+mod losses;
+/// Token servers, APIs and name servers that are away, and that come back.
+mod outages;
 /// Container image, compose and Kubernetes examples, the static binary.
 mod packaging;
 /// One request through the proxy: heads, bodies, targets, pools, 401, WebSocket, limits.
