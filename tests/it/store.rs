@@ -36,12 +36,17 @@ impl Home {
 
     /// A broker with the files of this directory, which it leaves behind.
     pub fn broker(&self) -> Broker {
+        self.broker_as(|_| {})
+    }
+
+    /// As [`Self::broker`], with another command.
+    pub fn broker_as(&self, adjust: impl FnOnce(&mut Command)) -> Broker {
         let inner = TempDir::with_prefix("broker").unwrap();
         for name in ["secret", "password", "store_key", "seed"] {
             std::os::unix::fs::symlink(self.path(name), inner.path().join(name)).unwrap();
         }
         let kept = format!("path = \"{}\"", self.path("kept").display());
-        Broker::start_in(inner, &self.config.replace("path = \"kept\"", &kept), |_| {})
+        Broker::start_in(inner, &self.config.replace("path = \"kept\"", &kept), adjust)
     }
 
     /// A command of the program: exit status, stdout and stderr.
