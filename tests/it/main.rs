@@ -40,7 +40,7 @@ mod lifecycle;
 mod load;
 /// What a crash, a full disk or an answer that never came may not take away.
 mod losses;
-/// Token servers, APIs and name servers that are away, and that come back.
+/// Token servers that are away, slow or back again, mostly with a clock of the test's own.
 mod outages;
 /// Container image, compose and Kubernetes examples, the static binary.
 mod packaging;
@@ -54,3 +54,5 @@ mod reload;
 mod store;
 /// The rules of the source tree.
 mod tidy;
+/// Hosts that cannot be reached, each in its own way, and who is not concerned.
+mod unreachable;
