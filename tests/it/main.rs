@@ -36,6 +36,12 @@ mod idp;
 mod leaks;
 /// Start, signals, drain, exit codes, health checks.
 mod lifecycle;
+/// Many connections and requests at once: memory, descriptors, places, panics, drain.
+mod load;
+/// What a crash, a full disk or an answer that never came may not take away.
+mod losses;
+/// Token servers that are away, slow or back again, mostly with a clock of the test's own.
+mod outages;
 /// Container image, compose and Kubernetes examples, the static binary.
 mod packaging;
 /// One request through the proxy: heads, bodies, targets, pools, 401, WebSocket, limits.
@@ -48,3 +54,5 @@ mod reload;
 mod store;
 /// The rules of the source tree.
 mod tidy;
+/// Hosts that cannot be reached, each in its own way, and who is not concerned.
+mod unreachable;

@@ -13,39 +13,44 @@ use crate::exchange::OAuth;
 use crate::support::{Broker, binary, eventually, has, write};
 
 const HOUR: Duration = Duration::from_secs(3600);
-const STORE: &str = "[store]\nkind = \"file\"\npath = \"kept\"\nkey = { file = \"store_key\" }\n";
-const PASSWORD: &str = "grant = \"password\"\nusername = \"alice\"\npassword = { file = \"password\" }";
+pub const STORE: &str = "[store]\nkind = \"file\"\npath = \"kept\"\nkey = { file = \"store_key\" }\n";
+pub const PASSWORD: &str = "grant = \"password\"\nusername = \"alice\"\npassword = { file = \"password\" }";
 
 /// A directory that outlives the brokers in it.
-struct Home {
-    directory: TempDir,
-    config: String,
+pub struct Home {
+    pub directory: TempDir,
+    pub config: String,
 }
 
 impl Home {
-    fn new(oauth: &OAuth, token: &str) -> Self {
+    pub fn new(oauth: &OAuth, token: &str) -> Self {
         let directory = oauth.directory();
         write(directory.path(), "store_key", "0123456789abcdef0123456789abcdef\n");
         write(directory.path(), "seed", "none");
         Self { directory, config: format!("{STORE}{}", oauth.config(token, "")) }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     /// A broker with the files of this directory, which it leaves behind.
-    fn broker(&self) -> Broker {
+    pub fn broker(&self) -> Broker {
+        self.broker_as(|_| {})
+    }
+
+    /// As [`Self::broker`], with another command.
+    pub fn broker_as(&self, adjust: impl FnOnce(&mut Command)) -> Broker {
         let inner = TempDir::with_prefix("broker").unwrap();
         for name in ["secret", "password", "store_key", "seed"] {
             std::os::unix::fs::symlink(self.path(name), inner.path().join(name)).unwrap();
         }
         let kept = format!("path = \"{}\"", self.path("kept").display());
-        Broker::start_in(inner, &self.config.replace("path = \"kept\"", &kept), |_| {})
+        Broker::start_in(inner, &self.config.replace("path = \"kept\"", &kept), adjust)
     }
 
     /// A command of the program: exit status, stdout and stderr.
-    fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+    pub fn run(&self, arguments: &[&str]) -> (i32, String, String) {
         let config = format!("[admin]\nlisten = \"127.0.0.1:0\"\n{}", self.config);
         let file = write(self.directory.path(), "t.toml", config);
         let output = binary().arg("-c").arg(file).args(arguments).output().unwrap();
@@ -54,7 +59,7 @@ impl Home {
     }
 
     /// The records' files, oldest generation first.
-    fn records(&self) -> Vec<PathBuf> {
+    pub fn records(&self) -> Vec<PathBuf> {
         let mut files: Vec<_> =
             std::fs::read_dir(self.path("kept")).unwrap().map(|entry| entry.unwrap().path()).collect();
         files.retain(|file| file.file_name().unwrap().to_str().unwrap().starts_with("token."));
@@ -63,7 +68,7 @@ impl Home {
     }
 }
 
-fn kill(mut broker: Broker) {
+pub fn kill(mut broker: Broker) {
     broker.signal(Signal::KILL);
     broker.wait();
 }
@@ -323,7 +328,7 @@ fn a_disk_that_fails_stops_no_request_and_everything_is_saved_when_it_works_agai
 }
 
 /// The arguments of strace that make these calls fail or end the process; `None` where nothing can be traced.
-fn injecting(what: &str) -> Option<Vec<String>> {
+pub fn injecting(what: &str) -> Option<Vec<String>> {
     if !has("strace") || !Command::new("strace").args(["-o", "/dev/null", "true"]).status().unwrap().success() {
         println!("skipped: nothing can be traced here");
         return None;
@@ -335,7 +340,7 @@ fn injecting(what: &str) -> Option<Vec<String>> {
 
 impl Home {
     /// As [`Self::broker`], but some calls of the broker go wrong.
-    fn broken(&self, strace: &[String]) -> Child {
+    pub fn broken(&self, strace: &[String]) -> Child {
         let config = format!("[admin]\nlisten = \"127.0.0.1:0\"\n{}", self.config);
         let file = write(self.directory.path(), "t.toml", config);
         let mut command = Command::new("strace");
