@@ -98,7 +98,7 @@ impl Comap {
 
     fn check_budget(&self) -> Result<(), Reply> {
         self.budget.take(self.issuer.clock().now()).map_err(|wait| {
-            let seconds = wait.as_secs() + 1;
+            let seconds = wait.as_secs_f64().ceil();
             let text = format!("Rate limit is exceeded. Try again in {seconds} seconds.");
             let reply = gateway(StatusCode::TOO_MANY_REQUESTS, &text);
             if self.faults.has(Quirk::NoRetryAfter) { reply } else { reply.with(RETRY_AFTER, &seconds.to_string()) }

@@ -42,6 +42,8 @@ mod packaging;
 mod proxy;
 /// The refresh task, with a scripted server and a clock of its own.
 mod refresh;
+/// Whether the stand-ins of the vendors refuse what the vendors refuse.
+mod standins;
 /// What outlives the process: tokens, refusals, waits; a store that is damaged, taken, or on a failing disk.
 mod store;
 /// The rules of the source tree.
