@@ -134,7 +134,7 @@ fn comap_wants_its_key_and_exactly_its_two_members_and_gives_a_dated_back_jwt() 
     let claims = claims(access);
     assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), 3900);
     assert_eq!(comap.api(access, &[KEY]).json()["token_accepted"], true);
-    assert_eq!(comap.vendor.asked(AUTHENTICATE), 11);
+    assert_eq!(comap.vendor.asked(AUTHENTICATE), 10);
     assert_eq!(comap.vendor.issuer.issued(), 1);
 
     // Of the three kinds of 401, two are the API's.
