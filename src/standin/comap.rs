@@ -296,7 +296,7 @@ impl Vendor for Comap {
 
     fn config(&self, auth: &str, api: &str) -> String {
         format!(
-            r#"# ComAp Cloud Identity: the subscription key goes with the token requests and with each call.
+            r#"# ComAp Cloud Identity: the dialect sends the subscription key with each call, too.
 [token.comap]
 dialect = "comap"
 base_url = "{auth}"
@@ -307,7 +307,6 @@ headers = {{ Comap-Key = {{ file = "comap_key" }} }}
 [route.comap]
 listen = "127.0.0.1:0"
 upstream = "{api}"
-headers = {{ Comap-Key = {{ file = "comap_key" }} }}
 "#,
             id = Self::CLIENT_ID,
         )
