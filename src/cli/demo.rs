@@ -23,7 +23,7 @@ const LIFETIME: Duration = Duration::from_secs(30);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Let the token servers misbehave at every other call
+    /// Let the token servers misbehave: at every other call, or always where it is a way of the server
     #[arg(long, value_name = "NAME", value_parser = faults())]
     fault: Option<String>,
 }
