@@ -301,6 +301,24 @@ impl Mutual {
         )
     }
 
+    /// A directory with the CA and the token.
+    fn home(&self) -> TempDir {
+        let home = tempfile::tempdir().unwrap();
+        for name in ["ca.pem", "token"] {
+            std::fs::copy(self.directory.path().join(name), home.path().join(name)).unwrap();
+        }
+        home
+    }
+
+    /// A broker with the certificate 1.
+    fn broker(&self) -> Broker {
+        let home = self.home();
+        self.issue(1, home.path());
+        let broker = Broker::start_in(home, &self.config(""), |_| {});
+        broker.wait_for_state("api", "valid");
+        broker
+    }
+
     /// A certificate with that serial number, under that folder.
     fn issue(&self, serial: u64, folder: &Path) {
         std::fs::create_dir_all(folder).unwrap();
@@ -320,13 +338,7 @@ impl Mutual {
 #[test]
 fn a_replaced_client_certificate_is_used_by_itself_and_connections_with_the_old_one_are_not() {
     let api = Mutual::new();
-    let home = tempfile::tempdir().unwrap();
-    for name in ["ca.pem", "token"] {
-        std::fs::copy(api.directory.path().join(name), home.path().join(name)).unwrap();
-    }
-    api.issue(1, home.path());
-    let broker = Broker::start_in(home, &api.config(""), |_| {});
-    broker.wait_for_state("api", "valid");
+    let broker = api.broker();
     let load = Load::on(&broker, "api", 2);
     for serial in 2..=6 {
         api.issue(serial, broker.directory.path());
@@ -345,13 +357,7 @@ fn a_replaced_client_certificate_is_used_by_itself_and_connections_with_the_old_
 #[test]
 fn broken_certificates_leave_the_old_one_in_force_with_an_alarm_and_no_request_fails() {
     let api = Mutual::new();
-    let home = tempfile::tempdir().unwrap();
-    for name in ["ca.pem", "token"] {
-        std::fs::copy(api.directory.path().join(name), home.path().join(name)).unwrap();
-    }
-    api.issue(1, home.path());
-    let broker = Broker::start_in(home, &api.config(""), |_| {});
-    broker.wait_for_state("api", "valid");
+    let broker = api.broker();
     let load = Load::on(&broker, "api", 2);
     let path = |name: &str| broker.directory.path().join(name);
     let good = ["client.pem", "client.key"].map(|name| std::fs::read(path(name)).unwrap());
@@ -388,9 +394,7 @@ fn broken_certificates_leave_the_old_one_in_force_with_an_alarm_and_no_request_f
 #[test]
 fn a_kubernetes_volume_that_is_exchanged_is_followed() {
     let api = Mutual::new();
-    let home = tempfile::tempdir().unwrap();
-    std::fs::copy(api.directory.path().join("ca.pem"), home.path().join("ca.pem")).unwrap();
-    std::fs::copy(api.directory.path().join("token"), home.path().join("token")).unwrap();
+    let home = api.home();
     let volume = home.path().join("tls");
     api.issue(1, &volume.join("..one"));
     symlink("..one", volume.join("..data")).unwrap();
@@ -411,11 +415,9 @@ fn a_kubernetes_volume_that_is_exchanged_is_followed() {
 #[test]
 fn another_ca_is_trusted_without_a_restart() {
     let api = Mutual::new();
-    let home = tempfile::tempdir().unwrap();
-    let stranger = tempfile::tempdir().unwrap();
+    let (home, stranger) = (api.home(), tempfile::tempdir().unwrap());
     Pki::new(stranger.path()).unwrap();
     std::fs::copy(stranger.path().join("ca.pem"), home.path().join("ca.pem")).unwrap();
-    std::fs::copy(api.directory.path().join("token"), home.path().join("token")).unwrap();
     api.issue(1, home.path());
     let broker = Broker::start_in(home, &api.config(""), |_| {});
     broker.wait_for_state("api", "valid");
