@@ -64,6 +64,9 @@ fn text(status: &Value, now: Timestamp) -> String {
         })
     };
     let mut out = format!("tokenbroker {}, since {}\n", word(&status["version"]), word(&status["started_at"]));
+    if let Some(error) = status["config"]["error"].as_str() {
+        out.push_str(&format!("what is on the disk is not in force:\n  {}\n", error.replace('\n', "\n  ")));
+    }
     for (name, token) in status["tokens"].as_object().into_iter().flatten() {
         out.push_str(&format!("token {name}: {}", word(&token["state"])));
         for (what, key) in [

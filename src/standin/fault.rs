@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
-use super::http::{Dropped, Payload};
+use super::payload::{Dropped, Payload};
 use super::quirk::{self, Quirk};
 
 /// One kind of misbehaviour.

@@ -9,7 +9,7 @@ use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode, Uri};
 use serde_json::{Map, Value};
 
-use super::http::Payload;
+use super::payload::Payload;
 
 /// A request, read to its end.
 #[derive(Clone, Debug)]

@@ -17,6 +17,7 @@ mod message;
 mod mint;
 mod netrex;
 mod oauth2;
+mod payload;
 pub mod pki;
 mod quirk;
 mod slots;

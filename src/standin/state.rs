@@ -7,9 +7,9 @@ use http::{HeaderValue, Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 
 use super::fault::{Fault, Faults};
-use super::http::{Dropped, Payload};
 use super::issuer::Issuer;
 use super::message::{Call, Reply};
+use super::payload::{Dropped, Payload};
 use super::quirk::Quirk;
 
 /// Calls that are remembered.

@@ -132,6 +132,13 @@ fn a_configuration_that_is_wrong_changes_nothing_and_says_why() {
         assert_eq!(shown["loaded_at"], loaded["loaded_at"]);
         assert!(shown["error"].as_str().unwrap().contains(said), "{shown}");
         assert!(load.end() > 0);
+        if said != "tokenbroker.toml:" {
+            let (code, stdout, _) = broker.command(&["status"]);
+            assert!(
+                code == 0 && stdout.contains("what is on the disk is not in force:\n") && stdout.contains(said),
+                "{stdout}"
+            );
+        }
     }
     drop(occupied);
     assert_eq!(reloads(&broker, "failure"), 11);
