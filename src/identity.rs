@@ -5,6 +5,7 @@
 //! subject, serial number and dates, because that is what one has to tell the vendor.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -276,7 +277,17 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
     })
 }
 
+/// No file of certificates is longer: the system's own has 250 KiB.
+const LENGTH_MAX: u64 = 4 << 20;
+
+/// Security: a pipe or a device would block, or never end.
 fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
-    std::fs::read(path)
-        .map_err(|e| error(format!("cannot read {}: {e}", path.display()), "check the path and its permissions"))
+    let failed =
+        |e: io::Error| error(format!("cannot read {}: {e}", path.display()), "check the path and its permissions");
+    let meta = path.metadata().map_err(failed)?;
+    if !meta.is_file() || meta.len() > LENGTH_MAX {
+        let what = if meta.is_file() { "is larger than 4 MiB" } else { "is not a regular file" };
+        return Err(error(format!("{} {what}", path.display()), "name the PEM file itself"));
+    }
+    std::fs::read(path).map_err(failed)
 }

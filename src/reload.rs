@@ -3,7 +3,7 @@
 //! Both come down to one thing: the configuration is checked as at the start, and the difference is applied. A configuration
 //! that is wrong changes nothing. A file that is wrong leaves what was read of it before, while the others are followed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +25,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const STILL: Duration = Duration::from_millis(200);
 /// And if they never do, after so many looks.
 const STILL_LOOKS_MAX: u32 = 8;
+/// A file system that does not answer holds nothing up for longer.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// What could not be used is tried, and complained of, again.
 const TRY_AGAIN: Duration = Duration::from_secs(60);
 
@@ -33,16 +35,18 @@ pub struct Reload {
     path: PathBuf,
     text: Zeroizing<String>,
     stamps: BTreeMap<PathBuf, u64>,
-    again: Option<Instant>,
+    /// Why the configuration on the disk is not in force.
+    refused: Vec<String>,
+    /// Which of its files are not in use, and when that was said.
+    broken: Vec<String>,
+    told: Option<Instant>,
     pub loaded_at: Timestamp,
-    /// Why what is on the disk is not what is in force.
-    pub error: Option<String>,
 }
 
 impl Reload {
     pub fn new(path: PathBuf, text: Zeroizing<String>, loaded_at: Timestamp) -> Self {
         // Without stamps, the files count as changed: they may have been, since they were read.
-        Self { path, text, stamps: BTreeMap::new(), again: None, loaded_at, error: None }
+        Self { path, text, stamps: BTreeMap::new(), refused: Vec::new(), broken: Vec::new(), told: None, loaded_at }
     }
 
     /// Waits until a file that the configuration names has changed.
@@ -50,7 +54,7 @@ impl Reload {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let mut stamps = stamps(config).await;
-            if stamps == self.stamps && self.again.is_none_or(|again| Instant::now() < again) {
+            if stamps == self.stamps && self.told.is_none_or(|told| told.elapsed() < TRY_AGAIN) {
                 continue;
             }
             for _ in 0..STILL_LOOKS_MAX {
@@ -70,15 +74,14 @@ impl Reload {
     pub async fn configuration(&mut self, running: &mut Running) -> Result<(), Vec<String>> {
         let done = self.read_again(running).await;
         running.app.metrics.reloaded(done.is_ok());
-        self.again = None;
         match &done {
-            Ok(()) => self.error = None,
+            Ok(()) => (self.refused, self.broken, self.told) = (Vec::new(), Vec::new(), None),
             Err(lines) => {
                 for line in lines {
                     error!("{line}");
                 }
                 error!(config = %self.path.display(), "not reloaded: what was running goes on");
-                self.error = Some(lines.join("\n"));
+                self.refused.clone_from(lines);
             }
         }
         done
@@ -98,11 +101,13 @@ impl Reload {
         for warning in &report.warnings {
             warn!("{}", report.line(warning));
         }
-        let plan = plan(running, config).await?;
+        let plan = plan(running, config, &BTreeSet::new()).await?;
         if !plan.wrong.is_empty() {
             return Err(plan.wrong);
         }
         apply(running, plan).await?;
+        // A server that refused may have been mended meanwhile: whoever reloads asks for another try.
+        running.parts.tokens.values().for_each(|part| part.slot.reconsider());
         // The files count as changed: they may have been, since they were read.
         (self.text, self.loaded_at, self.stamps) = (text, now, BTreeMap::new());
         info!(config = %self.path.display(), "reloaded");
@@ -119,8 +124,9 @@ impl Reload {
         let mut wrong = Vec::new();
         let done = match blocking(read).await {
             Ok((Some(config), report)) => {
-                wrong = report.problems.iter().map(|problem| report.line(problem)).collect();
-                match plan(running, config).await {
+                wrong = lines(&report);
+                let refused = report.problems.iter().map(|problem| problem.key.clone()).collect();
+                match plan(running, config, &refused).await {
                     Ok(mut plan) => {
                         wrong.append(&mut plan.wrong);
                         apply(running, plan).await
@@ -136,14 +142,23 @@ impl Reload {
         if changed || !wrong.is_empty() {
             running.app.metrics.reloaded(wrong.is_empty());
         }
-        for line in &wrong {
-            error!("{line}; what was read before stays in use");
+        // The same again only after a while.
+        if wrong != self.broken || self.told.is_none_or(|told| told.elapsed() >= TRY_AGAIN) {
+            for line in &wrong {
+                error!("{line}; what was read before stays in use");
+            }
+            self.told = (!wrong.is_empty()).then(Instant::now);
         }
         if changed {
             info!("changed files are in use");
         }
-        self.again = (!wrong.is_empty()).then(|| Instant::now() + TRY_AGAIN);
-        self.error = (!wrong.is_empty()).then(|| wrong.join("\n"));
+        self.broken = wrong;
+    }
+
+    /// Why what is on the disk is not in force or in use; `None` if it is.
+    pub fn error(&self) -> Option<String> {
+        let lines: Vec<_> = self.refused.iter().chain(&self.broken).map(String::as_str).collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
     }
 }
 
@@ -159,8 +174,8 @@ fn fixed(before: &Config, after: &Config) -> Result<(), Vec<String>> {
     if lines.is_empty() { Ok(()) } else { Err(lines) }
 }
 
-async fn plan(running: &Running, config: Config) -> Result<Plan, Vec<String>> {
-    running.app.plan(config, Some(&running.parts)).await.map_err(|e| vec![e.to_string()])
+async fn plan(running: &Running, config: Config, refused: &BTreeSet<String>) -> Result<Plan, Vec<String>> {
+    running.app.plan(config, Some(&running.parts), refused).await.map_err(|e| vec![e.to_string()])
 }
 
 /// Applies the difference; false if there is none.
@@ -202,15 +217,17 @@ fn difference<T>(what: &str, before: &BTreeMap<String, Arc<T>>, after: &BTreeMap
 async fn stamps(config: &Config) -> BTreeMap<PathBuf, u64> {
     let files = config.files.clone();
     let stamp = move || files.into_iter().map(|file| (file.clone(), source::stamp(&file))).collect();
-    // A file system that does not answer holds up this one thread only.
-    tokio::task::spawn_blocking(stamp).await.unwrap_or_default()
+    // Without an answer, everything counts as changed.
+    let stamps = tokio::time::timeout(READ_TIMEOUT, tokio::task::spawn_blocking(stamp)).await;
+    stamps.ok().and_then(Result::ok).unwrap_or_default()
 }
 
 async fn blocking<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, Vec<String>> + Send + 'static,
 ) -> Result<T, Vec<String>> {
     let broken = |_| vec!["the reading broke off inside the broker: report this".to_owned()];
-    tokio::task::spawn_blocking(read).await.map_err(broken)?
+    let late = |_| vec![format!("the files could not be read within {} s", READ_TIMEOUT.as_secs())];
+    tokio::time::timeout(READ_TIMEOUT, tokio::task::spawn_blocking(read)).await.map_err(late)?.map_err(broken)?
 }
 
 fn lines(report: &Report) -> Vec<String> {

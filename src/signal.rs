@@ -38,12 +38,11 @@ impl Signals {
         }
     }
 
-    /// The next one that asks to stop.
+    /// The next one that asks to stop; one that asks to reload stays pending.
     pub async fn stop(&mut self) -> &'static str {
-        loop {
-            if let Asked::Stop(signal) = self.next().await {
-                return signal;
-            }
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
         }
     }
 }

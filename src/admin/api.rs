@@ -1,9 +1,10 @@
-//! `/api/…`: status as JSON, and the refresh that an operator asks for.
+//! `/api/…`: status as JSON, and what an operator can ask for.
 
 use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::{Map, Value, json};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 
 use super::{Admin, Answer, Order, RouteView, TokenView, nothing_here};
@@ -76,15 +77,13 @@ impl Admin {
 
     /// Has it carried out, after what was asked for before.
     async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, Problem> {
-        let ending = || {
-            Problem::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "draining",
-                "the broker is about to end, or has too much to do",
-            )
-        };
+        let not_now = |code, detail| Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail);
+        let ending = || not_now("draining", "the broker is about to end");
         let (reply, answer) = oneshot::channel();
-        self.orders.try_send(order(reply)).map_err(|_| ending())?;
+        self.orders.try_send(order(reply)).map_err(|error| match error {
+            TrySendError::Full(_) => not_now("busy", "what was asked for before is not done yet: ask again later"),
+            TrySendError::Closed(_) => ending(),
+        })?;
         answer.await.map_err(|_| ending())
     }
 

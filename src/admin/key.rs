@@ -31,7 +31,8 @@ pub fn keep(key: &Secret, directory: &Path, other: &str) -> io::Result<KeyFile> 
     if !directory.exists() {
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     }
-    let meta = directory.symlink_metadata()?;
+    // A link is fine: systemd makes one of a StateDirectory.
+    let meta = directory.metadata()?;
     let own = meta.uid() == rustix::process::geteuid().as_raw();
     if !meta.is_dir() || !own || meta.permissions().mode() & 0o077 != 0 {
         let why = format!("{} must be a directory of this user with mode 0700", directory.display());
@@ -44,6 +45,16 @@ pub fn keep(key: &Secret, directory: &Path, other: &str) -> io::Result<KeyFile> 
     kept.file.set_len(0)?;
     kept.file.write_all(format!("{}\n", key.expose()).as_bytes())?;
     Ok(kept)
+}
+
+/// The key file of the broker that runs there with that `other`; `None` if none does.
+pub fn find(directory: &Path, other: Option<&str>) -> Option<PathBuf> {
+    let names = other.map(|other| format!("admin-{other}.key")).into_iter().chain(["admin.key".to_owned()]);
+    names.map(|name| directory.join(name)).find(|path| {
+        // One that nobody holds is what a broker left that was killed.
+        let file = File::open(path);
+        file.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK))
+    })
 }
 
 /// `None` if a running broker holds it.

@@ -15,12 +15,14 @@ use crate::store::FileStore;
 /// For each step of a GET.
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// What is asked for may have to wait for a token exchange in flight.
-const POST_TIMEOUT: Duration = Duration::from_secs(120);
+const POST_TIMEOUT: Duration = Duration::from_secs(600);
 const POST_ANSWER_MAX: u64 = 1 << 20;
 
 /// A running broker.
 pub(super) struct Operator {
     pub listen: Listen,
+    /// False if the store says that nobody owns it.
+    runs: bool,
     key: Option<SecretSource>,
     store: Option<std::path::PathBuf>,
 }
@@ -51,7 +53,8 @@ impl Operator {
         let config::Operator { admin, store } = operator;
         let owner = store.as_deref().and_then(FileStore::owner);
         let said = owner.as_deref().and_then(|text| text.strip_prefix("admin ")?.split(", pid ").next()?.parse().ok());
-        Self { listen: said.unwrap_or(admin.listen), key: admin.key, store }
+        let runs = store.is_none() || said.is_some();
+        Self { listen: said.unwrap_or(admin.listen), runs, key: admin.key, store }
     }
 
     /// The answer to a GET, at most so many bytes of it. An error is a line for the person.
@@ -61,6 +64,10 @@ impl Operator {
 
     /// The good answer to a POST with the admin key; another one is an error, in the broker's words.
     pub fn post(&self, path: &str) -> Result<Answer, Failure> {
+        // Security: whoever else listens there must not get the key.
+        if !self.runs {
+            return Err("no broker runs with this configuration: nobody owns its store".to_owned().into());
+        }
         let key = self.admin_key()?;
         // Security: on its way to the listener of this user's own broker.
         let field = zeroize::Zeroizing::new(format!("Authorization: Bearer {}\r\nContent-Length: 0\r\n", key.expose()));
@@ -80,9 +87,10 @@ impl Operator {
             return block_on(source.read())?.map_err(|e| format!("admin.key: {e}"));
         }
         let directory = self.store.clone().unwrap_or_else(key::runtime_directory);
-        let other = self.listen.port().map(|port| directory.join(format!("admin-{port}.key")));
-        let file = other.filter(|other| other.exists()).unwrap_or_else(|| directory.join("admin.key"));
-        SecretSource::File(file).look().map_err(|e| format!("no admin key: {e}; is the broker running?"))
+        let port = self.listen.port().map(|port| port.to_string());
+        let none = || format!("no running broker keeps an admin key in {}; is it running?", directory.display());
+        let file = key::find(&directory, port.as_deref()).ok_or_else(none)?;
+        SecretSource::File(file).look().map_err(|e| format!("no admin key: {e}"))
     }
 
     fn ask(&self, method: &str, path: &str, fields: &str, limits: (Duration, u64)) -> Result<Answer, String> {
@@ -90,7 +98,10 @@ impl Operator {
             format!("no answer from {}: {error}; is the broker running with this configuration?", self.listen)
         })?;
         let status = answer.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
-        let status = status.ok_or_else(|| format!("what answers at {} is no broker", self.listen))?;
+        let status = status.ok_or_else(|| match answer.is_empty() {
+            true => format!("{} ended the connection without an answer: is the broker about to end?", self.listen),
+            false => format!("what answers at {} is no broker", self.listen),
+        })?;
         let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned();
         Ok(Answer { status, body })
     }
@@ -99,21 +110,24 @@ impl Operator {
         let (timeout, bytes_max) = limits;
         let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
         let request = zeroize::Zeroizing::new([&head, fields, "\r\n"].concat());
-        let mut answer = Vec::new();
         match &self.listen {
             Listen::Tcp(address) => {
-                let mut stream = TcpStream::connect_timeout(address, TIMEOUT)?;
+                let stream = TcpStream::connect_timeout(address, TIMEOUT)?;
                 stream.set_read_timeout(Some(timeout))?;
-                stream.write_all(request.as_bytes())?;
-                stream.take(bytes_max).read_to_end(&mut answer)?;
+                talk(stream, &request, bytes_max)
             }
             Listen::Unix(socket) => {
-                let mut stream = UnixStream::connect(socket)?;
+                let stream = UnixStream::connect(socket)?;
                 stream.set_read_timeout(Some(timeout))?;
-                stream.write_all(request.as_bytes())?;
-                stream.take(bytes_max).read_to_end(&mut answer)?;
+                talk(stream, &request, bytes_max)
             }
         }
-        Ok(String::from_utf8_lossy(&answer).into_owned())
     }
+}
+
+fn talk(mut stream: impl Read + Write, request: &str, bytes_max: u64) -> std::io::Result<String> {
+    let mut answer = Vec::new();
+    stream.write_all(request.as_bytes())?;
+    stream.take(bytes_max).read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }

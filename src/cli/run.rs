@@ -1,5 +1,6 @@
 //! `run`: the proxy, from a checked configuration to a clean exit.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -77,7 +78,7 @@ async fn start(config: Config) -> Result<Started, ExitCode> {
         failed(&error.to_string(), code)
     };
     let app = App::open(&config, Clock::system()).await.map_err(refused)?;
-    let plan = app.plan(config, None).await.map_err(refused)?;
+    let plan = app.plan(config, None, &BTreeSet::new()).await.map_err(refused)?;
     let admin = server::bind(&admin_config.listen).map_err(|error| {
         let (listen, fix) = (&admin_config.listen, way_out(&error));
         let text = format!("admin.listen: cannot listen on {listen} for the operator: {error}; {fix}");
@@ -88,7 +89,7 @@ async fn start(config: Config) -> Result<Started, ExitCode> {
         None => None,
     };
     let given = given.transpose().map_err(|e| failed(&format!("admin.key: {e}"), ExitCode::from(CONFIG)))?;
-    let running = Running::start(app, plan).map_err(|error| failed(&said(&error), ExitCode::FAILURE))?;
+    let running = Running::start(app, plan).await.map_err(|error| failed(&said(&error), ExitCode::FAILURE))?;
     // Only now: a broker that cannot start must not take the key of one that runs.
     let made = if given.is_none() { make_key(&admin, running.parts.config.store.as_ref())? } else { None };
     let (admin_key, key_file) = made.map_or((given, None), |(key, file)| (Some(key), Some(file)));
@@ -117,8 +118,10 @@ async fn serve(
         Err(code) => return code,
     };
     if let Some(store) = &running.app.store {
-        // Whoever finds the store taken learns by whom. Nothing else depends on it.
-        let _ = store.sign(&format!("admin {}, pid {}", bound.listen, std::process::id()));
+        // Whoever finds the store taken learns by whom, and where to ask.
+        if let Err(error) = store.sign(&format!("admin {}, pid {}", bound.listen, std::process::id())) {
+            warn!(%error, "commands such as `reload` will not find this broker: its address could not be written");
+        }
     }
     let mut reload = Reload::new(file, text, running.app.started_at);
     let (orders, mut ordered) = mpsc::channel(ORDERS_MAX);
@@ -147,6 +150,8 @@ async fn serve(
         admin.shown.store(Arc::new(shown(&running, &reload)));
         known = listening(&running, &known);
     };
+    // Whoever asks for something now is told so.
+    drop(ordered);
     info!(signal, "draining; a second signal ends at once");
     tokio::select! {
         clean = running.drain() => {
@@ -288,7 +293,7 @@ fn shown(running: &Running, reload: &Reload) -> Shown {
     let identities = parts.config.certificates.identities.iter();
     Shown {
         loaded_at: reload.loaded_at,
-        error: reload.error.clone(),
+        error: reload.error(),
         tokens: parts.tokens.values().map(token).collect(),
         routes: parts
             .routes

@@ -289,6 +289,10 @@ fn read(path: &Path) -> Result<String, Problem> {
         problem: problem.into(),
         hint: hint.into(),
     };
+    // Security: a pipe or a device would block, or never end.
+    if path.metadata().is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
+        return Err(fatal("cannot be read: it is not a regular file", "name the configuration with -c FILE"));
+    }
     let mut bytes = Vec::new();
     File::open(path).and_then(|file| file.take(LENGTH_MAX + 1).read_to_end(&mut bytes)).map_err(|e| {
         match e.kind() {

@@ -4,6 +4,7 @@
 //! was read to its end; in any other case it is closed. A request is sent a second time only if the first try wrote
 //! nothing, or if it is idempotent, has no body, and went out on a connection that had been idle.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,8 +33,13 @@ pub struct Upstream {
     dialer: Arc<Dialer>,
     builder: http1::Builder,
     clock: Clock,
-    /// By worker.
-    pools: Arc<[Pool]>,
+    pools: Arc<Pools>,
+}
+
+struct Pools {
+    by_worker: Box<[Pool]>,
+    /// Nothing is kept any more.
+    closed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -54,7 +60,7 @@ struct Connection {
 /// A connection while one exchange uses it. Dropped before [`Lease::finish`], it is closed.
 pub struct Lease {
     connection: Option<Connection>,
-    pools: Arc<[Pool]>,
+    pools: Arc<Pools>,
     worker: usize,
     clock: Clock,
     /// How long it may be idle afterwards; zero for not at all.
@@ -74,7 +80,8 @@ impl Upstream {
     pub fn new(config: Arc<config::Route>, dialer: Arc<Dialer>, limits: &config::Limits, clock: Clock) -> Self {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(limits.head_max).max_header_size(limits.head_max).max_headers(limits.headers_max);
-        let pools = (0..limits.threads).map(|_| Pool::default()).collect();
+        let by_worker = (0..limits.threads).map(|_| Pool::default()).collect();
+        let pools = Arc::new(Pools { by_worker, closed: AtomicBool::new(false) });
         Self { config, dialer, builder, clock, pools }
     }
 
@@ -149,7 +156,7 @@ impl Upstream {
     async fn checkout(&self, worker: usize) -> Option<(Connection, bool)> {
         let mut waited = false;
         loop {
-            let Idle { mut connection, until } = self.pools[worker].lock().pop()?;
+            let Idle { mut connection, until } = self.pools.by_worker[worker].lock().pop()?;
             if until <= self.clock.now().boot || connection.sender.is_closed() {
                 continue;
             }
@@ -180,10 +187,16 @@ impl Upstream {
         ProxyError::of_exchange(error, &self.config.upstream.endpoint, reused)
     }
 
+    /// Closes what is idle, and what will be: another configuration has another upstream in this one's place.
+    pub fn close(&self) {
+        self.pools.closed.store(true, Ordering::Release);
+        self.pools.by_worker.iter().for_each(|pool| pool.lock().clear());
+    }
+
     /// Closes what has been idle for too long. Called now and then by each worker.
     pub fn reap(&self, worker: usize) {
         let now = self.clock.now().boot;
-        self.pools[worker].lock().retain(|idle| idle.until > now && !idle.connection.sender.is_closed());
+        self.pools.by_worker[worker].lock().retain(|idle| idle.until > now && !idle.connection.sender.is_closed());
     }
 }
 
@@ -203,7 +216,10 @@ impl Lease {
         let Some(mut connection) = self.connection.take() else { return };
         connection.reused = true;
         let until = self.clock.now().boot + self.idle;
-        let mut pool = self.pools[self.worker].lock();
+        let mut pool = self.pools.by_worker[self.worker].lock();
+        if self.pools.closed.load(Ordering::Acquire) {
+            return;
+        }
         if pool.len() >= IDLE_MAX {
             pool.remove(0);
         }

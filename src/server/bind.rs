@@ -7,7 +7,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::Mode;
+use rustix::fs::{Mode, fchmod};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
 use crate::config::Listen;
 
@@ -54,12 +55,12 @@ pub fn bind(listen: &Listen) -> io::Result<Bound> {
         }
         Listen::Unix(path) => {
             make_room(path)?;
-            // Security: with this mask the file has mode 0600 from its first instant.
-            let before = rustix::process::umask(Mode::from_raw_mode(0o177));
-            let listener = UnixListener::bind(path);
-            rustix::process::umask(before);
-            let listener = listener?;
-            rustix::net::listen(&listener, BACKLOG)?;
+            // Security: the file takes its mode from the socket's own (unix(7)), so it is private from its first instant.
+            let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+            fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+            rustix::net::bind(&socket, &SocketAddrUnix::new(path.as_path())?)?;
+            rustix::net::listen(&socket, BACKLOG)?;
+            let listener = UnixListener::from(socket);
             listener.set_nonblocking(true)?;
             let file = Arc::new(SocketFile { path: path.clone(), inode: path.symlink_metadata()?.ino() });
             Ok(Bound { listen: listen.clone(), socket: Socket::Unix(listener, file) })

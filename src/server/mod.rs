@@ -16,6 +16,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, timeout_at};
@@ -35,7 +38,9 @@ use crate::store::StoreError;
 use crate::token::kept::Kept;
 
 /// After an exchange: what the last saves may take.
-const SAVES_MAX: Duration = Duration::from_secs(30);
+const SAVES_MAX: Duration = Duration::from_secs(60);
+/// Until a listener that is gone has been closed by every worker.
+const CLOSING_MAX: Duration = Duration::from_secs(1);
 
 /// A running broker.
 pub struct Running {
@@ -56,6 +61,8 @@ struct Listener {
     routes: Arc<ArcSwap<Routes>>,
     /// Cancelled when it takes no more requests.
     drain: CancellationToken,
+    /// One for each worker that accepts there.
+    loops: TaskTracker,
 }
 
 /// What a drain waits for, and how it is begun and ended.
@@ -79,33 +86,28 @@ pub enum StartError {
 
 impl Running {
     /// Binds every listener, then starts the refresh tasks and the workers.
-    pub fn start(app: App, plan: Plan) -> Result<Self, StartError> {
-        let bound = bind_new(&plan, &BTreeMap::new())?;
-        let (parts, refreshers) = app.build(plan, None, BTreeMap::new());
-        let (app, tasks, limits) = (Arc::new(app), Tasks::default(), parts.config.limits.clone());
-        let routes = Arc::new(ArcSwap::from_pointee(parts.routes.values().cloned().collect::<Vec<_>>()));
+    pub async fn start(app: App, plan: Plan) -> Result<Self, StartError> {
+        let limits = plan.limits().clone();
+        let bound = bind_new(&plan, &BTreeMap::new(), limits.threads)?;
+        let (app, tasks) = (Arc::new(app), Tasks::default());
+        let routes = Arc::new(ArcSwap::from_pointee(Vec::new()));
         let workers = workers(&app, &limits, &tasks, &routes)?;
-        let (parts, listeners, refreshing) = (Arc::new(parts), BTreeMap::new(), Refreshing::default());
-        let mut this = Self { app, parts, listeners, routes, workers, tasks, refreshing };
-        for refresher in refreshers {
-            this.refreshing.start(refresher, &this.app.metrics);
-        }
-        this.listen(bound)?;
+        let mut refreshing = Refreshing::default();
+        let parts = Arc::new(change_tokens(&app, &mut refreshing, plan, None).await);
+        let mut this = Self { app, parts, listeners: BTreeMap::new(), routes, workers, tasks, refreshing };
+        this.routes.store(Arc::new(this.parts.routes.values().cloned().collect()));
+        this.listen(bound);
         Ok(this)
     }
 
-    /// Changes to the parts of the plan: what is the same in both stays as it is, its state, connections and sockets included;
-    /// a token that is not is waited for while it has an exchange in flight. Fails before anything has changed.
+    /// Changes to the parts of the plan: what is the same in both stays as it is, its state, connections and sockets included.
+    /// A token that is not is waited for while it has an exchange in flight. Fails before anything has changed.
     pub async fn change(&mut self, plan: Plan) -> Result<(), StartError> {
-        let bound = bind_new(&plan, &self.listeners)?;
+        let bound = bind_new(&plan, &self.listeners, self.workers.len())?;
         let before = Arc::clone(&self.parts);
         let wanted: BTreeMap<_, _> = plan.listeners().into_iter().collect();
-        let ended = self.refreshing.end(plan.ends(&before)).await;
-        let (parts, refreshers) = self.app.build(plan, Some(&before), ended);
-        self.parts = Arc::new(parts);
-        for refresher in refreshers {
-            self.refreshing.start(refresher, &self.app.metrics);
-        }
+        self.parts = Arc::new(change_tokens(&self.app, &mut self.refreshing, plan, Some(&before)).await);
+        let mut ending = Vec::new();
         self.listeners.retain(|place, listener| match wanted.get(place) {
             Some(names) => {
                 let port = listener.listen.port();
@@ -114,51 +116,68 @@ impl Running {
             }
             None => {
                 listener.drain.cancel();
+                listener.loops.close();
+                ending.push(listener.loops.clone());
                 false
             }
         });
         self.routes.store(Arc::new(self.parts.routes.values().cloned().collect()));
-        let opened = self.listen(bound);
+        self.listen(bound);
         for (name, old) in &before.tokens {
             if self.parts.tokens.get(name).is_none_or(|new| !Arc::ptr_eq(&new.slot, &old.slot)) {
                 old.slot.retire();
             }
         }
-        opened
+        for (name, old) in &before.routes {
+            if self.parts.routes.get(name).is_none_or(|new| !Arc::ptr_eq(new, old)) {
+                old.upstream.close();
+            }
+        }
+        // The next change may want to listen there again.
+        let _ = tokio::time::timeout(CLOSING_MAX, join_all(ending.iter().map(TaskTracker::wait))).await;
+        Ok(())
     }
 
     /// Forgets what the store has under that name, such as `token.api`, and starts that token anew. The records that there were.
     pub async fn forget(&mut self, record: &str) -> Result<Vec<String>, StoreError> {
         let Some(store) = self.app.store.clone() else { return Ok(Vec::new()) };
-        let token =
-            record.strip_prefix("token.").map_or("", |rest| rest.split('.').next().unwrap_or_default()).to_owned();
-        let mut ended = self.refreshing.end([&token]).await.remove(&token);
+        let token = record.strip_prefix("token.").map_or("", |rest| rest.split('.').next().unwrap_or_default());
+        let running = self.refreshing.take(token);
+        let mut ended = match running {
+            Some(running) => running.end().await,
+            None => None,
+        };
         let forgotten = store.forget_all(record);
-        if let (Some(ended), Ok(names)) = (&mut ended, &forgotten)
-            && ended.keeper.as_ref().is_some_and(|keeper| names.iter().any(|name| name == keeper.record()))
-        {
-            ended.kept = Kept::default();
+        if let Some(ended) = &mut ended {
+            let own = |names: &Vec<String>| {
+                ended.keeper.as_ref().is_some_and(|keeper| names.iter().any(|name| name == keeper.record()))
+            };
+            match &forgotten {
+                Ok(names) if own(names) => ended.kept = Kept::default(),
+                Ok(_) => {}
+                // Nobody knows what is left of it.
+                Err(_) => ended.saved = false,
+            }
         }
-        if let Some(part) = self.parts.tokens.get(&token) {
+        if let Some(part) = self.parts.tokens.get(token) {
             self.refreshing.start(self.app.again(part, ended), &self.app.metrics);
         }
         forgotten
     }
 
     /// Has every worker accept there.
-    fn listen(&mut self, bound: Vec<(Place, Vec<String>, Bound)>) -> Result<(), StartError> {
-        for (place, names, bound) in bound {
-            let routes = Arc::new(ArcSwap::from_pointee(Routes::new(named(&self.parts, &names), bound.listen.port())));
-            let drain = self.tasks.drain.child_token();
-            for worker in &self.workers {
-                let (routes, drain) = (Arc::clone(&routes), drain.clone());
-                let bound = bound.try_clone().map_err(StartError::Thread)?;
+    fn listen(&mut self, bound: Vec<New>) {
+        for New { place, names, bound } in bound {
+            let Some(listen) = bound.first().map(|bound| bound.listen.clone()) else { continue };
+            let routes = Arc::new(ArcSwap::from_pointee(Routes::new(named(&self.parts, &names), listen.port())));
+            let (drain, loops) = (self.tasks.drain.child_token(), TaskTracker::new());
+            for (worker, bound) in self.workers.iter().zip(bound) {
+                let (routes, drain, running) = (Arc::clone(&routes), drain.clone(), loops.token());
                 // A worker that is gone said why.
-                let _ = worker.send(Opened { bound, routes, drain });
+                let _ = worker.send(Opened { bound, routes, drain, running });
             }
-            self.listeners.insert(place, Listener { listen: bound.listen.clone(), routes, drain });
+            self.listeners.insert(place, Listener { listen, routes, drain, loops });
         }
-        Ok(())
     }
 
     /// Where each route really listens, ports filled in.
@@ -203,12 +222,61 @@ impl Running {
     }
 }
 
+/// Ends the tasks of the tokens that are gone or not what they were, each as soon as it can, and starts their successors.
+async fn change_tokens(app: &App, refreshing: &mut Refreshing, mut plan: Plan, before: Option<&Parts>) -> Parts {
+    let old = |name: &str| before.and_then(|before| before.tokens.get(name));
+    let mut tokens: BTreeMap<_, _> = before.map(|before| before.tokens.clone()).unwrap_or_default();
+    tokens.retain(|name, _| plan.has(name));
+    let mut accounts: BTreeMap<_, _> =
+        plan.changed().into_iter().map(|(name, account)| (name, Some(account))).collect();
+    let gone = before.iter().flat_map(|before| before.tokens.keys()).filter(|name| !plan.has(name));
+    accounts.extend(gone.map(|name| (name.clone(), None)));
+    let ending = accounts.into_iter().map(|(name, account)| {
+        let running = refreshing.take(&name);
+        async move {
+            let ended = match running {
+                Some(running) => running.end().await,
+                None => None,
+            };
+            (name, account, ended)
+        }
+    });
+    let mut ending: FuturesUnordered<_> = ending.collect::<Vec<_>>().into_iter().collect();
+    while let Some((name, account, ended)) = ending.next().await {
+        let goes_on = ended.as_ref().is_some_and(|ended| account.as_ref() == Some(&ended.account));
+        let left = match ended {
+            Some(ended) if goes_on => Some(ended),
+            ended => {
+                ended.into_iter().for_each(|ended| refreshing.leave(&name, ended));
+                account.and_then(|account| refreshing.find(&name, &account))
+            }
+        };
+        if let Some((part, refresher)) = app.token(&mut plan, &name, old(&name).map(AsRef::as_ref), left) {
+            refreshing.start(refresher, &app.metrics);
+            tokens.insert(name, Arc::new(part));
+        }
+    }
+    app.parts(plan, before, tokens)
+}
+
+/// A listener that is not there yet.
+struct New {
+    place: Place,
+    names: Vec<String>,
+    /// One for each worker.
+    bound: Vec<Bound>,
+}
+
 /// The listeners of the plan that are not there yet.
-fn bind_new(plan: &Plan, there: &BTreeMap<Place, Listener>) -> Result<Vec<(Place, Vec<String>, Bound)>, StartError> {
+fn bind_new(plan: &Plan, there: &BTreeMap<Place, Listener>, workers: usize) -> Result<Vec<New>, StartError> {
     let new = plan.listeners().into_iter().filter(|(place, _)| !there.contains_key(place));
-    let bound = new.map(|(place, names)| match bind(&place.listen) {
-        Ok(bound) => Ok((place, names, bound)),
-        Err(source) => Err(StartError::Listen { listen: place.listen, routes: names.join(", "), source }),
+    let bound = new.map(|(place, names)| {
+        let first = bind(&place.listen);
+        let all = first.and_then(|first| (0..workers).map(|_| first.try_clone()).collect::<io::Result<Vec<_>>>());
+        match all {
+            Ok(bound) => Ok(New { place, names, bound }),
+            Err(source) => Err(StartError::Listen { listen: place.listen, routes: names.join(", "), source }),
+        }
     });
     bound.collect()
 }

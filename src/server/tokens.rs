@@ -14,21 +14,40 @@ use crate::telemetry::metrics::Metrics;
 use crate::token::refresh::{Ended, Refresher};
 use crate::token::source::Source;
 
-/// By the token's name.
-#[derive(Default)]
-pub(super) struct Refreshing(BTreeMap<String, Running>);
+/// Of accounts that are no longer configured; the oldest goes first.
+const LEFT_MAX: usize = 64;
 
-struct Running {
+#[derive(Default)]
+pub(super) struct Refreshing {
+    /// By the token's name.
+    tasks: BTreeMap<String, Running>,
+    /// What tasks left that nobody went on from, by the token's name, where no store has it: an account that was mistyped is
+    /// put right again, and its refresh token has to be there.
+    left: Vec<(String, Ended)>,
+    /// Cancelled when the broker ends.
+    cut: CancellationToken,
+}
+
+/// A task at work.
+pub(super) struct Running {
     stop: CancellationToken,
     /// `None` after a panic.
     task: JoinHandle<Option<Ended>>,
+}
+
+impl Running {
+    /// Ends it, after the exchange that it has in flight and what follows on that at once.
+    pub async fn end(self) -> Option<Ended> {
+        self.stop.cancel();
+        self.task.await.ok().flatten()
+    }
 }
 
 impl Refreshing {
     /// Must be called on the runtime that the task shall live on.
     pub fn start(&mut self, refresher: Refresher<Source>, metrics: &Arc<Metrics>) {
         let (name, stop, metrics) = (refresher.name().to_owned(), CancellationToken::new(), Arc::clone(metrics));
-        let run = refresher.run(stop.clone());
+        let run = refresher.run(stop.clone(), self.cut.clone());
         #[expect(clippy::disallowed_methods, reason = "a reload or the drain waits for it")]
         let task = tokio::spawn(async move {
             let ended = AssertUnwindSafe(run).catch_unwind().await;
@@ -40,22 +59,44 @@ impl Refreshing {
                 })
                 .ok()
         });
-        self.0.insert(name, Running { stop, task });
+        self.tasks.insert(name, Running { stop, task });
     }
 
-    /// Ends those, each after the exchange that it has in flight.
-    pub async fn end(&mut self, names: impl IntoIterator<Item = &String>) -> BTreeMap<String, Ended> {
-        let ending = names.into_iter().filter_map(|name| self.0.remove_entry(name)).map(async |(name, running)| {
-            running.stop.cancel();
-            Some((name, running.task.await.ok().flatten()?))
-        });
-        join_all(ending).await.into_iter().flatten().collect()
+    /// To be ended.
+    pub fn take(&mut self, token: &str) -> Option<Running> {
+        self.tasks.remove(token)
+    }
+
+    /// Keeps what nobody goes on from, unless the store has it.
+    pub fn leave(&mut self, token: &str, ended: Ended) {
+        if ended.keeper.is_some() && ended.saved {
+            return;
+        }
+        if self.left.len() >= LEFT_MAX {
+            let (token, _) = self.left.remove(0);
+            error!(token, "an account that is no longer configured, and was not saved, is forgotten");
+        }
+        self.left.push((token.to_owned(), ended));
+    }
+
+    /// What was left of that account.
+    pub fn find(&mut self, token: &str, account: &str) -> Option<Ended> {
+        let at = self.left.iter().position(|(name, ended)| name == token && ended.account == account)?;
+        Some(self.left.remove(at).1)
     }
 
     /// Ends all. True if the store has everything.
     pub async fn end_all(&mut self) -> bool {
-        let names: Vec<_> = self.0.keys().cloned().collect();
-        let ended = self.end(&names).await;
-        ended.len() == names.len() && ended.values().all(|ended| ended.saved)
+        self.cut.cancel();
+        let tasks = std::mem::take(&mut self.tasks);
+        let count = tasks.len();
+        let ended: Vec<_> = join_all(tasks.into_values().map(Running::end)).await.into_iter().flatten().collect();
+        let mut saved = ended.len() == count && ended.iter().all(|ended| ended.saved);
+        for (_, ended) in &mut self.left {
+            if let Some(keeper) = &mut ended.keeper {
+                saved &= keeper.save(&ended.kept).await.is_ok();
+            }
+        }
+        saved
     }
 }

@@ -39,6 +39,8 @@ pub(super) struct Opened {
     pub routes: Arc<ArcSwap<Routes>>,
     /// Cancelled when this listener takes no more requests.
     pub drain: CancellationToken,
+    /// Dropped when this worker accepts there no more.
+    pub running: TaskTrackerToken,
 }
 
 impl Worker {
@@ -73,7 +75,7 @@ impl Worker {
         debug!(worker = index, "drained");
     }
 
-    fn open(&self, Opened { bound, routes, drain }: Opened) {
+    fn open(&self, Opened { bound, routes, drain, running }: Opened) {
         let context =
             Arc::new(Context { routes: Arc::clone(&routes), worker: self.index, tunnels: self.tasks.tunnels.clone() });
         let serve = Serve {
@@ -85,6 +87,9 @@ impl Worker {
             connections: self.tasks.connections.clone(),
             drain,
         };
-        self.tasks.connections.spawn(serve.accept(bound));
+        self.tasks.connections.spawn(async move {
+            serve.accept(bound).await;
+            drop(running);
+        });
     }
 }

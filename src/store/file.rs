@@ -114,6 +114,7 @@ impl FileStore {
 
     /// What the process that owns the store wrote into the lock; `None` if nobody owns it.
     pub fn owner(directory: &Path) -> Option<String> {
+        private(directory).ok()?;
         let locked = File::open(directory).ok()?;
         let lock = flock(&locked, FlockOperation::NonBlockingLockShared);
         (lock == Err(Errno::WOULDBLOCK)).then(|| signature(directory))
@@ -201,7 +202,9 @@ impl FileStore {
     pub fn forget_all(&self, name: &str) -> Result<Vec<String>, StoreError> {
         let below = format!("{name}.");
         let known = self.newest()?.into_keys();
-        let meant: Vec<_> = known.filter(|known| *known == name || known.starts_with(&below)).collect();
+        // A kind of record, such as `token`, is none.
+        let one = name.contains('.') && !name.ends_with('.');
+        let meant: Vec<_> = known.filter(|known| one && (*known == name || known.starts_with(&below))).collect();
         for name in &meant {
             self.forget(name)?;
         }

@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub barred: bool,
     /// No exchange starts because of a refused token before this time since boot.
     pub suspects_from: Option<Duration>,
+    /// Another slot has taken the place of this one.
+    pub retired: bool,
     pub refreshes_at: Option<Timestamp>,
     pub refresh_expires_at: Option<Timestamp>,
     /// Failed exchanges since the last success.
@@ -106,6 +108,8 @@ pub struct Wishes {
     pub forced: bool,
     /// The API refused the current token.
     pub suspect: bool,
+    /// What a person had to mend may be mended.
+    pub mended: bool,
 }
 
 impl Wishes {
@@ -113,6 +117,7 @@ impl Wishes {
         self.wanted |= more.wanted;
         self.forced |= more.forced;
         self.suspect |= more.suspect;
+        self.mended |= more.mended;
     }
 }
 
@@ -124,6 +129,7 @@ pub struct Slot {
     wake: Notify,
     wanted: AtomicBool,
     forced: AtomicBool,
+    mended: AtomicBool,
     /// The generation that an API refused, 0 for none.
     suspect: AtomicU64,
 }
@@ -137,6 +143,7 @@ impl Slot {
             wake: Notify::new(),
             wanted: AtomicBool::new(false),
             forced: AtomicBool::new(false),
+            mended: AtomicBool::new(false),
             suspect: AtomicU64::new(0),
         }
     }
@@ -236,11 +243,18 @@ impl Slot {
         self.wake.notify_one();
     }
 
+    /// What a person had to mend may be mended: it is tried again.
+    pub fn reconsider(&self) {
+        self.mended.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
     /// No refresh task serves this slot any more: whoever waits here is told at once.
     pub fn retire(&self) {
         let snapshot = self.snapshot();
         let finished = snapshot.finished + 1;
-        self.publish(Snapshot { exchanging: false, finished, not_before: Some(Duration::MAX), ..(*snapshot).clone() });
+        let not_before = Some(Duration::MAX);
+        self.publish(Snapshot { exchanging: false, finished, not_before, retired: true, ..(*snapshot).clone() });
     }
 
     // The refresh task's side.
@@ -255,7 +269,19 @@ impl Slot {
         Wishes {
             wanted: self.wanted.swap(false, Ordering::AcqRel),
             forced: self.forced.swap(false, Ordering::AcqRel),
+            mended: self.mended.swap(false, Ordering::AcqRel),
             suspect: generation != 0 && self.suspect.swap(0, Ordering::AcqRel) == generation,
+        }
+    }
+
+    /// Gives back what was not fulfilled, for the next task.
+    pub(super) fn give_back(&self, wishes: Wishes) {
+        let generation = self.current.load().generation;
+        self.wanted.fetch_or(wishes.wanted, Ordering::AcqRel);
+        self.forced.fetch_or(wishes.forced, Ordering::AcqRel);
+        self.mended.fetch_or(wishes.mended, Ordering::AcqRel);
+        if wishes.suspect {
+            self.suspect.fetch_max(generation, Ordering::AcqRel);
         }
     }
 
@@ -267,6 +293,7 @@ impl Slot {
 
 fn unavailable(snapshot: &Snapshot, now: Now) -> Unavailable {
     let left = snapshot.not_before.map_or(Duration::ZERO, |start| start.saturating_sub(now.boot));
+    let left = if snapshot.retired { Duration::ZERO } else { left };
     let retry_after = if left > Duration::from_secs(24 * 3600) { NO_ATTEMPT } else { left.max(Duration::from_secs(1)) };
     Unavailable { state: snapshot.state(now), retry_after }
 }

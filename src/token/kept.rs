@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::schedule::SUSPECTS;
 use crate::clock::{Moment, Now};
 use crate::oauth::{Class, TokenError};
 use crate::secret::Secret;
@@ -37,6 +38,17 @@ pub struct Kept {
     pub unanswered: u32,
     pub hold: Option<KeptHold>,
     pub error: Option<KeptError>,
+    /// What counts within one process only.
+    #[serde(skip)]
+    pub process: Option<Process>,
+}
+
+/// What of a schedule another task of the same process goes on with.
+#[derive(Clone, Copy)]
+pub struct Process {
+    pub started: Option<Duration>,
+    pub suspects: [Option<Duration>; SUSPECTS],
+    pub repeated: bool,
 }
 
 /// An access token.

@@ -100,12 +100,13 @@ impl<E: Exchange> Refresher<E> {
         &self.task.name
     }
 
-    /// Runs until `stop`; an exchange in flight is finished first.
-    pub async fn run(mut self, stop: CancellationToken) -> Ended {
+    /// Runs until `stop`; an exchange in flight is finished first, with what follows on it at once unless `cut`, when the broker
+    /// ends.
+    pub async fn run(mut self, stop: CancellationToken, cut: CancellationToken) -> Ended {
         while !stop.is_cancelled() {
             let wait = self.save_again(false).await;
             match self.next() {
-                Next::Exchange => self.exchange(&stop).await,
+                Next::Exchange => self.exchange(&cut).await,
                 Next::Wait(next) => {
                     tokio::select! {
                         () = tokio::time::sleep(next.min(wait)) => {}
@@ -116,13 +117,14 @@ impl<E: Exchange> Refresher<E> {
             }
         }
         for _ in 0..LAST_SAVES {
-            if self.unsaved.is_none() {
+            if self.unsaved.is_none() || !cut.is_cancelled() {
                 break;
             }
             self.save_again(true).await;
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
-        let kept = self.kept(self.snapshot.error.as_deref());
+        self.task.slot.give_back(self.pending);
+        let kept = Kept { process: Some(self.schedule.process()), ..self.kept(self.snapshot.error.as_deref()) };
         let Self { task: Task { keeper, .. }, with, unsaved, .. } = self;
         Ended { account: with.account, keeper, kept, saved: unsaved.is_none() }
     }
@@ -135,6 +137,9 @@ impl<E: Exchange> Refresher<E> {
             self.schedule.files_changed();
         }
         self.pending.merge(self.task.slot.wishes());
+        if std::mem::take(&mut self.pending.mended) {
+            self.schedule.files_changed();
+        }
         let next = self.schedule.next(now, self.snapshot.token.as_deref(), self.pending);
         let barred = self.schedule.suspects_from(now);
         if next != Next::Exchange && self.pending.suspect && barred.is_some() {
@@ -146,12 +151,12 @@ impl<E: Exchange> Refresher<E> {
     }
 
     /// One exchange with what follows on it directly, between two snapshots.
-    async fn exchange(&mut self, stop: &CancellationToken) {
+    async fn exchange(&mut self, cut: &CancellationToken) {
         self.pending = Wishes::default();
         self.with = self.exchange.with();
         self.snapshot.exchanging = true;
         self.task.slot.publish(self.snapshot.clone());
-        let failure = self.attempts(stop).await;
+        let failure = self.attempts(cut).await;
         if failure.is_some() {
             self.save(failure.as_ref()).await;
         }
@@ -160,7 +165,7 @@ impl<E: Exchange> Refresher<E> {
 
     /// An exchange, the repetition of a lost answer, the login after a refused renewal: at most four in a row. `None` is a
     /// success.
-    async fn attempts(&mut self, stop: &CancellationToken) -> Option<TokenError> {
+    async fn attempts(&mut self, cut: &CancellationToken) -> Option<TokenError> {
         let exchange = Arc::clone(&self.exchange);
         let seed = own_task(async move { exchange.seed().await }).await;
         let configured = seed.as_ref().ok().and_then(Option::as_ref);
@@ -174,7 +179,7 @@ impl<E: Exchange> Refresher<E> {
         loop {
             let Err((error, credential)) = self.once(op).await else { return None };
             match self.schedule.failed(op, credential, &error, self.task.clock.now(), &mut self.task.rng) {
-                Then::Now(next) if !stop.is_cancelled() => {
+                Then::Now(next) if !cut.is_cancelled() => {
                     info!(token = self.task.name, %error, "trying again at once");
                     op = next;
                 }
@@ -265,6 +270,7 @@ impl<E: Exchange> Refresher<E> {
             error,
             not_before: self.schedule.not_before(),
             barred: self.schedule.is_barred(),
+            retired: false,
             suspects_from: self.schedule.suspects_from(self.task.clock.now()),
             refreshes_at: self.schedule.due().map(|due| due.wall),
             refresh_expires_at: self.schedule.refresh_expires_at(),

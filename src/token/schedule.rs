@@ -27,7 +27,7 @@ const UNCLEAR_SOON: u32 = 3;
 /// After so many logins in a row that a crash cut off: each may have been refused.
 const UNANSWERED_MAX: u32 = 2;
 /// Refreshes that refused tokens may cause in a window.
-const SUSPECTS: usize = 2;
+pub(super) const SUSPECTS: usize = 2;
 const SUSPECT_WINDOW: Duration = Duration::from_secs(60);
 /// The refresh starts this much earlier or later, as a fraction of the lifetime.
 const JITTER: f64 = 0.05;

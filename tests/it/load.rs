@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -255,8 +256,8 @@ fn in_process(upstream: &Upstream, clock: Clock) -> (Running, SocketAddr, TempDi
     let config = config.unwrap_or_else(|| panic!("{report:?}"));
     let running = RUNTIME.block_on(async {
         let app = App::open(&config, clock).await.unwrap();
-        let plan = app.plan(config, None).await.unwrap();
-        Running::start(app, plan).unwrap()
+        let plan = app.plan(config, None, &BTreeSet::new()).await.unwrap();
+        Running::start(app, plan).await.unwrap()
     });
     let Listen::Tcp(address) = running.addresses()[0].1 else { panic!("it listens elsewhere") };
     (running, address, directory)

@@ -43,7 +43,7 @@ fn start_durable(script: &Script, store: &Arc<FileStore>) -> Bench {
         keeper: Some(keeper),
     };
     let refresher = Refresher::new(script.clone(), task, kept, true);
-    let task = Some(tokio::spawn(refresher.run(stop.clone())));
+    let task = Some(tokio::spawn(refresher.run(stop.clone(), stop.clone())));
     Bench { clocks, slot, stop, task }
 }
 

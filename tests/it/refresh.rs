@@ -255,7 +255,7 @@ pub fn start(script: &Script, policy: Policy) -> Bench {
         keeper: None,
     };
     let refresher = Refresher::new(script.clone(), task, None, true);
-    let task = Some(tokio::spawn(refresher.run(stop.clone())));
+    let task = Some(tokio::spawn(refresher.run(stop.clone(), stop.clone())));
     Bench { clocks, slot, stop, task }
 }
 

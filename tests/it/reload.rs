@@ -445,3 +445,210 @@ fn a_secret_that_is_mended_ends_a_rejection_within_seconds() {
     broker.wait_for_state("api", "valid");
     assert_eq!(oauth.oauth.faults.calls(), 2);
 }
+
+#[test]
+fn a_signal_to_reload_during_a_reload_is_not_lost() {
+    let oauth = OAuth::start(HOUR);
+    let broker = oauth.broker("", "");
+    broker.wait_for_state("api", "valid");
+    oauth.oauth.faults.set(Some(Fault::Slow(Duration::from_millis(1500))), None);
+    let issued = oauth.oauth.issuer.issued();
+    let refresh = refresh_aside(&broker);
+    eventually("it is in flight", || oauth.oauth.issuer.issued() > issued);
+    broker.reconfigure(&oauth.config("timeout = \"9s\"", ""));
+    broker.signal(Signal::HUP);
+    std::thread::sleep(Duration::from_millis(300));
+    broker.reconfigure(&oauth.config("timeout = \"9s\"", "methods = [\"POST\"]"));
+    broker.signal(Signal::HUP);
+    eventually("the second one is in force", || broker.get("api", "/").status == 405);
+    refresh.join().unwrap();
+}
+
+/// Asks for an exchange, and waits for it elsewhere.
+fn refresh_aside(broker: &Broker) -> std::thread::JoinHandle<u16> {
+    let (address, key) = (broker.address("admin"), format!("Bearer {ADMIN_KEY}"));
+    std::thread::spawn(move || {
+        crate::support::call(address, "POST", "/api/tokens/api/refresh", &[("Authorization", &key)], b"").status
+    })
+}
+
+#[test]
+fn an_account_that_was_mistyped_and_put_right_has_its_refresh_token_still() {
+    let oauth = OAuth::start(HOUR);
+    let grant = "grant = \"refresh_token\"\nrefresh_token = { file = \"seed\" }";
+    let directory = oauth.directory();
+    write(directory.path(), "seed", oauth.oauth.issuer.refresh_token(None));
+    let right = oauth.config(grant, "");
+    let mut broker = Broker::start_in(directory, &right, |_| {});
+    broker.wait_for_state("api", "valid");
+    let wrong = right.replace("client_id = \"", "client_id = \"mistyped-");
+    // Nothing is sent for the mistake: its server is away.
+    oauth.oauth.faults.set(Some(Fault::Status(503, None)), None);
+    broker.reconfigure(&wrong);
+    assert_eq!(broker.reload().0, 0);
+    eventually("it was tried", || broker.token("api")["attempts"].as_u64() > Some(0));
+    oauth.oauth.faults.set(None, None);
+    broker.reconfigure(&right);
+    assert_eq!(broker.reload().0, 0);
+    assert_eq!(broker.admin("POST", "/api/tokens/api/refresh").status, 200);
+    assert_eq!((broker.token("api")["state"].clone(), oauth.oauth.issuer.ended()), ("valid".into(), 0));
+}
+
+#[test]
+fn a_slow_token_server_holds_up_no_other_token_during_a_reload() {
+    let (slow, quick) = (OAuth::start(HOUR), OAuth::start(Duration::from_secs(2)));
+    let second = |token: &str| quick.config(token, "").replace(".api]", ".quick]");
+    let config = |token: &str| slow.config(token, "") + &second(token);
+    let broker = Broker::start_in(slow.directory(), &config(""), |_| {});
+    broker.wait_for_state("api", "valid");
+    broker.wait_for_state("quick", "valid");
+    let issued = slow.oauth.issuer.issued();
+    slow.oauth.faults.set(Some(Fault::Slow(Duration::from_secs(6))), None);
+    let refresh = refresh_aside(&broker);
+    eventually("it is in flight", || slow.oauth.issuer.issued() > issued);
+    broker.reconfigure(&config("timeout = \"9s\""));
+    broker.signal(Signal::HUP);
+    let load = Load::on(&broker, "quick", 1);
+    assert_eq!(refresh.join().unwrap(), 200);
+    assert!(load.end() > 0);
+    eventually("reloaded", || broker.log().contains("\"message\":\"reloaded\""));
+}
+
+#[test]
+fn a_pipe_in_place_of_a_file_is_told_and_stops_nothing() {
+    let api = Mutual::new();
+    let mut broker = api.broker();
+    let ca = broker.directory.path().join("ca.pem");
+    std::fs::remove_file(&ca).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &ca, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    eventually("the alarm", || {
+        broker.status()["config"]["error"].as_str().is_some_and(|error| error.contains("is not a regular file"))
+    });
+    assert_eq!(broker.get("api", "/").status, 200);
+    let config = broker.directory.path().join("tokenbroker.toml");
+    std::fs::remove_file(&config).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &config, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    let reply = broker.admin("POST", "/api/reload");
+    assert!(reply.text().contains("it is not a regular file"), "{}", reply.text());
+    assert_eq!(broker.stop().code(), Some(0));
+}
+
+#[test]
+fn a_key_that_others_may_write_is_not_taken() {
+    let api = Mutual::new();
+    let broker = api.broker();
+    let key = broker.directory.path().join("client.key");
+    api.issue(2, broker.directory.path());
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    let error = || broker.status()["config"]["error"].as_str().map(str::to_owned);
+    eventually("the alarm", || error().is_some_and(|error| error.contains("can be changed by others")));
+    broker.get("api", "/");
+    assert_eq!(api.serial(), "01");
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    eventually("it is taken then", || broker.get("api", "/").status == 200 && api.serial() == "02");
+    assert!(error().is_none());
+}
+
+#[test]
+fn a_refused_configuration_and_a_broken_file_are_both_told_until_both_are_mended() {
+    let api = Mutual::new();
+    let broker = api.broker();
+    let error = || broker.status()["config"]["error"].as_str().unwrap_or_default().to_owned();
+    broker.reconfigure(&api.config("").replace("upstream", "upstraem"));
+    assert_eq!(broker.command(&["reload"]).0, 78);
+    let ca = std::fs::read(broker.directory.path().join("ca.pem")).unwrap();
+    write(broker.directory.path(), "ca.pem", "");
+    eventually("both are told", || error().contains("upstraem") && error().contains("holds no certificate"));
+    write(broker.directory.path(), "ca.pem", ca);
+    eventually("one is left", || !error().contains("holds no certificate"));
+    assert!(error().contains("upstraem"));
+    broker.reconfigure(&api.config(""));
+    assert_eq!(broker.command(&["reload"]).0, 0);
+    assert_eq!(error(), "");
+}
+
+#[test]
+fn a_refresh_that_was_asked_for_is_made_although_a_reload_comes_between() {
+    let oauth = OAuth::start(HOUR);
+    let mut broker = oauth.broker("", "");
+    broker.wait_for_state("api", "valid");
+    // Within a second of the exchange before, it has to wait.
+    let refresh = refresh_aside(&broker);
+    std::thread::sleep(Duration::from_millis(100));
+    broker.reconfigure(&oauth.config("timeout = \"9s\"", ""));
+    assert_eq!(broker.reload().0, 0);
+    assert_eq!(refresh.join().unwrap(), 200);
+    assert_eq!(oauth.oauth.faults.calls(), 2);
+}
+
+#[test]
+fn a_reload_has_what_was_refused_tried_again() {
+    let oauth = OAuth::start(HOUR);
+    oauth.oauth.faults.set(Some(Fault::Status(401, None)), Some(1));
+    let mut broker = oauth.broker("", "");
+    broker.wait_for_state("api", "rejected");
+    assert_eq!(broker.reload().0, 0);
+    broker.wait_for_state("api", "valid");
+}
+
+#[test]
+fn whoever_asks_for_something_during_a_drain_is_told() {
+    let upstream = Upstream::start(|_| {
+        std::thread::sleep(Duration::from_millis(2000));
+        Action::ok("late")
+    });
+    let mut broker = Broker::start(&static_route(&upstream, ""));
+    broker.wait_for_state("api", "valid");
+    let mut wire = Wire::open(broker.address("api"));
+    wire.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    eventually("it is in flight", || upstream.requests().len() == 1);
+    broker.signal(Signal::TERM);
+    eventually("draining", || broker.log().contains("draining"));
+    let reply = broker.admin("POST", "/api/reload");
+    assert_eq!((reply.status, reply.code().as_str()), (503, "draining"));
+    assert_eq!(wire.reply("GET").unwrap().status, 200);
+    assert_eq!(broker.wait().code(), Some(0));
+}
+
+#[test]
+fn idle_connections_of_a_route_that_changed_are_closed_although_a_request_is_in_flight() {
+    let upstream = Upstream::start(|request| {
+        if request.line().contains("slow") {
+            std::thread::sleep(Duration::from_secs(3));
+        }
+        Action::ok("ok")
+    });
+    let config = static_route(&upstream, "");
+    let mut broker = Broker::start(&format!("[limits]\nthreads = 1\n{config}"));
+    broker.wait_for_state("api", "valid");
+    let mut slow = Wire::open(broker.address("api"));
+    slow.send("GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    eventually("it is in flight", || upstream.requests().len() == 1);
+    assert_eq!(broker.get("api", "/").status, 200);
+    let sockets = || std::fs::read_dir(format!("/proc/{}/fd", broker.pid())).unwrap().count();
+    let before = sockets();
+    let pid = broker.pid();
+    broker.reconfigure(&format!("[limits]\nthreads = 1\n{}", static_route(&upstream, "methods = [\"GET\"]")));
+    assert_eq!(broker.reload().0, 0);
+    let sockets = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    eventually("one connection less", || sockets() < before);
+    assert_eq!(slow.reply("GET").unwrap().status, 200);
+}
+
+/// Fewer processors, as after the resize of a container, are no reason for anything.
+#[test]
+fn a_machine_with_fewer_processors_than_at_the_start_reloads_as_well() {
+    let api = Mutual::new();
+    let mut broker = api.broker();
+    let mut one = rustix::thread::CpuSet::new();
+    one.set(0);
+    for task in std::fs::read_dir(format!("/proc/{}/task", broker.pid())).unwrap() {
+        let task = task.unwrap().file_name().into_string().unwrap().parse().unwrap();
+        rustix::thread::sched_setaffinity(rustix::process::Pid::from_raw(task), &one).unwrap();
+    }
+    let load = Load::on(&broker, "api", 4);
+    api.issue(2, broker.directory.path());
+    eventually("the new certificate is used", || api.serial() == "02");
+    assert_eq!(broker.reload().0, 0);
+    assert!(load.end() > 0);
+}

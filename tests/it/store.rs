@@ -199,6 +199,35 @@ fn a_password_whose_login_is_cut_off_by_crashes_is_sent_twice_and_then_waits() {
 }
 
 #[test]
+fn commands_find_the_broker_by_its_store_and_its_key_there_also_through_a_link() {
+    let oauth = OAuth::start(HOUR);
+    let home = Home::new(&oauth, "");
+    std::fs::create_dir(home.path("real")).unwrap();
+    std::fs::set_permissions(home.path("real"), PermissionsExt::from_mode(0o700)).unwrap();
+    std::os::unix::fs::symlink(home.path("real"), home.path("kept")).unwrap();
+    let config = format!("[admin]\nlisten = \"127.0.0.1:0\"\n{}", home.config);
+    let file = write(home.directory.path(), "t.toml", config);
+    let mut child = binary().arg("-c").arg(&file).arg("run").stderr(Stdio::null()).spawn().unwrap();
+    eventually("it can be asked", || home.run(&["reload"]).0 == 0);
+    assert!(home.path("real").join("admin.key").exists());
+    let (code, _, stderr) = home.run(&["store", "forget", "token"]);
+    assert!(code == 1 && stderr.contains("there is no such record"), "a kind is no record: {stderr}");
+    assert_eq!(home.run(&["store", "forget", "token.api"]).0, 0);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // Whoever listens there now must not get the key.
+    let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen =
+        format!("[admin]\nlisten = \"{}\"\nkey = \"the-key\"\n{}", stranger.local_addr().unwrap(), home.config);
+    write(home.directory.path(), "t.toml", listen);
+    let output = binary().arg("-c").arg(&file).arg("reload").output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && stderr.contains("nobody owns its store"), "{stderr}");
+    stranger.set_nonblocking(true).unwrap();
+    assert!(stranger.accept().is_err(), "nobody came");
+}
+
+#[test]
 fn the_key_of_the_store_may_be_any_bytes() {
     let oauth = OAuth::start(HOUR);
     let home = Home::new(&oauth, "");

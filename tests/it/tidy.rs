@@ -105,7 +105,7 @@ fn the_protocol_engine_is_pure() {
 fn secrets_are_exposed_only_where_they_have_to_be() {
     let listed = BTreeMap::from([
         ("src/admin/key.rs", "writes the admin key into its private file"),
-        ("src/app.rs", "makes the header values of a route"),
+        ("src/app/plan.rs", "makes the header values of a route"),
         ("src/cli/ask.rs", "sends the admin key to the running broker"),
         ("src/cli/demo.rs", "writes the demo's admin key into its private file"),
         ("src/oauth/request.rs", "puts credentials into a token request"),

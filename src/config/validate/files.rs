@@ -8,8 +8,9 @@ use super::Check;
 impl Check<'_> {
     /// A file that its group or everybody may change is refused, one that everybody may read is warned about, except where
     /// container engines mount secrets. Symbolic links are followed. A file that is not there is somebody else's problem.
-    pub(super) fn private(&mut self, file: &Path, key: &[&str]) {
-        let Ok(meta) = file.metadata() else { return };
+    /// False if it is refused.
+    pub(super) fn private(&mut self, file: &Path, key: &[&str]) -> bool {
+        let Ok(meta) = file.metadata() else { return true };
         let mode = meta.permissions().mode();
         // A message about the configuration itself begins with its name.
         let own = key.is_empty();
@@ -23,5 +24,6 @@ impl Check<'_> {
             let problem = format!("{shown}{what}can be read by everybody (mode {:04o})", mode & 0o7777);
             self.warning(key, &problem, "chmod o-r");
         }
+        mode & 0o022 == 0
     }
 }

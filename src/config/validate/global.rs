@@ -1,6 +1,7 @@
 //! `[admin]` and `[limits]`.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use jiff::Timestamp;
 
@@ -8,6 +9,9 @@ use super::Check;
 use crate::config::document::Document;
 use crate::config::file::{AdminFile, LimitsFile, StoreKind};
 use crate::config::{Admin, Limits, Operator, shape};
+
+/// As many as there were at the start: a reload must not find another number.
+static CORES: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
 
 const ADMIN_LISTEN: &str = "127.0.0.1:8400";
 
@@ -43,7 +47,7 @@ impl Check<'_> {
         if !(8 * 1024..=1024 * 1024).contains(&head_max) {
             self.problem(&["limits", "head"], "is out of range", "from 8KiB to 1MiB");
         }
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = *CORES;
         Limits {
             connections: file.connections.map_or(1024, |n| n as usize),
             head_max: usize::try_from(head_max).unwrap_or(64 * 1024),

@@ -25,8 +25,10 @@ impl Check<'_> {
             }
         }
         let (cert, key) = (self.watched(file.cert.as_ref()?), self.watched(file.key.as_ref()?));
-        self.private(&key, &["identity", name, "key"]);
+        let private = self.private(&key, &["identity", name, "key"]);
+        let before = self.before.and_then(|before| before.identities.get(name)).cloned();
         match Identity::load(&cert, &key, self.now) {
+            Ok(_) if !private => before,
             Ok(identity) => {
                 if identity.leaf.not_after < self.now.saturating_add(SOON).unwrap_or(self.now) {
                     let problem = format!("the client certificate ends soon ({})", identity.leaf);
@@ -39,7 +41,7 @@ impl Check<'_> {
                 for (key, e) in errors {
                     self.problem(&["identity", name, key], &e.problem, e.hint);
                 }
-                self.before.and_then(|before| before.identities.get(name)).cloned()
+                before
             }
         }
     }

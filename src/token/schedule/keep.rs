@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Hold, REJECTED_RETRY, RefreshToken, Schedule, UNANSWERED_MAX};
 use crate::clock::{Moment, Now};
-use crate::token::kept::{Kept, KeptHold, KeptMoment, KeptRefresh};
+use crate::token::kept::{Kept, KeptHold, KeptMoment, KeptRefresh, Process};
 use crate::token::refusals::Refusals;
 
 impl Schedule {
@@ -29,6 +29,11 @@ impl Schedule {
         }
     }
 
+    /// For another task of this process.
+    pub fn process(&self) -> Process {
+        Process { started: self.started, suspects: self.suspects, repeated: self.repeated }
+    }
+
     /// Goes on where another process stopped. No wait that a server asked for is forgotten, none is longer than it was.
     pub fn restore(&mut self, kept: &mut Kept, due: Option<Moment>, same_boot: bool, now: Now) {
         let refresh = |kept: KeptRefresh| RefreshToken {
@@ -47,6 +52,9 @@ impl Schedule {
             Hold { until, mendable: hold.mendable, barred: hold.barred }
         });
         self.due = due;
+        if let Some(Process { started, suspects, repeated }) = kept.process {
+            (self.started, self.suspects, self.repeated) = (started, suspects, repeated);
+        }
         self.unanswered = kept.unanswered;
         if self.unanswered >= UNANSWERED_MAX {
             let until = now.boot.saturating_add(REJECTED_RETRY);

@@ -1,0 +1,214 @@
+//! Configuration to running parts: token slots with their refresh tasks, routes with their pools, and which routes each
+//! listener serves; and the same again for a changed configuration, with every part kept that did not change. Nothing here
+//! listens or sends.
+
+mod plan;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use jiff::Timestamp;
+use tracing::error;
+
+use plan::{Headers, Opened};
+pub use plan::{Place, Plan};
+
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::connect::Dialer;
+use crate::oauth::file::Grant;
+use crate::oauth::template::Template;
+use crate::proxy::{Route, TokenUse, Trouble, Upstream};
+use crate::secret::source::{SecretError, SecretSource};
+use crate::store::{FileStore, KEY_MIN, Seal, StoreError};
+use crate::telemetry::metrics::Metrics;
+use crate::token::cache::Slot;
+use crate::token::keeper::Keeper;
+use crate::token::kept::Kept;
+use crate::token::refresh::{Ended, Refresher, Task};
+use crate::token::schedule::Policy;
+use crate::token::source::{Exchange, Source, With};
+
+/// What lives as long as the process.
+pub struct App {
+    pub clock: Clock,
+    pub metrics: Arc<Metrics>,
+    pub started_at: Timestamp,
+    pub store: Option<Arc<FileStore>>,
+    dialer: Arc<Dialer>,
+}
+
+/// What one configuration makes. Never changes; another configuration makes other parts.
+pub struct Parts {
+    pub config: Config,
+    pub tokens: BTreeMap<String, Arc<TokenPart>>,
+    pub routes: BTreeMap<String, Arc<Route>>,
+}
+
+/// One token's configuration and its place in the cache.
+pub struct TokenPart {
+    pub config: Arc<config::Token>,
+    pub slot: Arc<Slot>,
+    /// The ways in which routes write it. They only get more: a request may be on its way with an older list's index.
+    formats: Vec<Template>,
+}
+
+/// Something that the configuration names cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error("route.{route}.headers.{header}: {source}")]
+    Secret { route: String, header: String, source: SecretError },
+    #[error("store.key: {0}")]
+    StoreKey(SecretError),
+    #[error("store.key: is shorter than {KEY_MIN} bytes; make one with: openssl rand -base64 32")]
+    ShortKey,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("route.{route}.headers.{header}: the value has bytes that no header may have; check the secret")]
+    Value { route: String, header: String },
+}
+
+impl App {
+    /// What the process needs before anything runs. The store is this process's from here on.
+    pub async fn open(config: &Config, clock: Clock) -> Result<Self, AppError> {
+        let store = match &config.store {
+            Some(store) => Some(Arc::new(open(store).await?)),
+            None => None,
+        };
+        let (metrics, dialer) = (Arc::new(Metrics::default()), Arc::new(Dialer::default()));
+        let started_at = clock.now().wall;
+        Ok(Self { clock, metrics, started_at, store, dialer })
+    }
+
+    fn keeper(&self, config: &config::Token, account: &str) -> Result<(Option<Keeper>, Option<Kept>), StoreError> {
+        // A static token is where the configuration says, and nothing about it is learned.
+        let Some(store) = self.store.as_ref().filter(|_| config.grant != Grant::Static) else {
+            return Ok((None, None));
+        };
+        let (keeper, kept) = Keeper::open(store, &config.name, account)?;
+        Ok((Some(keeper), kept))
+    }
+
+    /// One token that the plan makes or changes, and its refresh task, which goes on from what another left of the same account.
+    pub fn token(
+        &self,
+        plan: &mut Plan,
+        name: &str,
+        old: Option<&TokenPart>,
+        left: Option<Ended>,
+    ) -> Option<(TokenPart, Refresher<Source>)> {
+        let config = Arc::clone(plan.config.tokens.get(name)?);
+        let Opened { source, with, keeper, kept } = plan.changed.remove(name)?;
+        let formats = plan.formats.remove(name).unwrap_or_default();
+        // Security: a request that found the old route must not get a token that is meant for the new one.
+        let same = left.as_ref().is_some_and(|left| left.kept.purpose == with.purpose);
+        let slot = match old.filter(|_| same) {
+            Some(old) => Arc::clone(&old.slot),
+            None => Arc::new(Slot::new(self.clock.clone())),
+        };
+        let part = TokenPart { config, slot, formats };
+        let (keeper, kept, saved) = match left {
+            Some(left) => (left.keeper, Some(left.kept), left.saved),
+            // Of one that ended in a panic, the store has the most.
+            None if keeper.is_none() => self.reopened(&part.config, &with),
+            None => (keeper, kept, true),
+        };
+        let refresher = Refresher::new(source, self.task(&part, keeper), kept, saved);
+        Some((part, refresher))
+    }
+
+    fn reopened(&self, config: &config::Token, with: &With) -> (Option<Keeper>, Option<Kept>, bool) {
+        let (keeper, kept) = self.keeper(config, &with.account).unwrap_or_else(|error| {
+            error!(token = config.name, %error, "nothing of this token is durable: restart the broker");
+            (None, None)
+        });
+        (keeper, kept, true)
+    }
+
+    /// The parts of a plan, given its tokens.
+    pub fn parts(&self, mut plan: Plan, before: Option<&Parts>, tokens: BTreeMap<String, Arc<TokenPart>>) -> Parts {
+        let mut routes = BTreeMap::new();
+        for (name, route) in &plan.config.routes {
+            let extra = plan.extra.remove(name).unwrap_or_default();
+            let old = before.and_then(|before| before.routes.get(name));
+            routes.insert(name.clone(), self.route(route, extra, &tokens, &plan.config.limits, old));
+        }
+        Parts { config: plan.config, tokens, routes }
+    }
+
+    /// A task that goes on from what another left of the same token.
+    pub fn again(&self, part: &TokenPart, left: Option<Ended>) -> Refresher<Source> {
+        let source = self.source(&part.config);
+        let (keeper, kept, saved) = match left {
+            Some(left) => (left.keeper, Some(left.kept), left.saved),
+            None => self.reopened(&part.config, &source.with()),
+        };
+        Refresher::new(source, self.task(part, keeper), kept, saved)
+    }
+
+    fn source(&self, config: &Arc<config::Token>) -> Source {
+        Source::new(Arc::clone(config), Arc::clone(&self.dialer), self.clock.clone())
+    }
+
+    fn task(&self, part: &TokenPart, keeper: Option<Keeper>) -> Task {
+        Task {
+            name: part.config.name.clone(),
+            policy: policy(&part.config),
+            formats: part.formats.clone(),
+            slot: Arc::clone(&part.slot),
+            clock: self.clock.clone(),
+            rng: fastrand::Rng::new(),
+            metrics: Arc::clone(&self.metrics),
+            keeper,
+        }
+    }
+
+    /// The old one, with its connections, if nothing but the values of its extra headers is new.
+    fn route(
+        &self,
+        config: &Arc<config::Route>,
+        extra: Headers,
+        tokens: &BTreeMap<String, Arc<TokenPart>>,
+        limits: &config::Limits,
+        old: Option<&Arc<Route>>,
+    ) -> Arc<Route> {
+        let token = config.token.as_ref().and_then(|token| tokens.get(token)).map(|part| {
+            let format = part.formats.iter().position(|format| *format == config.format);
+            TokenUse { slot: Arc::clone(&part.slot), format: format.unwrap_or(usize::MAX) }
+        });
+        if let Some(old) = old.filter(|old| old.config == *config && old.token == token) {
+            if **old.extra.load() != extra {
+                old.extra.store(Arc::new(extra));
+            }
+            return Arc::clone(old);
+        }
+        Arc::new(Route {
+            upstream: Upstream::new(Arc::clone(config), Arc::clone(&self.dialer), limits, self.clock.clone()),
+            token,
+            host: HeaderValue::from_str(&config.upstream.authority).unwrap_or(HeaderValue::from_static("localhost")),
+            extra: ArcSwap::from_pointee(extra),
+            metrics: Arc::new(self.metrics.route(&config.name)),
+            trouble: Trouble::default(),
+            config: Arc::clone(config),
+        })
+    }
+}
+
+async fn open(store: &config::Store) -> Result<FileStore, AppError> {
+    let key = store.key.read_bytes().await.map_err(AppError::StoreKey)?;
+    Ok(FileStore::open(&store.path, Seal::new(&key).ok_or(AppError::ShortKey)?)?)
+}
+
+fn policy(config: &config::Token) -> Policy {
+    Policy {
+        grant: config.grant,
+        // A server has no reason to give a refresh token for client credentials (RFC 6749 §4.4.3): asking again is as good.
+        renews: config.dialect.renew.is_some() && config.grant == Grant::Password,
+        refresh_at: config.refresh_at,
+        default_lifetime: (config.grant != Grant::Static).then_some(config.default_lifetime),
+        eager: config.eager,
+        rereads: config.secrets().any(SecretSource::is_command),
+    }
+}
