@@ -12,6 +12,7 @@ mod shape;
 mod syntax;
 mod validate;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
@@ -34,7 +35,9 @@ use crate::identity::Leaf;
 use crate::oauth::dialect::Dialect;
 use crate::oauth::file::{ClientAuth, Grant};
 use crate::oauth::template::Template;
+use crate::secret::Secret;
 use crate::secret::source::{EXEC_TIMEOUT, SecretSource};
+use crate::units::Budget;
 
 /// A valid configuration.
 #[derive(Debug)]
@@ -111,6 +114,8 @@ pub struct Token {
     pub scope: Option<String>,
     pub params: BTreeMap<String, SecretSource>,
     pub headers: Vec<(HeaderName, SecretSource)>,
+    /// Values of the dialect's own names in templates; those of the dialect where the token has none.
+    pub vars: BTreeMap<String, String>,
     /// Name of the identity and what its certificate says.
     pub identity: Option<(String, Leaf)>,
     pub tls: Arc<ClientConfig>,
@@ -121,6 +126,8 @@ pub struct Token {
     pub refresh_at: f64,
     pub default_lifetime: Duration,
     pub timeout: Duration,
+    /// The vendor's request budget, the dialect's where the token names none.
+    pub limit: Option<Budget>,
     pub eager: bool,
     pub required: bool,
 }
@@ -137,7 +144,26 @@ impl Token {
     pub fn account(&self) -> String {
         let given = [&self.url, &self.base_url, &self.client_id, &self.username];
         let given = given.into_iter().map(|text| text.as_deref().unwrap_or_default());
-        [&*self.dialect.name, self.grant.as_str()].into_iter().chain(given).collect::<Vec<_>>().join("\0")
+        let vars = self.vars.iter().flat_map(|(name, value)| [name.as_str(), value]);
+        [&*self.dialect.name, self.grant.as_str()].into_iter().chain(given).chain(vars).collect::<Vec<_>>().join("\0")
+    }
+
+    /// The fields that go with this token on every API request, as its dialect says; one without a value is left out.
+    pub fn inject_headers(&self) -> impl Iterator<Item = (HeaderName, SecretSource)> {
+        let value = |name: &str| match name {
+            "client_id" => self.client_id.as_deref().map(Cow::Borrowed),
+            own => self.vars.get(own).map(|value| value.as_str().into()),
+        };
+        self.dialect.inject_headers.iter().filter_map(move |(name, template)| {
+            let of_token = template.alone().and_then(|name| name.strip_prefix("headers."));
+            let source = match of_token {
+                Some(wanted) => {
+                    self.headers.iter().find(|(header, _)| header.as_str().eq_ignore_ascii_case(wanted))?.1.clone()
+                }
+                None => SecretSource::Inline(Secret::new(template.render(value)?.to_string())),
+            };
+            Some((name.clone(), source))
+        })
     }
 
     /// Stands for what an access token was obtained with and for, as far as the configuration itself tells.

@@ -8,8 +8,10 @@ use tokenbroker::oauth::builtin::{BUILT_IN, built_in, extended};
 use tokenbroker::oauth::dialect::Dialect;
 use tokenbroker::oauth::error::{Class, Outcome};
 use tokenbroker::oauth::file::{ClientAuth, Grant, Op};
+use tokenbroker::oauth::manage::{self, Item};
+use tokenbroker::oauth::operation::Managed;
 use tokenbroker::oauth::place::Reply;
-use tokenbroker::oauth::request::{self, Inputs};
+use tokenbroker::oauth::request::{self, Given, Inputs};
 use tokenbroker::oauth::response::{self, Access};
 use tokenbroker::secret::Secret;
 use tokenbroker::units::Span;
@@ -21,7 +23,8 @@ const EXAMPLES: usize = 17;
 #[serde(deny_unknown_fields)]
 struct Example {
     about: String,
-    op: Op,
+    /// `acquire`, `renew`, `exchange`, `revoke`, `authorize`, or `secrets.list` and its like.
+    op: String,
     now: String,
     given: BTreeMap<String, String>,
     request: Option<ExpectedRequest>,
@@ -30,6 +33,13 @@ struct Example {
     answer: Option<GivenAnswer>,
     token: Option<ExpectedToken>,
     class: Option<Class>,
+    /// Words of what the operator is told to do.
+    fix: Option<String>,
+    /// What a management request brings.
+    items: Option<Vec<Item>>,
+    /// The answer is a success that brings nothing.
+    #[serde(default)]
+    done: bool,
 }
 
 #[derive(Deserialize)]
@@ -67,9 +77,19 @@ fn inputs(dialect: &Dialect, given: &BTreeMap<String, String>) -> Inputs {
     let secret = |name: &str| text(name).map(Secret::new);
     let grant = text("grant").map(|grant| word(&grant)).or(dialect.grant);
     let client_auth = text("client_auth").map(|auth| word(&auth)).or(dialect.client_auth);
-    Inputs {
-        grant: grant.unwrap_or(Grant::ClientCredentials),
-        client_auth: client_auth.unwrap_or(ClientAuth::ClientSecretBasic),
+    let known = [
+        "url",
+        "base_url",
+        "grant",
+        "client_auth",
+        "client_id",
+        "client_secret",
+        "username",
+        "password",
+        "refresh_token",
+        "scope",
+    ];
+    let mut inputs = Inputs {
         url: text("url"),
         base_url: text("base_url").or_else(|| dialect.base_url.clone()),
         client_id: text("client_id"),
@@ -78,9 +98,24 @@ fn inputs(dialect: &Dialect, given: &BTreeMap<String, String>) -> Inputs {
         password: secret("password"),
         refresh_token: secret("refresh_token"),
         scope: text("scope"),
-        params: BTreeMap::new(),
-        headers: Vec::new(),
+        vars: dialect.vars.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?))).collect(),
+        secret_age: text("secret_age").map(|age| tokenbroker::units::duration(&age).unwrap()),
+        ..Inputs::new(grant.unwrap_or(Grant::ClientCredentials), client_auth.unwrap_or(ClientAuth::ClientSecretBasic))
+    };
+    for (key, value) in given.iter().filter(|(key, _)| !known.contains(&key.as_str()) && *key != "secret_age") {
+        if let Some(header) = key.strip_prefix("headers.") {
+            inputs.headers.push((header.parse().unwrap(), Secret::new(value.clone())));
+        } else if let Some(param) = key.strip_prefix("params.") {
+            inputs.params.insert(param.to_owned(), Secret::new(value.clone()));
+        } else if let Some(var) = key.strip_prefix("vars.") {
+            assert!(dialect.vars.contains_key(var), "{}: {var}", dialect.name);
+            inputs.vars.insert(var.to_owned(), value.clone());
+        } else {
+            let value = serde_json::from_str(value).unwrap_or_else(|_| value.as_str().into());
+            inputs.values.insert(key.clone().leak(), Given::Plain(value));
+        }
     }
+    inputs
 }
 
 fn reply(status: u16, headers: &BTreeMap<String, String>, body: &str) -> Reply {
@@ -88,35 +123,73 @@ fn reply(status: u16, headers: &BTreeMap<String, String>, body: &str) -> Reply {
     Reply { status: StatusCode::from_u16(status).unwrap(), headers, body: body.into() }
 }
 
+fn requested(dialect: &Dialect, example: &Example, inputs: &Inputs) -> Result<http::Request<Vec<u8>>, TokenError> {
+    match example.op.split_once('.') {
+        None if example.op == "authorize" => {
+            let url = request::authorize_url(dialect, inputs)?;
+            Ok(http::Request::get(url).body(Vec::new()).unwrap())
+        }
+        None => request::build(dialect, word(&example.op), inputs),
+        Some(_) => request::manage(managed(dialect, &example.op), inputs),
+    }
+}
+
+fn managed<'d>(dialect: &'d Dialect, op: &str) -> &'d Managed {
+    match op.split_once('.').unwrap() {
+        ("secrets", name) => &dialect.secrets[name],
+        ("clients", name) => &dialect.clients[name],
+        (table, _) => panic!("{table}"),
+    }
+}
+
 fn run(dialect: &Dialect, example: &Example) {
     let about = format!("{}: {}", dialect.name, example.about);
     let inputs = inputs(dialect, &example.given);
     if let Some(expected) = &example.request {
-        let made = request::build(dialect, example.op, &inputs).unwrap();
+        let made = requested(dialect, example, &inputs).unwrap_or_else(|error| panic!("{about}: {error}"));
         assert_eq!(made.method().as_str(), expected.method, "{about}");
         assert_eq!(made.uri().to_string(), expected.url, "{about}");
         assert_eq!(String::from_utf8_lossy(made.body()), expected.body, "{about}");
         for (name, value) in &example.request_headers {
-            assert_eq!(made.headers()[name], value.as_str(), "{about}: {name}");
+            assert_eq!(made.headers().get(name).map(|v| v.to_str().unwrap()), Some(value.as_str()), "{about}: {name}");
         }
     }
     let Some(given) = &example.answer else { return };
     let reply = reply(given.status, &given.headers, &given.body);
-    let read = response::read(dialect, example.op, &inputs, &reply, example.now.parse().unwrap());
-    match (&example.token, example.class, read) {
-        (Some(expected), None, Ok(answer)) => {
+    let now = example.now.parse().unwrap();
+    let error = match (&example.token, &example.items, example.done) {
+        (Some(expected), None, false) => {
+            let answer = response::read(dialect, word(&example.op), &inputs, &reply, now);
+            let answer = answer.unwrap_or_else(|error| panic!("{about}: {error}"));
             let access = answer.access.unwrap_or_else(|error| panic!("{about}: {error}"));
             assert_eq!(access.token.expose(), expected.access_token, "{about}");
             assert_eq!(access.lifetime, expected.lifetime.map(|span| span.0), "{about}");
             let refresh_token = answer.refresh_token.as_ref().map(|token| token.expose().to_owned());
             assert_eq!(refresh_token, expected.refresh_token, "{about}");
             assert_eq!(answer.refresh_lifetime, expected.refresh_lifetime.map(|span| span.0), "{about}");
+            None
         }
-        (None, Some(class), read) => {
-            let class_read = read.and_then(|answer| answer.access).map(|_| ()).map_err(|error| error.class);
-            assert_eq!(class_read, Err(class), "{about}");
+        (None, Some(items), false) => {
+            let read = manage::read(dialect, managed(dialect, &example.op), &inputs, &reply, now);
+            assert_eq!(read.as_ref(), Ok(items), "{about}");
+            None
         }
-        (_, _, read) => panic!("{about}: {read:?}"),
+        (None, None, true) => response::done(dialect, word(&example.op), &inputs, &reply, now).err(),
+        (None, None, false) if example.op.contains('.') => {
+            manage::read(dialect, managed(dialect, &example.op), &inputs, &reply, now).err()
+        }
+        (None, None, false) if example.op == "revoke" => {
+            response::done(dialect, Op::Revoke, &inputs, &reply, now).err()
+        }
+        (None, None, false) => {
+            response::read(dialect, word(&example.op), &inputs, &reply, now).and_then(|answer| answer.access).err()
+        }
+        _ => panic!("{about}: says more than one thing of the answer"),
+    };
+    assert_eq!(error.as_ref().map(|error| error.class), example.class, "{about}");
+    if let Some(words) = &example.fix {
+        let fix = error.unwrap().fix;
+        assert!(fix.contains(words), "{about}: {fix}");
     }
 }
 

@@ -1,12 +1,15 @@
 //! The requests that get a token: could they be made, and does every key of the token change something?
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use super::Check;
 use crate::config::file::TokenFile;
+use crate::config::problem::nearest;
 use crate::oauth::dialect::Dialect;
 use crate::oauth::file::{ClientAuth, Encoding, Grant};
 use crate::oauth::operation::{Operation, REQUEST_NAMES};
+use crate::oauth::request::escaped;
 
 /// One token, as its requests see it.
 pub(super) struct Requests<'c> {
@@ -28,9 +31,11 @@ impl<'c> Requests<'c> {
     ) -> Self {
         let acquire = dialect.acquire.as_ref().map(|operation| ("acquire", operation));
         let renew = dialect.renew.as_ref().map(|operation| ("renew", operation));
+        let exchange = dialect.exchange.as_ref().map(|operation| ("exchange", operation));
         let operations = match grant {
             Grant::ClientCredentials => acquire.into_iter().collect(),
             Grant::Password => acquire.into_iter().chain(renew).collect(),
+            Grant::AuthorizationCode => exchange.into_iter().chain(renew).collect(),
             Grant::RefreshToken => renew.into_iter().collect(),
             Grant::Static => Vec::new(),
         };
@@ -55,7 +60,10 @@ impl<'c> Requests<'c> {
             "username" => there(self.file.username.is_some()),
             "password" => there(self.file.password.is_some()),
             "scope" => there(!self.file.scope.is_empty()),
-            _ => there(true),
+            name => {
+                let own = self.file.vars.get(name).or_else(|| self.dialect.vars.get(name)?.as_ref());
+                own.map(|value| escaped(value).into()).or_else(|| there(true))
+            }
         }
     }
 }
@@ -96,6 +104,28 @@ impl Check<'_> {
         }
     }
 
+    /// The values of the dialect's own names, its own where the token has none.
+    pub(super) fn vars(&mut self, name: &str, file: &TokenFile, dialect: &Dialect) -> BTreeMap<String, String> {
+        for (var, value) in &file.vars {
+            let path = ["token", name, "vars", var];
+            if !dialect.vars.contains_key(var) {
+                let known: Vec<_> = dialect.vars.keys().map(String::as_str).collect();
+                let hint = match nearest(var, known.iter().copied()) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None if known.is_empty() => "remove it".to_owned(),
+                    None => format!("known here: {}", known.join(", ")),
+                };
+                self.wrong_key(&path, &format!("the dialect {} has no such name", dialect.name), &hint);
+            } else if value.is_empty() {
+                self.problem(&path, "is empty", "write what the vendor calls it, or remove it");
+            }
+        }
+        let known = dialect.vars.iter();
+        let value =
+            |(var, own): (&String, &Option<String>)| Some((var.clone(), file.vars.get(var).or(own.as_ref()).cloned()?));
+        known.filter_map(value).collect()
+    }
+
     fn unused(&self, requests: &Requests<'_>) -> String {
         format!("is not used by the requests of the dialect {}", requests.dialect.name)
     }
@@ -111,6 +141,7 @@ impl Check<'_> {
             ("scope", !file.scope.is_empty()),
             ("params", !file.params.is_empty()),
             ("headers", !file.headers.is_empty()),
+            ("limit", file.limit.is_some()),
             ("identity", file.identity.is_some()),
         ] {
             if given {

@@ -67,13 +67,18 @@ impl Check<'_> {
             Some(format) => self.format(format, &key("format")),
             None => dialect.map(|dialect| dialect.inject_format.clone()),
         };
-        let headers = self.headers(&file.headers, &key("headers"));
+        let mut headers = self.headers(&file.headers, &key("headers"));
         if token.is_some() && headers.iter().any(|(name, _)| *name == header) {
             self.wrong_key(
                 &key("headers"),
                 "names the field that carries the token",
                 "remove it, or set token = false",
             );
+        }
+        for (name, source) in config.into_iter().flat_map(|token| token.inject_headers()) {
+            if name != header && headers.iter().all(|(own, _)| *own != name) {
+                headers.push((name, source));
+            }
         }
         Route {
             name: name.to_owned(),
