@@ -17,7 +17,7 @@ use tokenbroker::secret::Secret;
 use tokenbroker::units::Span;
 
 /// All worked examples of all built-in dialects.
-const EXAMPLES: usize = 17;
+const EXAMPLES: usize = 71;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -35,6 +35,8 @@ struct Example {
     class: Option<Class>,
     /// Words of what the operator is told to do.
     fix: Option<String>,
+    /// Words of the vendor's message as it is shown.
+    says: Option<String>,
     /// What a management request brings.
     items: Option<Vec<Item>>,
     /// The answer is a success that brings nothing.
@@ -187,9 +189,12 @@ fn run(dialect: &Dialect, example: &Example) {
         _ => panic!("{about}: says more than one thing of the answer"),
     };
     assert_eq!(error.as_ref().map(|error| error.class), example.class, "{about}");
-    if let Some(words) = &example.fix {
-        let fix = error.unwrap().fix;
-        assert!(fix.contains(words), "{about}: {fix}");
+    for (words, text) in [
+        (&example.fix, error.as_ref().map(|error| error.fix.clone())),
+        (&example.says, error.and_then(|error| error.vendor)),
+    ] {
+        let Some(words) = words else { continue };
+        assert!(text.as_ref().is_some_and(|text| text.contains(words)), "{about}: {text:?}");
     }
 }
 

@@ -107,6 +107,7 @@ fn secrets_are_exposed_only_where_they_have_to_be() {
         ("src/admin/key.rs", "writes the admin key into its private file"),
         ("src/app.rs", "makes the header values of a route"),
         ("src/cli/demo.rs", "writes the demo's admin key into its private file"),
+        ("src/oauth/inputs.rs", "fills templates with credentials"),
         ("src/oauth/request.rs", "puts credentials into a token request"),
         ("src/oauth/response.rs", "checks a token's characters, reads a JWT's end"),
         ("src/oauth/words.rs", "masks secrets in messages"),

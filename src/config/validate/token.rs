@@ -124,14 +124,9 @@ impl Check<'_> {
         let found = builtin::built_in(wanted);
         if found.is_none() {
             let key = ["token", name, "dialect"];
-            if builtin::is_planned(wanted) {
-                let problem = format!("{wanted:?} is not yet there in this version");
-                self.problem(&key, &problem, builtin::PLANNED_HINT);
-            } else {
-                let built_in = builtin::BUILT_IN.iter().map(|(name, _)| (*name).to_owned());
-                let known: Vec<_> = built_in.chain(named.dialects.keys().cloned()).collect();
-                self.unknown(&key, "dialect", wanted, &known);
-            }
+            let built_in = builtin::BUILT_IN.iter().map(|(name, _)| (*name).to_owned());
+            let known: Vec<_> = built_in.chain(named.dialects.keys().cloned()).collect();
+            self.unknown(&key, "dialect", wanted, &known);
         }
         found
     }
