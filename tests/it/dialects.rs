@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use http::StatusCode;
 use jiff::Timestamp;
@@ -13,11 +14,12 @@ use tokenbroker::oauth::operation::Managed;
 use tokenbroker::oauth::place::Reply;
 use tokenbroker::oauth::request::{self, Given, Inputs};
 use tokenbroker::oauth::response::{self, Access};
+use tokenbroker::oauth::rules::SameToken;
 use tokenbroker::secret::Secret;
-use tokenbroker::units::Span;
+use tokenbroker::units::{Budget, Span};
 
 /// All worked examples of all built-in dialects.
-const EXAMPLES: usize = 71;
+const EXAMPLES: usize = 114;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -214,6 +216,194 @@ fn every_worked_example_of_every_dialect_holds() {
         }
     }
     assert_eq!(ran, EXAMPLES);
+}
+
+#[test]
+fn the_documentation_lists_every_built_in_with_what_it_needs() {
+    let docs = include_str!("../../docs/dialects.md");
+    let section = docs.split("## The built-ins").nth(1).unwrap().split("\n## ").next().unwrap();
+    let listed: Vec<_> = section.lines().filter(|line| line.starts_with("| `")).skip(1).collect();
+    let there: Vec<_> = BUILT_IN
+        .iter()
+        .map(|(name, text)| {
+            let table: toml::Table = text.parse().unwrap();
+            let dialect = built_in(name).unwrap();
+            let needs: Vec<_> = dialect.needs.iter().map(|need| format!("`{need}`")).collect();
+            let (about, grant) = (table["about"].as_str().unwrap(), dialect.grant.unwrap().as_str());
+            assert!(text.starts_with("# "), "{name} does not say what is stated, found and assumed");
+            format!("| `{name}` | {about} | `{grant}` | {} |", needs.join(", "))
+        })
+        .collect();
+    assert_eq!(listed, there);
+}
+
+#[test]
+fn a_new_secret_that_is_refused_is_another_thing_than_an_old_one() {
+    let table = toml::toml! {
+        extends = "oauth2"
+        [[error]]
+        when = { code = "invalid_client", secret_younger_than = "20m" }
+        class = "transient"
+        fix = "wait a little"
+    };
+    let dialect = extended("mine", &table).unwrap();
+    let class = |age: Option<&str>| {
+        let given = age.map(|age| ("secret_age".to_owned(), age.to_owned())).into_iter().collect();
+        let reply = reply(401, &BTreeMap::new(), r#"{"error":"invalid_client"}"#);
+        let read = response::read(&dialect, Op::Acquire, &inputs(&dialect, &given), &reply, Timestamp::UNIX_EPOCH);
+        let error = read.unwrap_err();
+        (error.class, error.fix == "wait a little")
+    };
+    assert_eq!(class(Some("19m")), (Class::Transient, true));
+    assert_eq!(class(Some("20m")), (Class::ClientRejected, false));
+    assert_eq!(class(None), (Class::ClientRejected, false), "a secret of which nobody knows the age counts as old");
+}
+
+#[test]
+fn a_code_that_success_names_is_an_error_only_with_another_value() {
+    let table = toml::toml! {
+        extends = "oauth2"
+        [answer]
+        error_code = "json:result"
+        success = { equals = { result = "0000" } }
+        [[error]]
+        when = { code = "1007" }
+        class = "user_action"
+    };
+    let dialect = extended("mine", &table).unwrap();
+    assert!(read(&dialect, r#"{"access_token":"t","result":"0000"}"#).is_ok());
+    assert_eq!(read(&dialect, r#"{"access_token":"t","result":"1007"}"#).unwrap_err().class, Class::UserAction);
+    assert!(read(&dialect, r#"{"access_token":"t"}"#).is_err());
+    let other = toml::toml! {
+        extends = "oauth2"
+        [answer]
+        error_code = "json:result"
+    };
+    let other = extended("other", &other).unwrap();
+    assert!(read(&other, r#"{"access_token":"t","result":"0000"}"#).is_err(), "text that is not empty is an error");
+}
+
+#[test]
+fn whether_a_server_repeats_or_ends_tokens_and_its_budget_are_typed() {
+    let same = |name: &str| built_in(name).unwrap().answer.same_token;
+    assert_eq!((same("oauth2"), same("covata")), (SameToken::Never, SameToken::UntilExpiry));
+    assert_eq!(same("feishu"), SameToken::UntilRemaining(Duration::from_secs(1800)));
+    assert!(built_in("covata").unwrap().answer.exclusive && !built_in("oauth2").unwrap().answer.exclusive);
+    assert_eq!(built_in("comap").unwrap().limit, Some(Budget { max: 5, per: Duration::from_secs(300) }));
+    let table = toml::toml! {
+        extends = "covata"
+        limit = "1 per 2h"
+        [answer]
+        same_token = { until_remaining = "10m" }
+    };
+    let mine = extended("mine", &table).unwrap();
+    assert_eq!(mine.answer.same_token, SameToken::UntilRemaining(Duration::from_secs(600)));
+    assert_eq!(mine.limit, Some(Budget { max: 1, per: Duration::from_secs(7200) }));
+}
+
+#[test]
+fn names_of_its_own_are_declared_have_a_default_and_take_nobody_elses_place() {
+    let table = toml::toml! {
+        needs = ["vars.tenant"]
+        vars = { mount = "a/b", state = "x", "no name" = "y" }
+        client_auth = "none"
+        [acquire]
+        url = "https://a.example/{tenant}/{mount}"
+        params = { t = "{tenant}", u = "{tenat}" }
+    };
+    let faults = extended("mine", &table).unwrap_err();
+    let told: Vec<_> = faults.iter().map(|f| format!("{}: {}", f.key, f.problem)).collect();
+    assert_eq!(
+        told,
+        [
+            "vars.no name: is not a usable name",
+            "vars.state: this name has a meaning already",
+            "acquire.params.u: there is no `{tenat}` here"
+        ]
+    );
+    let table = toml::toml! {
+        needs = ["vars.tenant"]
+        vars = { mount = "a/b" }
+        client_auth = "none"
+        [acquire]
+        url = "https://a.example/{tenant}/{mount}"
+        encoding = "json"
+        params = { t = "{tenant}" }
+    };
+    let dialect = extended("mine", &table).unwrap();
+    let given = BTreeMap::from([("vars.tenant".to_owned(), "acme & co".to_owned())]);
+    let made = request::build(&dialect, Op::Acquire, &inputs(&dialect, &given)).unwrap();
+    assert_eq!(made.uri(), "https://a.example/acme%20%26%20co/a%2Fb");
+    assert_eq!(made.body(), br#"{"t":"acme & co"}"#);
+    let error = request::build(&dialect, Op::Acquire, &inputs(&dialect, &BTreeMap::new())).unwrap_err();
+    assert_eq!(error.class, Class::Config, "a URL needs all of its values");
+}
+
+#[test]
+fn a_login_page_holds_nothing_secret_and_keeps_its_own_query() {
+    let table = toml::toml! {
+        [authorize]
+        url = "https://a.example/login"
+        params = { client_id = "{client_id}", secret = "{client_secret}", scope = "{scope}" }
+    };
+    let faults = extended("mine", &table).unwrap_err();
+    assert_eq!((faults.len(), faults[0].key.as_str()), (1, "authorize.params.secret"));
+    let table = toml::toml! {
+        extends = "oauth2"
+        [authorize]
+        params = { prompt = "consent" }
+    };
+    let dialect = extended("mine", &table).unwrap();
+    let given = [("authorize_url", "https://a.example/login?x=1"), ("client_id", "c"), ("params.audience", "geheim")];
+    let given = given.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let url = request::authorize_url(&dialect, &inputs(&dialect, &given)).unwrap();
+    let expected =
+        "https://a.example/login?x=1&client_id=c&code_challenge_method=S256&prompt=consent&response_type=code";
+    assert_eq!(url, expected, "the token's own params may be secrets: they are not shown to a browser");
+    let none = extended("none", &toml::Table::new()).unwrap();
+    assert_eq!(request::authorize_url(&none, &inputs(&none, &given)).unwrap_err().class, Class::Config);
+    assert_eq!(request::build(&none, Op::Exchange, &inputs(&none, &given)).unwrap_err().class, Class::Config);
+}
+
+#[test]
+fn management_requests_are_checked_and_prove_nothing_by_the_client() {
+    let table = toml::toml! {
+        [secrets.list]
+        url = "https://a.example/{client_id}"
+        answer = { id = "json:id", colour = "json:c" }
+        [secrets.rotate]
+        url = "https://a.example"
+        [clients.delete]
+        method = "DELETE"
+        [clients.list]
+        url = "https://a.example/{password}"
+    };
+    let faults = extended("mine", &table).unwrap_err();
+    let keys: Vec<_> = faults.iter().map(|fault| fault.key.as_str()).collect();
+    assert_eq!(keys, ["secrets.list.answer.colour", "secrets.rotate", "clients.delete.url", "clients.list.url"]);
+    let dialect = built_in("covata").unwrap();
+    let mut given = BTreeMap::from([("base_url".to_owned(), "https://a.example".to_owned())]);
+    for (key, value) in [("client_id", "c"), ("client_secret", "s"), ("params.x", "y"), ("access_token", "admin")] {
+        given.insert(key.to_owned(), value.to_owned());
+    }
+    let made = request::manage(&dialect.clients["list"], &inputs(&dialect, &given)).unwrap();
+    assert_eq!(made.uri(), "https://a.example/api/v1/clientapps", "without values there is no query");
+    assert_eq!(made.headers()["authorization"], "Bearer admin");
+    assert!(made.headers()["authorization"].is_sensitive());
+}
+
+#[test]
+fn what_goes_with_a_token_on_api_requests_is_checked() {
+    let table = toml::toml! {
+        extends = "oauth2"
+        [inject]
+        header = "X-Token"
+        format = "{access_token}"
+        headers = { X-A = "key {headers.X-A}", X-B = "{client_secret}", X-Token = "x", Host = "x", X-C = "{client_id}/1" }
+    };
+    let faults = extended("mine", &table).unwrap_err();
+    let keys: Vec<_> = faults.iter().map(|fault| fault.key.as_str()).collect();
+    assert_eq!(keys, ["inject.headers.Host", "inject.headers.X-B", "inject.headers.x-a", "inject.headers.x-token"]);
 }
 
 fn oauth2() -> Dialect {
