@@ -2,6 +2,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde_json::Value;
+use tokenbroker::oauth::builtin::{BUILT_IN, built_in};
+use tokenbroker::oauth::file::Grant;
+use tokenbroker::secret::source::SecretSource;
 
 use crate::support::{binary, run_to_end, write};
 
@@ -881,6 +884,140 @@ fn a_dialect_of_ones_own_is_checked_like_the_rest() {
     assert!(shown.contains("dialect.mine.acquire.url: there is no `{urk}` here"), "{shown}");
     let config = format!("{ROUTE}token = false\n[dialect.oauth2]\n");
     assert!(problems(&config).concat().contains("there is a built-in of that name"));
+}
+
+#[test]
+fn every_built_in_dialect_can_be_used_with_what_it_needs() {
+    let directory = tempfile::tempdir().unwrap();
+    let pki = tokenbroker::standin::pki::Pki::new(directory.path()).unwrap();
+    let issued = pki.issue(&tokenbroker::standin::pki::Leaf::client("me", 1)).unwrap();
+    for (dialect, _) in BUILT_IN {
+        let compiled = built_in(dialect).unwrap();
+        let needs = compiled.needs;
+        let mut keys = format!("dialect = \"{dialect}\"\n");
+        match compiled.grant {
+            Some(Grant::AuthorizationCode) => {
+                keys += "grant = \"refresh_token\"\nrefresh_token = { exec = [\"true\"] }\n";
+            }
+            Some(Grant::Password) => keys += "username = \"u\"\npassword = { exec = [\"true\"] }\n",
+            _ => {}
+        }
+        if *dialect == "oauth2" {
+            keys += "client_id = \"me\"\nclient_secret = { exec = [\"true\"] }\n";
+        }
+        for need in needs.iter().filter(|need| !["username", "password"].contains(&need.as_str())) {
+            keys += &match need.as_str() {
+                "url" | "base_url" => format!("{need} = \"https://vendor.example\"\n"),
+                "client_secret" => "client_secret = { exec = [\"true\"] }\n".to_owned(),
+                "scope" => "scope = [\"a\"]\n".to_owned(),
+                key => format!("{key} = \"me\"\n"),
+            };
+        }
+        let identity = if needs.iter().any(|need| need == "identity") {
+            format!("[identity.me]\ncert = {:?}\nkey = {:?}\n", issued.cert, issued.key)
+        } else {
+            String::new()
+        };
+        let config = format!("[token.api]\n{keys}{ROUTE}{identity}");
+        let (code, _, stderr) = check(&config);
+        let memory = compiled.grant == Some(Grant::AuthorizationCode);
+        let fine = stderr.is_empty() || (memory && stderr.lines().count() == 1 && stderr.contains("[store]"));
+        assert!(code == 0 && fine, "{config}{stderr}");
+        let lacking = keys.lines().filter(|line| !line.starts_with("headers.") && !line.starts_with("params."));
+        let lacking: String =
+            lacking.filter(|line| !line.starts_with("vars.")).map(|line| format!("{line}\n")).collect();
+        for need in needs.iter().filter(|need| need.contains('.')) {
+            let problems = problems(&format!("[token.api]\n{lacking}{ROUTE}{identity}"));
+            let expected = format!("token.api: the dialect {dialect} needs `{need}`; add it to this table");
+            assert!(problems.iter().any(|line| line.contains(&expected)), "{expected}: {problems:#?}");
+        }
+    }
+}
+
+#[test]
+fn what_goes_with_a_token_is_on_every_route_that_does_not_say_otherwise() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = r#"
+[token.api]
+dialect = "mine"
+client_id = "my-app"
+client_secret = "s"
+headers = { Comap-Key = "k1" }
+vars = { area = "north" }
+[route.plain]
+listen = "127.0.0.1:8403"
+upstream = "https://api.example"
+token = "api"
+[route.own]
+listen = "127.0.0.1:8404"
+upstream = "https://api.example"
+token = "api"
+header = "X-Area"
+headers = { comap-key = "k2" }
+[route.none]
+listen = "127.0.0.1:8405"
+upstream = "https://api.example"
+token = false
+[dialect.mine]
+extends = "comap"
+vars = { area = "south" }
+[dialect.mine.inject]
+headers = { X-Client = "id {client_id}", X-Area = "{area}", X-Absent = "{headers.X-Absent}" }
+"#;
+    let file = write(directory.path(), "tokenbroker.toml", text);
+    let (config, report) = tokenbroker::config::load(&file, jiff::Timestamp::UNIX_EPOCH);
+    let config = config.unwrap_or_else(|| panic!("{:#?}", report.problems));
+    let sent = |route: &str| {
+        let headers = config.routes[route].headers.iter();
+        let sent = headers.map(|(name, source)| match source {
+            SecretSource::Inline(value) => (name.to_string(), value.expose().to_owned()),
+            other => panic!("{other:?}"),
+        });
+        sent.collect::<Vec<_>>()
+    };
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let mut plain = sent("plain");
+    plain.sort();
+    assert_eq!(plain, [pair("comap-key", "k1"), pair("x-area", "north"), pair("x-client", "id my-app")]);
+    assert_eq!(sent("own"), [pair("comap-key", "k2"), pair("x-client", "id my-app")]);
+    assert_eq!(sent("none"), []);
+    let token = &config.tokens["api"];
+    assert_eq!(token.limit.map(|limit| limit.max), Some(5), "the dialect's");
+    assert!(!format!("{token:?}{:?}", config.routes["plain"]).contains("k1\""), "{token:?}");
+}
+
+#[test]
+fn a_tokens_own_names_and_its_budget_are_checked() {
+    let token = |keys: &str| {
+        let client = "client_id = \"c\"\nclient_secret = { exec = [\"true\"] }";
+        format!("[token.api]\ndialect = \"vault-approle\"\nbase_url = \"https://v.example\"\n{client}\n{keys}\n{ROUTE}")
+    };
+    let at = "tokenbroker.toml:6:";
+    for (keys, expected) in [
+        (
+            "vars = { mont = \"a\" }",
+            "10: token.api.vars.mont: the dialect vault-approle has no such name; did you mean `mount`?",
+        ),
+        ("vars = { mount = \"\" }", "18: token.api.vars.mount: is empty; write what the vendor calls it, or remove it"),
+        ("vars = { mount = 7 }", "18: token.api.vars.mount: expected text in quotes, found a whole number"),
+        (
+            "limit = \"5 in 5m\"",
+            "9: token.api.limit: \"5 in 5m\" is not understood; a budget is written like \"5 per 5m\": from 1 to 1000000 requests, in a second or more",
+        ),
+    ] {
+        let problems = problems(&token(keys));
+        assert_eq!(problems, [format!("{at}{expected}")], "{keys}");
+    }
+    problem(
+        &format!("[token.api]\ngrant = \"static\"\naccess_token = \"t\"\nlimit = \"5 per 5m\"\n{ROUTE}"),
+        "tokenbroker.toml:4:1: token.api.limit: is not used by the grant static, which makes no request; remove it, or set the grant that is meant",
+    );
+    problem(
+        &format!(
+            "[token.api]\ndialect = \"netrex\"\nclient_id = \"c\"\nclient_secret = {{ exec = [\"true\"] }}\n{ROUTE}"
+        ),
+        "tokenbroker.toml:1:8: token.api.grant: the grant authorization_code, for the dialect netrex, is not yet there in this version; set grant = \"refresh_token\", with a refresh token that was obtained elsewhere",
+    );
 }
 
 #[test]
