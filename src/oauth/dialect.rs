@@ -114,6 +114,16 @@ impl Dialect {
         self.operation(op).is_some_and(|operation| operation.places(name))
     }
 
+    /// The URLs of the requests that bring no token, with their keys.
+    pub fn other_urls(&self) -> impl Iterator<Item = (String, &Template)> {
+        let revoke = self.revoke.iter().map(|operation| ("revoke".to_owned(), &operation.url));
+        let authorize = self.authorize.iter().map(|page| ("authorize".to_owned(), &page.url));
+        let managed = [("secrets", &self.secrets), ("clients", &self.clients)].into_iter().flat_map(|(table, all)| {
+            all.iter().map(move |(name, managed)| (format!("{table}.{name}"), &managed.request.url))
+        });
+        revoke.chain(authorize).chain(managed)
+    }
+
     pub fn operation(&self, op: Op) -> Option<&Operation> {
         match op {
             Op::Acquire => self.acquire.as_ref(),
@@ -161,7 +171,8 @@ fn inject(file: &InjectFile, own: &[&str], f: &mut Faults) -> Option<Inject> {
     let known: Vec<_> = ["headers.*", "client_id"].iter().chain(own).copied().collect();
     let headers = f.headers("inject.headers", &file.headers, &known);
     for (name, template) in &headers {
-        let key = format!("inject.headers.{name}");
+        let written = file.headers.keys().find(|key| name.as_str().eq_ignore_ascii_case(key));
+        let key = format!("inject.headers.{}", written.map_or(name.as_str(), String::as_str));
         if Some(name) == header.as_ref() {
             f.add(&key, "names the field that carries the token", "set inject.format, or choose another field");
         }

@@ -365,6 +365,29 @@ fn the_requests_of_a_token_can_be_made_and_are_sent_encrypted() {
             ":9:7: dialect.mine.acquire.url: the URL of the acquire request: credentials would cross the network unencrypted; use https://",
         ),
         (
+            token(
+                &of_mine,
+                &format!("{mine}\"https://a.example/t\"\n[dialect.mine.secrets.list]\nurl = \"http://a.example/s\""),
+            ),
+            ":11:7: dialect.mine.secrets.list.url: credentials would cross the network unencrypted; use https://",
+        ),
+        (
+            token(
+                &of_mine,
+                &format!("{mine}\"https://a.example/t\"\n[dialect.mine.clients.lst]\nurl = \"https://a.example/s\""),
+            ),
+            ":10:23: dialect.mine.clients.lst: there is no such request; one of list, register, delete",
+        ),
+        (
+            token(
+                &of_mine,
+                &format!(
+                    "{mine}\"https://a.example/t\"\n[dialect.mine.inject]\nheaders = {{ X-A = \"x {{headers.B}}\" }}"
+                ),
+            ),
+            ":11:19: dialect.mine.inject.headers.X-A: a field of the token can only be sent as it is; nothing beside the {headers.NAME}",
+        ),
+        (
             token(&of_mine, &format!("{mine}\"/t\"")),
             ":9:7: dialect.mine.acquire.url: the URL of the acquire request: is not a usable URL",
         ),

@@ -403,7 +403,7 @@ fn what_goes_with_a_token_on_api_requests_is_checked() {
     };
     let faults = extended("mine", &table).unwrap_err();
     let keys: Vec<_> = faults.iter().map(|fault| fault.key.as_str()).collect();
-    assert_eq!(keys, ["inject.headers.Host", "inject.headers.X-B", "inject.headers.x-a", "inject.headers.x-token"]);
+    assert_eq!(keys, ["inject.headers.Host", "inject.headers.X-B", "inject.headers.X-A", "inject.headers.X-Token"]);
 }
 
 fn oauth2() -> Dialect {
@@ -454,6 +454,7 @@ fn a_moment_may_be_seconds_milliseconds_or_rfc_3339_with_any_fraction() {
         "\"2026-01-01T01:00:00.1234567Z\"",
         "\"2026-01-01T02:00:00.123456789+01:00\"",
         "\"2026-01-01T01:00:00\"",
+        "\"Thu, 01 Jan 2026 01:00:00 GMT\"",
     ] {
         assert_eq!(lifetime(value).unwrap().lifetime.unwrap().as_secs(), 3600, "{value}");
     }

@@ -46,6 +46,11 @@ impl<'c> Requests<'c> {
         self.operations.iter().any(|(_, operation)| operation.places(key))
     }
 
+    /// Is it named by what gets no token: logins, revocations, management?
+    fn named(&self, key: &str) -> bool {
+        self.dialect.other_urls().any(|(_, url)| url.uses(key))
+    }
+
     /// What a URL is made of; secrets are not looked at, and stand as an x.
     fn value(&self, name: &str) -> Option<Cow<'c, str>> {
         let there = |there: bool| there.then_some(Cow::Borrowed("x"));
@@ -77,13 +82,14 @@ impl Check<'_> {
         for (op, operation) in &requests.operations {
             self.address(requests, op, operation);
         }
+        self.others(requests);
         self.overrides(requests);
         let file = requests.file;
         let secret = matches!(requests.auth, ClientAuth::ClientSecretBasic | ClientAuth::ClientSecretPost);
         let silent = requests.operations.iter().all(|(_, operation)| operation.encoding == Encoding::None);
         for (key, given, used) in [
             ("url", file.url.is_some(), requests.uses("url")),
-            ("base_url", file.base_url.is_some(), requests.uses("base_url")),
+            ("base_url", file.base_url.is_some(), requests.uses("base_url") || requests.named("base_url")),
             ("scope", !file.scope.is_empty(), requests.uses("scope")),
             ("client_secret", file.client_secret.is_some(), secret || requests.uses("client_secret")),
             ("params", !file.params.is_empty(), !silent),
@@ -171,6 +177,21 @@ impl Check<'_> {
             let problem = format!("the URL of the {op} request: {problem}");
             let token = ["token", name];
             self.problem(if self.document.has(&own) { &own } else { &token }, &problem, hint);
+        }
+    }
+
+    /// The URLs of what gets no token: they are not asked for, but where they are known they are good ones.
+    fn others(&mut self, requests: &Requests<'_>) {
+        let name = &requests.dialect.name;
+        if self.refused(&["dialect", name]) || self.refused(&["token", requests.name, "base_url"]) {
+            return;
+        }
+        for (op, url) in requests.dialect.other_urls() {
+            let steps: Vec<_> = ["dialect", name].into_iter().chain(op.split('.')).chain(["url"]).collect();
+            let fault = url.render(|name| requests.value(name)).filter(|_| self.document.has(&steps));
+            if let Some((problem, hint)) = fault.and_then(|url| Self::token_url_fault(&url)) {
+                self.problem(&steps, problem, hint);
+            }
         }
     }
 
