@@ -42,13 +42,17 @@ pub fn extended(name: &str, own: &Table) -> Result<Dialect, Vec<DialectError>> {
 /// A table that is one value: naming `at` does not leave the built-in's `in` beside it.
 const ONE_VALUE: [&str; 2] = ["expires", "refresh_expires"];
 
-/// Lays `top` over `under`: tables are merged, lists of error rules put before those below, everything else is replaced.
+/// Lays `top` over `under`: tables are merged, lists of error rules put before those below, an empty table takes a single
+/// value away, everything else is replaced.
 fn overlay(under: &mut Table, top: &Table) {
     for (key, value) in top {
         match (under.get_mut(key), value) {
             (Some(Value::Table(under)), Value::Table(top)) if !ONE_VALUE.contains(&key.as_str()) => overlay(under, top),
             (Some(Value::Array(rules)), Value::Array(top)) if key == "error" => {
                 rules.splice(0..0, top.iter().cloned());
+            }
+            (Some(under_value), Value::Table(top)) if top.is_empty() && !under_value.is_table() => {
+                under.remove(key);
             }
             _ => {
                 under.insert(key.clone(), value.clone());

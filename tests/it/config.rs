@@ -840,7 +840,8 @@ proptest::proptest! {
         proptest::sample::select(vec![
             "[route.a]", "[[route", "[token.api]", "\n", "\n", " = ", "=", "listen", "upstream", "\"", "'", "\"\"\"", "{", "}",
             "[", "]", ",", ".", "é", "\u{10348}", "\\", "\\u", "127.0.0.1:0", "https://a", "token", "3", "1e9", "2026-01-01",
-            "true", "#", "\u{0}", "\r", "a", "grant", "static", "headers",
+            "true", "#", "\u{0}", "\r", "a", "grant", "static", "headers", "[dialect.d.secrets.list]", "extends", "vars", "limit",
+            "\"oauth2\"", "answer", "[dialect.d.authorize]", "[dialect.d]", "5 per 5m",
         ]),
         0..40,
     )) {

@@ -191,6 +191,10 @@ fn run(dialect: &Dialect, example: &Example) {
         _ => panic!("{about}: says more than one thing of the answer"),
     };
     assert_eq!(error.as_ref().map(|error| error.class), example.class, "{about}");
+    let shown = error.as_ref().map(|error| format!("{error} {error:?}")).unwrap_or_default();
+    for secret in inputs.secrets().into_iter().map(Secret::expose).filter(|secret| secret.len() >= 4) {
+        assert!(!shown.contains(secret), "{about}: {shown}");
+    }
     for (words, text) in [
         (&example.fix, error.as_ref().map(|error| error.fix.clone())),
         (&example.says, error.and_then(|error| error.vendor)),
@@ -299,6 +303,37 @@ fn whether_a_server_repeats_or_ends_tokens_and_its_budget_are_typed() {
     let mine = extended("mine", &table).unwrap();
     assert_eq!(mine.answer.same_token, SameToken::UntilRemaining(Duration::from_secs(600)));
     assert_eq!(mine.limit, Some(Budget { max: 1, per: Duration::from_secs(7200) }));
+}
+
+#[test]
+fn what_is_only_assumed_of_a_vendor_can_be_changed() {
+    let table = toml::toml! {
+        extends = "netrex"
+        client_auth = "client_secret_basic"
+        [renew]
+        encoding = "form"
+        params = { refresh_token = {}, token = "{refresh_token}" }
+        [answer]
+        access_token = "json:token"
+        error_code = "json:code"
+        success = { status = 201 }
+        [inject]
+        header = "x-auth-token"
+        format = "{access_token}"
+        headers = { x-auth-type = "4" }
+    };
+    let dialect = extended("mine", &table).unwrap();
+    let given = [("client_id", "c"), ("client_secret", "s"), ("refresh_token", "r-1")];
+    let given = given.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let inputs = inputs(&dialect, &given);
+    let made = request::build(&dialect, Op::Renew, &inputs).unwrap();
+    assert_eq!(made.uri(), "https://system2.netrex.cz/oauth2/token");
+    assert_eq!(made.body(), b"grant_type=refresh_token&token=r-1");
+    assert_eq!(made.headers()["authorization"], "Basic Yzpz");
+    let reply = reply(201, &BTreeMap::new(), r#"{"token":"t"}"#);
+    let answer = response::read(&dialect, Op::Renew, &inputs, &reply, Timestamp::UNIX_EPOCH).unwrap();
+    assert_eq!(answer.access.unwrap().token.expose(), "t");
+    assert_eq!((dialect.inject_header.as_str(), dialect.inject_headers.len()), ("x-auth-token", 1));
 }
 
 #[test]
