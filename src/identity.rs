@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use ::ring::digest::{Context, SHA256};
 use jiff::Timestamp;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::{ClientConfig, RootCertStore};
@@ -21,6 +22,12 @@ pub struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     pub leaf: Leaf,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.leaf.fmt(f)
+    }
 }
 
 /// What a certificate says of itself.
@@ -128,21 +135,52 @@ pub struct Roots {
 impl Roots {
     pub fn load(system: bool, ca: Option<&PathBuf>) -> Result<Self, IdentityError> {
         let extra = ca.map(|path| certificates(path)).transpose()?.unwrap_or_default();
+        trust(&mut RootCertStore::empty(), &extra)?;
         Ok(Self { system, extra })
     }
 }
 
-/// The rustls configuration for one peer: TLS 1.2 or 1.3, HTTP/1.1 by ALPN, the provider passed explicitly.
-pub fn client_config(roots: &Roots, identity: Option<&Identity>) -> Result<Arc<ClientConfig>, IdentityError> {
-    let mut store = if roots.system { system_roots().clone() } else { RootCertStore::empty() };
-    for root in &roots.extra {
-        store.add(root.clone()).map_err(|e| {
-            error(
-                format!("a certificate of the CA file cannot be trusted: {e}"),
-                "it must hold the CA's certificates, in PEM",
-            )
-        })?;
+/// The rustls configuration for one peer. Two are equal if they are made of the same certificates and key.
+#[derive(Clone)]
+pub struct ClientTls {
+    pub config: Arc<ClientConfig>,
+    made_of: [u8; 32],
+}
+
+impl PartialEq for ClientTls {
+    fn eq(&self, other: &Self) -> bool {
+        self.made_of == other.made_of
     }
+}
+
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientTls")
+    }
+}
+
+/// TLS 1.2 or 1.3, HTTP/1.1 by ALPN, the provider passed explicitly.
+pub fn client_tls(roots: &Roots, identity: Option<&Identity>) -> Result<ClientTls, IdentityError> {
+    let mut parts: Vec<&[u8]> = vec![if roots.system { b"system" } else { b"" }];
+    parts.extend(roots.extra.iter().map(AsRef::as_ref));
+    if let Some(identity) = identity {
+        parts.push(b"identity");
+        parts.extend(identity.chain.iter().map(AsRef::as_ref));
+        parts.push(identity.key.secret_der());
+    }
+    let mut digest = Context::new(&SHA256);
+    for part in parts {
+        digest.update(&(part.len() as u64).to_be_bytes());
+        digest.update(part);
+    }
+    let mut made_of = [0; 32];
+    made_of.copy_from_slice(digest.finish().as_ref());
+    Ok(ClientTls { config: client_config(roots, identity)?, made_of })
+}
+
+fn client_config(roots: &Roots, identity: Option<&Identity>) -> Result<Arc<ClientConfig>, IdentityError> {
+    let mut store = if roots.system { system_roots().clone() } else { RootCertStore::empty() };
+    trust(&mut store, &roots.extra)?;
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|e| error(e.to_string(), "this is a fault of the broker"))?
@@ -164,6 +202,15 @@ pub fn client_config(roots: &Roots, identity: Option<&Identity>) -> Result<Arc<C
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+fn trust(store: &mut RootCertStore, roots: &[CertificateDer<'static>]) -> Result<(), IdentityError> {
+    roots.iter().try_for_each(|root| store.add(root.clone())).map_err(|e| {
+        error(
+            format!("a certificate of the CA file cannot be trusted: {e}"),
+            "it must hold the CA's certificates, in PEM",
+        )
+    })
 }
 
 /// The one crypto provider of the program.

@@ -20,6 +20,7 @@ pub mod identity;
 pub mod oauth;
 pub mod problem;
 pub mod proxy;
+pub mod reload;
 pub mod secret;
 pub mod server;
 pub mod signal;

@@ -1,19 +1,25 @@
-//! Signals: the first SIGTERM or SIGINT asks to drain, the second ends at once. SIGHUP will reload; until then it must not end
-//! the process, which is what it does to one that does not listen.
+//! Signals: the first SIGTERM or SIGINT asks to drain, the second ends at once; SIGHUP asks to reload.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::warn;
 
 /// Listens from the moment it is made.
-pub struct Stop {
+pub struct Signals {
     term: Signal,
     interrupt: Signal,
     hangup: Signal,
 }
 
-impl Stop {
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// To stop, with the signal's name.
+    Stop(&'static str),
+    Reload,
+}
+
+impl Signals {
     /// Must be made inside a runtime.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
@@ -23,13 +29,20 @@ impl Stop {
         })
     }
 
-    /// The next request to stop, by name.
-    pub async fn asked(&mut self) -> &'static str {
+    /// The next one.
+    pub async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.term.recv() => Asked::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => Asked::Stop("SIGINT"),
+            _ = self.hangup.recv() => Asked::Reload,
+        }
+    }
+
+    /// The next one that asks to stop.
+    pub async fn stop(&mut self) -> &'static str {
         loop {
-            tokio::select! {
-                _ = self.term.recv() => return "SIGTERM",
-                _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hangup.recv() => warn!("SIGHUP: reloading is not yet there in this version; restart instead"),
+            if let Asked::Stop(signal) = self.next().await {
+                return signal;
             }
         }
     }

@@ -4,34 +4,94 @@ use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::{Map, Value, json};
+use tokio::sync::oneshot;
 
-use super::{Admin, Answer, RouteView, TokenView, nothing_here};
+use super::{Admin, Answer, Order, RouteView, TokenView, nothing_here};
 use crate::clock::{Now, rfc3339};
 use crate::problem::Problem;
 
-/// The token that a POST to this path is about: `/api/tokens/NAME/refresh`.
-pub(super) fn post(path: &str) -> Option<&str> {
-    path.strip_prefix("/api/tokens/")?.strip_suffix("/refresh").filter(|name| !name.is_empty() && !name.contains('/'))
+/// What a POST asks for.
+pub(super) enum Asked<'p> {
+    /// `/api/reload`
+    Reload,
+    /// `/api/tokens/NAME/refresh`
+    Refresh(&'p str),
+    /// `/api/store/NAME/forget`
+    Forget(&'p str),
+}
+
+/// `None` for a path that takes no POST.
+pub(super) fn post(path: &str) -> Option<Asked<'_>> {
+    let (table, rest) = path.strip_prefix("/api/")?.split_once('/').unwrap_or(("", &path[5..]));
+    let (name, verb) = rest.split_once('/').unwrap_or(("", rest));
+    match (table, name, verb) {
+        ("", "", "reload") => Some(Asked::Reload),
+        ("tokens", name, "refresh") if !name.is_empty() => Some(Asked::Refresh(name)),
+        ("store", name, "forget") if !name.is_empty() => Some(Asked::Forget(name)),
+        _ => None,
+    }
 }
 
 impl Admin {
     pub(super) fn status(&self) -> Value {
-        let now = (self.now)();
+        let (now, shown) = ((self.now)(), self.shown.load());
         let tokens: Map<_, _> =
-            self.tokens.iter().map(|token| (token.config.name.clone(), token_status(token, now))).collect();
-        let routes: Map<_, _> = self.routes.iter().map(|route| (route.name.clone(), route_status(route))).collect();
+            shown.tokens.iter().map(|token| (token.config.name.clone(), token_status(token, now))).collect();
+        let routes: Map<_, _> = shown.routes.iter().map(|route| (route.name.clone(), route_status(route))).collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "started_at": rfc3339(self.started_at),
-            "config": { "loaded_at": rfc3339(self.started_at), "error": null },
+            "config": { "loaded_at": rfc3339(shown.loaded_at), "error": shown.error },
             "tokens": tokens,
             "routes": routes,
         })
     }
 
+    pub(super) async fn act(&self, asked: Asked<'_>) -> Result<Answer, Problem> {
+        match asked {
+            Asked::Refresh(name) => self.refresh(name).await,
+            Asked::Reload => {
+                let done = self.order(|reply| Order::Reload(Some(reply))).await?;
+                let refused = |lines: Vec<String>| {
+                    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "config_refused", lines.join("\n"))
+                };
+                done.map_err(refused)?;
+                Ok(super::json(StatusCode::OK, &json!({ "reloaded": true })))
+            }
+            Asked::Forget(name) => {
+                let done = self.order(|reply| Order::Forget(name.to_owned(), reply)).await?;
+                let forgotten =
+                    done.map_err(|text| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "store_failed", text))?;
+                if forgotten.is_empty() {
+                    return Err(Problem::new(
+                        StatusCode::NOT_FOUND,
+                        "no_record",
+                        "there is no such record in the store",
+                    ));
+                }
+                Ok(super::json(StatusCode::OK, &json!({ "forgotten": forgotten })))
+            }
+        }
+    }
+
+    /// Has it carried out, after what was asked for before.
+    async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, Problem> {
+        let ending = || {
+            Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "draining",
+                "the broker is about to end, or has too much to do",
+            )
+        };
+        let (reply, answer) = oneshot::channel();
+        self.orders.try_send(order(reply)).map_err(|_| ending())?;
+        answer.await.map_err(|_| ending())
+    }
+
     /// An exchange now, whatever is planned; even a refused password is tried again, because a person asked.
     pub(super) async fn refresh(&self, name: &str) -> Result<Answer, Problem> {
-        let token = self.tokens.iter().find(|token| token.config.name == name).ok_or_else(nothing_here)?;
+        let shown = self.shown.load_full();
+        let token = shown.tokens.iter().find(|token| token.config.name == name).ok_or_else(nothing_here)?;
         // One in flight, a refused renewal, and the login after it.
         let wait = token.config.exchange_max() * 3 + Duration::from_secs(1);
         let snapshot = token.slot.refresh(wait).await;

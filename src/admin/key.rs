@@ -55,7 +55,13 @@ fn lock(path: PathBuf) -> io::Result<Option<KeyFile>> {
     loop {
         let file = open()?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
+            Ok(()) => {
+                let meta = file.metadata()?;
+                if meta.uid() != rustix::process::geteuid().as_raw() || meta.permissions().mode() & 0o077 != 0 {
+                    let why = format!("{} must be this user's with mode 0600; remove it", path.display());
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+                }
+            }
             Err(e) if e == Errno::WOULDBLOCK => return Ok(None),
             Err(e) => return Err(e.into()),
         }

@@ -8,14 +8,16 @@ pub mod key;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tower::{Service, service_fn};
 
 use crate::clock::Now;
@@ -37,13 +39,32 @@ pub struct Admin {
     pub port: Option<u16>,
     pub now: Box<dyn Fn() -> Now + Send + Sync>,
     pub started_at: jiff::Timestamp,
+    pub metrics: Arc<Metrics>,
+    /// Who carries out what is asked for.
+    pub orders: mpsc::Sender<Order>,
+    /// Of the configuration in force.
+    pub shown: ArcSwap<Shown>,
+    /// Cancelled once a drain has begun: not ready any more.
+    pub draining: CancellationToken,
+}
+
+/// What the configuration in force makes.
+pub struct Shown {
+    pub loaded_at: jiff::Timestamp,
+    /// Why what is on the disk is not what is in force.
+    pub error: Option<String>,
     pub tokens: Vec<TokenView>,
     pub routes: Vec<RouteView>,
     /// Name and expiry of each client certificate.
     pub certificates: Vec<(String, jiff::Timestamp)>,
-    pub metrics: Arc<Metrics>,
-    /// Set once a drain has begun: not ready any more.
-    pub draining: AtomicBool,
+}
+
+/// Something that changes the running broker. The answer goes to whoever asked, if anybody waits for it.
+pub enum Order {
+    /// `Err` has the reasons why what was running goes on.
+    Reload(Option<oneshot::Sender<Result<(), Vec<String>>>>),
+    /// Forget the records of that name, such as `token.api`: those that there were, or why it cannot be done.
+    Forget(String, oneshot::Sender<Result<Vec<String>, String>>),
 }
 
 /// A token, as the operator sees it.
@@ -89,9 +110,9 @@ impl Admin {
         let path = head.uri.path();
         let reads = head.method == Method::GET || head.method == Method::HEAD;
         match (path, api::post(path)) {
-            (_, Some(token)) if head.method == Method::POST => {
+            (_, Some(asked)) if head.method == Method::POST => {
                 self.authorize(head)?;
-                self.refresh(token).await
+                self.act(asked).await
             }
             (_, Some(_)) => Err(method_refused("POST")),
             ("/livez", _) if reads => Ok(text(StatusCode::OK, "ok\n".into())),
@@ -133,14 +154,15 @@ impl Admin {
 
     /// Every required token usable, and no drain begun.
     fn readiness(&self, query: Option<&str>) -> Answer {
-        let draining = self.draining.load(Ordering::Relaxed);
+        let draining = self.draining.is_cancelled();
         let now = (self.now)();
-        let required = self.tokens.iter().filter(|token| token.config.required);
+        let shown = self.shown.load();
+        let required = shown.tokens.iter().filter(|token| token.config.required);
         let ready = !draining && required.clone().all(|token| token.ready(now));
         let mut body = if ready { "ok\n".to_owned() } else { "not ready\n".to_owned() };
         if query.is_some_and(|query| query.split('&').any(|part| part == "verbose" || part.starts_with("verbose="))) {
             body.clear();
-            for token in &self.tokens {
+            for token in &shown.tokens {
                 let snapshot = token.slot.snapshot();
                 let mark = if token.ready(now) { "+" } else { "-" };
                 let optional = if token.config.required { "" } else { " (not required)" };
@@ -157,14 +179,14 @@ impl Admin {
     }
 
     fn scrape(&self) -> Answer {
-        let now = (self.now)();
-        for token in &self.tokens {
+        let (now, shown) = ((self.now)(), self.shown.load());
+        for token in &shown.tokens {
             let snapshot = token.slot.snapshot();
             let expiry =
                 snapshot.token.as_ref().and_then(|token| token.expires).map(|expires| expires.wall.as_second());
             self.metrics.token(&token.config.name, snapshot.state(now).as_str(), &State::ALL, expiry);
         }
-        for (name, expiry) in &self.certificates {
+        for (name, expiry) in &shown.certificates {
             self.metrics.certificate(name, expiry.as_second());
         }
         answer(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.encode())

@@ -57,9 +57,10 @@ fn demo(directory: &Path, fault: Option<&Fault>) -> Result<ExitCode, Error> {
     let tables: Vec<_> = std::iter::once(admin).chain(shown.iter().map(|one| one.config.clone())).collect();
     keep(directory, "tokenbroker.toml", &tables.join("\n"))?;
     let file = directory.join("tokenbroker.toml");
-    let (config, report) = config::load(&file, Clock::system().now().wall);
+    let text = config::text(&file).map_err(|report| lines(&report))?;
+    let (config, report) = config::check(&file, &text, Clock::system().now().wall);
     let Some(config) = config else { return Err(lines(&report).into()) };
-    let code = run::until_stopped(config, |running, operator| {
+    let code = run::until_stopped(file.clone(), text, config, |running, operator| {
         // Where nobody reads it, the broker runs all the same.
         let _ = print(&introduction(running, operator, &file, &shown));
     });
@@ -75,7 +76,7 @@ fn introduction(running: &Running, operator: &Listen, file: &Path, shown: &[Show
         file.display()
     );
     for one in shown {
-        for (_, listen) in running.addresses.iter().filter(|(route, _)| *route == one.route) {
+        for (_, listen) in running.addresses().iter().filter(|(route, _)| *route == one.route) {
             text.push_str(&format!("\n{}\ncurl http://{listen}/hello\n", one.about));
         }
     }

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use super::ask::ask;
 use super::{Cli, complain};
 
 /// What it says of a hundred tokens fits in here.
@@ -19,20 +18,20 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
-    let listen = match cli.admin_listen() {
-        Ok(listen) => listen,
+    let operator = match cli.operator() {
+        Ok(operator) => operator,
         Err(code) => return code,
     };
     let path = if args.live { "/livez" } else { "/readyz?verbose" };
-    match ask(&listen, path, ANSWER_MAX) {
-        Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => ExitCode::SUCCESS,
+    match operator.get(path, ANSWER_MAX) {
+        Ok(answer) if answer.status == 200 => ExitCode::SUCCESS,
         Ok(answer) => {
-            let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).trim_end();
+            let body = answer.body.trim_end();
             complain(if body.is_empty() { "not ready" } else { body });
             ExitCode::FAILURE
         }
         Err(error) => {
-            complain(&format!("no answer from {listen}: {error}; is the broker running with this configuration?"));
+            complain(&error);
             ExitCode::FAILURE
         }
     }

@@ -6,6 +6,7 @@ mod check;
 mod demo;
 mod harden;
 mod healthcheck;
+mod reload;
 mod run;
 mod status;
 mod store;
@@ -19,7 +20,9 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
+use zeroize::Zeroizing;
 
+use self::ask::Operator;
 use crate::clock::Clock;
 use crate::config::{self, Config, Problem, Report, not_yet};
 use crate::telemetry::{self, Format};
@@ -69,6 +72,8 @@ enum Command {
     Healthcheck(healthcheck::Args),
     /// What the running broker says of its tokens and routes
     Status(status::Args),
+    /// Have the running broker read its configuration again
+    Reload,
     /// What is kept across restarts: list it, forget it, export it
     Store(store::Args),
 }
@@ -103,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::Schema => print(&format!("{:#}\n", config::schema::schema())),
         Command::Healthcheck(args) => healthcheck::main(&cli, args),
         Command::Status(args) => status::main(&cli, args),
+        Command::Reload => reload::main(&cli),
         Command::Store(args) => store::main(&cli, args),
     }
 }
@@ -154,21 +160,24 @@ impl Cli {
         })
     }
 
-    /// Where the running broker answers its operator; a problem goes to stderr.
-    fn admin_listen(&self) -> Result<config::Listen, ExitCode> {
-        self.file().and_then(|file| config::admin_listen(&file)).map_err(|problem| {
+    /// How to reach the running broker; a problem goes to stderr.
+    fn operator(&self) -> Result<Operator, ExitCode> {
+        self.file().and_then(|file| config::operator(&file)).map(Operator::find).map_err(|problem| {
             complain(&problem);
             ExitCode::from(CONFIG)
         })
     }
 
     /// Reads and checks the configuration; problems go to stderr, as log lines if JSON is asked for.
-    fn load(&self) -> Result<(PathBuf, Config, Report), ExitCode> {
+    fn load(&self) -> Result<(PathBuf, Zeroizing<String>, Config, Report), ExitCode> {
         let problems = match self.file() {
             Err(text) => vec![text],
-            Ok(file) => match config::load(&file, Clock::system().now().wall) {
-                (Some(config), report) => return Ok((file, config, report)),
-                (None, report) => lines(&report).lines().map(str::to_owned).collect(),
+            Ok(file) => match config::text(&file) {
+                Err(report) => vec![lines(&report)],
+                Ok(text) => match config::check(&file, &text, Clock::system().now().wall) {
+                    (Some(config), report) => return Ok((file, text, config, report)),
+                    (None, report) => lines(&report).lines().map(str::to_owned).collect(),
+                },
             },
         };
         if matches!(self.log_format, Some(LogFormat::Json)) {
@@ -208,6 +217,12 @@ impl Cli {
             complain("logging was started already");
         }
     }
+}
+
+/// For a command that has one thing to wait for.
+fn block_on<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    Ok(runtime.block_on(work))
 }
 
 /// The `NO_COLOR` convention: set and not empty means no.

@@ -1,28 +1,34 @@
 //! `run`: the proxy, from a checked configuration to a clean exit.
 
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
+use zeroize::Zeroizing;
 
 use super::{CONFIG, Cli, complain};
 use crate::admin::key::{self, KeyFile};
-use crate::admin::{self, Admin, RouteView, TokenView};
-use crate::app::{App, AppError};
+use crate::admin::{self, Admin, Order, RouteView, Shown, TokenView};
+use crate::app::{App, AppError, TokenPart};
 use crate::clock::Clock;
-use crate::config::{Config, Listen};
-use crate::proxy::Route;
+use crate::config::{Config, Listen, Store};
+use crate::reload::Reload;
 use crate::secret::Secret;
 use crate::server::{self, Bound, Running, Serve, StartError};
-use crate::signal::Stop;
+use crate::signal::{Asked, Signals};
+
+/// What operators asked for and is not yet begun.
+const ORDERS_MAX: usize = 16;
 
 pub(super) fn main(cli: &Cli) -> ExitCode {
-    let (file, config, report) = match cli.load() {
+    let (file, text, config, report) = match cli.load() {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
@@ -32,11 +38,16 @@ pub(super) fn main(cli: &Cli) -> ExitCode {
     for warning in &report.warnings {
         warn!("{}", report.line(warning));
     }
-    until_stopped(config, |_, _| {})
+    until_stopped(file, text, config, |_, _| {})
 }
 
 /// Runs the broker until a signal. `ready` is called once everything listens.
-pub(super) fn until_stopped(config: Config, ready: impl FnOnce(&Running, &Listen)) -> ExitCode {
+pub(super) fn until_stopped(
+    file: PathBuf,
+    text: Zeroizing<String>,
+    config: Config,
+    ready: impl FnOnce(&Running, &Listen),
+) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -44,7 +55,7 @@ pub(super) fn until_stopped(config: Config, ready: impl FnOnce(&Running, &Listen
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(serve(config, ready));
+    let code = runtime.block_on(serve(file, text, config, ready));
     // What is left is cut: nothing here may hold up the exit.
     runtime.shutdown_background();
     code
@@ -61,11 +72,12 @@ struct Started {
 
 async fn start(config: Config) -> Result<Started, ExitCode> {
     let admin_config = config.admin.clone();
-    let app = App::assemble(config, Clock::system()).await;
-    let app = app.map_err(|error| {
+    let refused = |error: AppError| {
         let code = if matches!(error, AppError::Store(_)) { ExitCode::FAILURE } else { ExitCode::from(CONFIG) };
         failed(&error.to_string(), code)
-    })?;
+    };
+    let app = App::open(&config, Clock::system()).await.map_err(refused)?;
+    let plan = app.plan(config, None).await.map_err(refused)?;
     let admin = server::bind(&admin_config.listen).map_err(|error| {
         let (listen, fix) = (&admin_config.listen, way_out(&error));
         let text = format!("admin.listen: cannot listen on {listen} for the operator: {error}; {fix}");
@@ -76,27 +88,31 @@ async fn start(config: Config) -> Result<Started, ExitCode> {
         None => None,
     };
     let given = given.transpose().map_err(|e| failed(&format!("admin.key: {e}"), ExitCode::from(CONFIG)))?;
-    let routes: Vec<_> = app.listeners().into_iter().map(|(listen, routes)| (listen, names(&routes))).collect();
-    let running = server::start(app).map_err(|error| failed(&said(&error, &routes), ExitCode::FAILURE))?;
+    let running = Running::start(app, plan).map_err(|error| failed(&said(&error), ExitCode::FAILURE))?;
     // Only now: a broker that cannot start must not take the key of one that runs.
-    let made = if given.is_none() { make_key(&admin) } else { None };
+    let made = if given.is_none() { make_key(&admin, running.parts.config.store.as_ref())? } else { None };
     let (admin_key, key_file) = made.map_or((given, None), |(key, file)| (Some(key), Some(file)));
     Ok(Started { running, admin, admin_key, _key_file: key_file })
 }
 
-async fn serve(config: Config, ready: impl FnOnce(&Running, &Listen)) -> ExitCode {
-    let mut stop = match Stop::new() {
-        Ok(stop) => stop,
+async fn serve(
+    file: PathBuf,
+    text: Zeroizing<String>,
+    config: Config,
+    ready: impl FnOnce(&Running, &Listen),
+) -> ExitCode {
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
         Err(error) => return failed(&format!("cannot listen for signals: {error}"), ExitCode::FAILURE),
     };
     let started = tokio::select! {
         started = start(config) => started,
-        signal = stop.asked() => {
+        signal = signals.stop() => {
             info!(signal, "stopped before everything was started");
             return ExitCode::SUCCESS;
         }
     };
-    let Started { running, admin: bound, admin_key, _key_file } = match started {
+    let Started { mut running, admin: bound, admin_key, _key_file } = match started {
         Ok(started) => started,
         Err(code) => return code,
     };
@@ -104,50 +120,81 @@ async fn serve(config: Config, ready: impl FnOnce(&Running, &Listen)) -> ExitCod
         // Whoever finds the store taken learns by whom. Nothing else depends on it.
         let _ = store.sign(&format!("admin {}, pid {}", bound.listen, std::process::id()));
     }
-    let admin = Arc::new(view(&running, admin_key, &bound));
+    let mut reload = Reload::new(file, text, running.app.started_at);
+    let (orders, mut ordered) = mpsc::channel(ORDERS_MAX);
+    let admin = Arc::new(admin(&running, &reload, admin_key, &bound, orders));
     let operator = bound.listen.clone();
     info!(listen = %bound.listen, "the operator's listener");
-    for (route, listen) in &running.addresses {
-        info!(route, %listen, "listening");
-    }
-    // Security: its own bound; a flood on the routes does not take the probes away.
-    let operators = Serve {
-        service: admin::service(Arc::clone(&admin)),
-        limits: running.app.config.limits.clone(),
-        stall: Duration::from_secs(30),
-        permits: Some(Arc::new(tokio::sync::Semaphore::new(64))),
-        open: None,
-        connections: TaskTracker::new(),
-        drain: CancellationToken::new(),
-    };
-    #[expect(clippy::disallowed_methods, reason = "probes are answered until the process ends")]
-    tokio::spawn(operators.accept(bound));
+    let mut known = listening(&running, &[]);
+    operate(&admin, &running, bound);
     ready(&running, &operator);
 
-    let signal = stop.asked().await;
+    let stopper = running.stopper();
+    let signal = loop {
+        let work = tokio::select! {
+            asked = signals.next() => match asked {
+                Asked::Stop(signal) => break signal,
+                Asked::Reload => Work::Order(Order::Reload(None)),
+            },
+            Some(order) = ordered.recv() => Work::Order(order),
+            () = reload.changed(&running.parts.config) => Work::Files,
+        };
+        match uninterrupted(carry_out(work, &mut reload, &mut running), &stopper, &mut signals).await {
+            Ok(None) => {}
+            Ok(Some(signal)) => break signal,
+            Err(signal) => return cut(signal),
+        }
+        admin.shown.store(Arc::new(shown(&running, &reload)));
+        known = listening(&running, &known);
+    };
     info!(signal, "draining; a second signal ends at once");
-    admin.draining.store(true, Ordering::Relaxed);
     tokio::select! {
         clean = running.drain() => {
             info!(clean, "stopped");
             if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
-        signal = stop.asked() => {
-            warn!(signal, "ended without waiting");
-            ExitCode::FAILURE
-        }
+        signal = signals.stop() => cut(signal),
+    }
+}
+
+/// Says where there is a listener that was not there before.
+fn listening(running: &Running, before: &[(String, Listen)]) -> Vec<(String, Listen)> {
+    let addresses = running.addresses();
+    for (route, listen) in addresses.iter().filter(|address| !before.contains(address)) {
+        info!(route, %listen, "listening");
+    }
+    addresses
+}
+
+fn cut(signal: &str) -> ExitCode {
+    warn!(signal, "ended without waiting");
+    ExitCode::FAILURE
+}
+
+/// Sees it through. A signal to stop meanwhile has no more requests taken, and is handed back; a second one is an error.
+async fn uninterrupted(
+    work: impl Future<Output = ()>,
+    stopper: &CancellationToken,
+    signals: &mut Signals,
+) -> Result<Option<&'static str>, &'static str> {
+    tokio::pin!(work);
+    let signal = tokio::select! {
+        () = &mut work => return Ok(None),
+        signal = signals.stop() => signal,
+    };
+    stopper.cancel();
+    tokio::select! {
+        () = work => Ok(Some(signal)),
+        signal = signals.stop() => Err(signal),
     }
 }
 
 /// An error of the start, with the routes whose listener it is about.
-fn said(error: &StartError, routes: &[(Listen, String)]) -> String {
-    let StartError::Listen { listen, source } = error else { return error.to_string() };
-    let route = routes.iter().find(|(at, _)| at == listen).map_or("", |(_, names)| names);
-    format!("route.{route}.listen: {error}; {}", way_out(source))
-}
-
-fn names(routes: &[Arc<Route>]) -> String {
-    routes.iter().map(|route| route.config.name.as_str()).collect::<Vec<_>>().join(", ")
+fn said(error: &StartError) -> String {
+    match error {
+        StartError::Listen { routes, source, .. } => format!("route.{routes}.listen: {error}; {}", way_out(source)),
+        StartError::Thread(_) => error.to_string(),
+    }
 }
 
 /// What to do where nothing can listen.
@@ -165,39 +212,85 @@ fn failed(text: &str, code: ExitCode) -> ExitCode {
     code
 }
 
-/// A new admin key, in a private file.
-fn make_key(admin: &Bound) -> Option<(Secret, KeyFile)> {
-    let other = admin.port().map_or_else(|| std::process::id().to_string(), |port| port.to_string());
-    let made = key::make().and_then(|key| Ok((key::keep(&key, &key::runtime_directory(), &other)?, key)));
+/// A new admin key, in a private file: in the store, or where a process may keep files while it runs.
+fn make_key(admin: &Bound, store: Option<&Store>) -> Result<Option<(Secret, KeyFile)>, ExitCode> {
+    let other = admin.listen.port().map_or_else(|| std::process::id().to_string(), |port| port.to_string());
+    let directory = store.map_or_else(key::runtime_directory, |store| store.path.clone());
+    let made = key::make().and_then(|key| Ok((key::keep(&key, &directory, &other)?, key)));
     match made {
         Ok((file, key)) => {
             info!(file = %file.path.display(), "the admin key of this start");
-            Some((key, file))
+            Ok(Some((key, file)))
         }
+        // Security: a file that others may read is there for no good reason.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(failed(&error.to_string(), ExitCode::FAILURE)),
         Err(error) => {
             warn!(%error, "there is no private place for the admin key, so POST requests are refused; set [admin] key");
-            None
+            Ok(None)
         }
     }
 }
 
-fn view(running: &Running, key: Option<Secret>, bound: &Bound) -> Admin {
-    let app = &running.app;
-    let listen = |name: &str| {
-        running.addresses.iter().filter(|(route, _)| route == name).map(|(_, listen)| listen.clone()).collect()
+/// What the loop of a running broker has to do.
+enum Work {
+    Order(Order),
+    Files,
+}
+
+async fn carry_out(work: Work, reload: &mut Reload, running: &mut Running) {
+    // Whoever asked may be gone by the time it is done.
+    match work {
+        Work::Files => reload.files(running).await,
+        Work::Order(Order::Reload(reply)) => {
+            let done = reload.configuration(running).await;
+            let _ = reply.map(|reply| reply.send(done));
+        }
+        Work::Order(Order::Forget(name, reply)) => {
+            let _ = reply.send(running.forget(&name).await.map_err(|e| e.to_string()));
+        }
+    }
+}
+
+/// Answers the operator. Security: its own bound; a flood on the routes does not take the probes away.
+fn operate(admin: &Arc<Admin>, running: &Running, bound: Bound) {
+    let operators = Serve {
+        service: admin::service(Arc::clone(admin)),
+        limits: running.parts.config.limits.clone(),
+        stall: Box::new(|| Duration::from_secs(30)),
+        permits: Some(Arc::new(tokio::sync::Semaphore::new(64))),
+        open: None,
+        connections: TaskTracker::new(),
+        drain: CancellationToken::new(),
     };
-    let clock = app.clock.clone();
+    #[expect(clippy::disallowed_methods, reason = "probes are answered until the process ends")]
+    tokio::spawn(operators.accept(bound));
+}
+
+fn admin(running: &Running, reload: &Reload, key: Option<Secret>, bound: &Bound, orders: mpsc::Sender<Order>) -> Admin {
+    let clock = running.app.clock.clone();
     Admin {
         key,
-        port: bound.port(),
+        port: bound.listen.port(),
         now: Box::new(move || clock.now()),
-        started_at: app.started_at,
-        tokens: app
-            .tokens
-            .values()
-            .map(|part| TokenView { config: Arc::clone(&part.config), slot: Arc::clone(&part.slot) })
-            .collect(),
-        routes: app
+        started_at: running.app.started_at,
+        metrics: Arc::clone(&running.app.metrics),
+        orders,
+        shown: ArcSwap::from_pointee(shown(running, reload)),
+        draining: running.stopper(),
+    }
+}
+
+fn shown(running: &Running, reload: &Reload) -> Shown {
+    let (parts, addresses) = (&running.parts, running.addresses());
+    let listen =
+        |name: &str| addresses.iter().filter(|(route, _)| route == name).map(|(_, listen)| listen.clone()).collect();
+    let token = |part: &Arc<TokenPart>| TokenView { config: Arc::clone(&part.config), slot: Arc::clone(&part.slot) };
+    let identities = parts.config.certificates.identities.iter();
+    Shown {
+        loaded_at: reload.loaded_at,
+        error: reload.error.clone(),
+        tokens: parts.tokens.values().map(token).collect(),
+        routes: parts
             .routes
             .values()
             .map(|route| RouteView {
@@ -208,8 +301,6 @@ fn view(running: &Running, key: Option<Secret>, bound: &Bound) -> Admin {
                 metrics: Arc::clone(&route.metrics),
             })
             .collect(),
-        certificates: app.config.certificates.iter().map(|(name, leaf)| (name.clone(), leaf.not_after)).collect(),
-        metrics: Arc::clone(&app.metrics),
-        draining: AtomicBool::new(false),
+        certificates: identities.map(|(name, identity)| (name.clone(), identity.leaf.not_after)).collect(),
     }
 }

@@ -6,10 +6,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::ask::ask;
+use super::ask::Operator;
 use super::{Cli, complain, print};
 use crate::clock::Clock;
-use crate::config::Listen;
 
 /// Of an answer; thousands of tokens fit in.
 const ANSWER_MAX: u64 = 4 << 20;
@@ -26,16 +25,16 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
-    let listen = match cli.admin_listen() {
-        Ok(listen) => listen,
+    let operator = match cli.operator() {
+        Ok(operator) => operator,
         Err(code) => return code,
     };
     loop {
-        let printed = match status(&listen) {
+        let printed = match status(&operator) {
             Ok(status) if args.json => print(&format!("{status:#}\n")),
             Ok(status) => print(&text(&status, Clock::system().now().wall)),
             Err(error) => {
-                complain(&format!("no answer from {listen}: {error}; is the broker running with this configuration?"));
+                complain(&error);
                 ExitCode::FAILURE
             }
         };
@@ -46,13 +45,10 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
     }
 }
 
-fn status(listen: &Listen) -> Result<Value, String> {
-    let answer = ask(listen, "/api/status", ANSWER_MAX).map_err(|e| e.to_string())?;
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    if !answer.starts_with("HTTP/1.1 200 ") {
-        return Err(format!("it says {}", answer.lines().next().unwrap_or("nothing")));
-    }
-    serde_json::from_str(body).map_err(|_| "its answer is not a broker's".to_owned())
+fn status(operator: &Operator) -> Result<Value, String> {
+    let answer = operator.get("/api/status", ANSWER_MAX)?;
+    let foreign = || format!("what answers at {} is no broker", operator.listen);
+    serde_json::from_str(&answer.body).ok().filter(|_| answer.status == 200).ok_or_else(foreign)
 }
 
 /// A line for each token and route.

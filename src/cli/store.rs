@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use serde_json::{Map, Value, json};
 
-use super::{CONFIG, Cli, complain, print};
+use super::{CONFIG, Cli, block_on, complain, print};
 use crate::clock::{Clock, rfc3339};
 use crate::config::Store;
 use crate::store::{FileStore, KEY_MIN, Seal, StoreError};
@@ -28,7 +28,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Remove the records of a token, which is then obtained anew. The broker must not run
+    /// Remove the records of a token, which is then obtained anew; a running broker does it
     Forget {
         /// Such as token.api
         name: String,
@@ -38,7 +38,7 @@ enum Command {
 }
 
 pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
-    let (_, config, _) = match cli.load() {
+    let (_, _, config, _) = match cli.load() {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
@@ -55,7 +55,7 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
     };
     let done = match &args.command {
         Command::List { json } => list(&store.path, seal, *json),
-        Command::Forget { name } => forget(&store.path, seal, name),
+        Command::Forget { name } => forget(cli, &store.path, seal, name),
         Command::Export { file } => export(&store.path, seal, file),
     };
     done.unwrap_or_else(|text| {
@@ -66,8 +66,7 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
 
 /// Reads the key of the store.
 pub(super) fn seal(store: &Store) -> Result<Seal, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    let key = runtime.block_on(store.key.read()).map_err(|e| format!("store.key: {e}"))?;
+    let key = block_on(store.key.read())?.map_err(|e| format!("store.key: {e}"))?;
     Seal::new(&key)
         .ok_or_else(|| format!("store.key: is shorter than {KEY_MIN} bytes; make one with: openssl rand -base64 32"))
 }
@@ -118,22 +117,27 @@ fn describe(kept: &Kept) -> (Value, String) {
     (fields, line)
 }
 
-fn forget(directory: &Path, seal: Seal, name: &str) -> Result<ExitCode, String> {
-    let store = FileStore::open(directory, seal).map_err(|error| match error {
-        StoreError::Owned { .. } => format!("{error}; stop it first"),
-        other => other.to_string(),
-    })?;
-    let known: Vec<_> = store.newest().map_err(|e| e.to_string())?.into_keys().collect();
-    // A token has a record for each account that it was ever configured with.
-    let below = format!("{name}.");
-    let meant: Vec<_> = known.iter().filter(|known| *known == name || known.starts_with(&below)).collect();
-    if meant.is_empty() {
-        return Err(format!("there is no record {name}; there are: {}", known.join(", ")));
-    }
-    for name in meant {
-        store.forget(name).map_err(|e| e.to_string())?;
-    }
-    Ok(print(&format!("{name} is forgotten\n")))
+fn forget(cli: &Cli, directory: &Path, seal: Seal, name: &str) -> Result<ExitCode, String> {
+    let none = |known: String| format!("there is no record {name}; there are: {known}");
+    let forgotten = match FileStore::open(directory, seal) {
+        Ok(store) => {
+            let known = store.newest().map_err(|e| e.to_string())?.into_keys().collect::<Vec<_>>().join(", ");
+            let forgotten = store.forget_all(name).map_err(|e| e.to_string())?;
+            if forgotten.is_empty() {
+                return Err(none(known));
+            }
+            forgotten
+        }
+        Err(StoreError::Owned { .. }) => {
+            let Ok(operator) = cli.operator() else { return Ok(ExitCode::from(CONFIG)) };
+            let answer = operator.post(&format!("/api/store/{name}/forget")).map_err(|e| e.text)?;
+            let answer: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+            let names = answer["forgotten"].as_array().into_iter().flatten();
+            names.filter_map(|name| name.as_str().map(str::to_owned)).collect()
+        }
+        Err(other) => return Err(other.to_string()),
+    };
+    Ok(print(&format!("forgotten: {}\n", forgotten.join(", "))))
 }
 
 fn export(directory: &Path, seal: Seal, file: &Path) -> Result<ExitCode, String> {

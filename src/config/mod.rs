@@ -12,30 +12,29 @@ mod shape;
 mod syntax;
 mod validate;
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::net::SocketAddr;
+use std::net::{AddrParseError, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, Method};
 use jiff::Timestamp;
-use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateDer, ServerName};
+use zeroize::Zeroizing;
 
 pub use file::Authorization;
 pub use problem::{Problem, Report};
 
 use crate::connect::Endpoint;
-use crate::identity::Leaf;
+use crate::identity::{ClientTls, Identity, Leaf};
 use crate::oauth::dialect::Dialect;
 use crate::oauth::file::{ClientAuth, Grant};
 use crate::oauth::template::Template;
-use crate::secret::Secret;
 use crate::secret::source::{EXEC_TIMEOUT, SecretSource};
 use crate::units::Budget;
 
@@ -48,19 +47,28 @@ pub struct Config {
     pub limits: Limits,
     pub tokens: BTreeMap<String, Arc<Token>>,
     pub routes: BTreeMap<String, Arc<Route>>,
-    /// What the client certificates in use say of themselves.
-    pub certificates: BTreeMap<String, Leaf>,
+    pub certificates: Certificates,
+    /// Every file that was read for this or that holds a secret, but for the configuration itself.
+    pub files: BTreeSet<PathBuf>,
+}
+
+/// What the files of certificates and keys held.
+#[derive(Debug, Default)]
+pub struct Certificates {
+    pub identities: BTreeMap<String, Arc<Identity>>,
+    /// By file.
+    authorities: BTreeMap<PathBuf, Vec<CertificateDer<'static>>>,
 }
 
 /// What outlives the process, and where.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Store {
     pub path: PathBuf,
     pub key: SecretSource,
 }
 
 /// The operator's listener.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Admin {
     pub listen: Listen,
     /// `None`: made at start.
@@ -68,7 +76,7 @@ pub struct Admin {
 }
 
 /// Bounds of the process as a whole.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
     pub connections: usize,
     /// Bytes.
@@ -86,6 +94,25 @@ pub enum Listen {
     Unix(PathBuf),
 }
 
+impl Listen {
+    /// `None` for a Unix socket.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(address) => Some(address.port()),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+/// As it displays; what is configured is read by `validate`, with every reason why not.
+impl FromStr for Listen {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.strip_prefix("unix:").map_or_else(|| text.parse().map(Self::Tcp), |path| Ok(Self::Unix(path.into())))
+    }
+}
+
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -96,7 +123,7 @@ impl fmt::Display for Listen {
 }
 
 /// One configured way to get an access token.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Token {
     pub name: String,
     pub dialect: Dialect,
@@ -118,7 +145,7 @@ pub struct Token {
     pub vars: BTreeMap<String, String>,
     /// Name of the identity and what its certificate says.
     pub identity: Option<(String, Leaf)>,
-    pub tls: Arc<ClientConfig>,
+    pub tls: ClientTls,
     pub server_name: Option<ServerName<'static>>,
     /// The origins it may be sent to; empty for those of the routes that name it.
     pub send_to: Vec<String>,
@@ -148,27 +175,10 @@ impl Token {
         [&*self.dialect.name, self.grant.as_str()].into_iter().chain(given).chain(vars).collect::<Vec<_>>().join("\0")
     }
 
-    /// The fields that go with this token on every API request, as its dialect says; one without a value is left out.
-    pub fn inject_headers(&self) -> impl Iterator<Item = (HeaderName, SecretSource)> {
-        let value = |name: &str| match name {
-            "client_id" => self.client_id.as_deref().map(Cow::Borrowed),
-            own => self.vars.get(own).map(|value| value.as_str().into()),
-        };
-        self.dialect.inject_headers.iter().filter_map(move |(name, template)| {
-            let of_token = template.alone().and_then(|name| name.strip_prefix("headers."));
-            let source = match of_token {
-                Some(wanted) => {
-                    self.headers.iter().find(|(header, _)| header.as_str().eq_ignore_ascii_case(wanted))?.1.clone()
-                }
-                None => SecretSource::Inline(Secret::new(template.render(value)?.to_string())),
-            };
-            Some((name.clone(), source))
-        })
-    }
-
     /// Stands for what an access token was obtained with and for, as far as the configuration itself tells.
     pub fn purpose(&self) -> String {
-        let identity = self.identity.as_ref().map(|(_, leaf)| leaf.to_string());
+        // A certificate that was renewed is still the same client's.
+        let identity = self.identity.as_ref().map(|(_, leaf)| &leaf.subject);
         let told = (&self.dialect, self.client_auth, &self.scope, &self.send_to, identity, &self.server_name);
         format!("{}\0{told:?}", self.account())
     }
@@ -180,7 +190,7 @@ impl Token {
 }
 
 /// Where an application connects, and the API behind it.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Route {
     pub name: String,
     pub listen: Vec<Listen>,
@@ -214,7 +224,7 @@ pub struct Route {
 }
 
 /// The API behind a route.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
     pub endpoint: Endpoint,
     /// As it is written into `Host`: with the port unless it is the scheme's own.
@@ -234,18 +244,41 @@ impl Upstream {
     }
 }
 
-/// Reads and checks a file. The configuration is there exactly if the report has no problem.
-pub fn load(path: &Path, now: Timestamp) -> (Option<Config>, Report) {
-    match read(path) {
-        Ok(text) => validate::run(path, &text, now),
-        Err(problem) => (None, Report { file: path.to_owned(), problems: vec![problem], warnings: Vec::new() }),
-    }
+/// The text of a configuration.
+pub fn text(path: &Path) -> Result<Zeroizing<String>, Report> {
+    let report = |problem| Report { file: path.to_owned(), problems: vec![problem], warnings: Vec::new() };
+    read(path).map(Zeroizing::new).map_err(report)
 }
 
-/// Where a broker with this file has its operator's listener, whatever else the file holds. `Err` names the file.
-pub fn admin_listen(path: &Path) -> Result<Listen, String> {
+/// Checks the text of a file, and reads every file that it names. The configuration is there exactly if the report has no
+/// problem.
+pub fn check(path: &Path, text: &str, now: Timestamp) -> (Option<Config>, Report) {
+    validate::run(path, text, now, None)
+}
+
+/// Reads the files anew that a configuration in force names, `text`. Where one cannot be used, what `before` had of it stays,
+/// and the report says so.
+pub fn reread(path: &Path, text: &str, now: Timestamp, before: &Certificates) -> (Option<Config>, Report) {
+    validate::run(path, text, now, Some(before))
+}
+
+/// Reads and checks a file.
+pub fn load(path: &Path, now: Timestamp) -> (Option<Config>, Report) {
+    text(path).map_or_else(|report| (None, report), |text| check(path, &text, now))
+}
+
+/// How to reach a broker with this file as its operator.
+#[derive(Debug)]
+pub struct Operator {
+    pub admin: Admin,
+    /// The directory of its store: whoever holds that says where he listens.
+    pub store: Option<PathBuf>,
+}
+
+/// How to reach a broker with this file, whatever else the file holds. `Err` names the file.
+pub fn operator(path: &Path) -> Result<Operator, String> {
     match read(path) {
-        Ok(text) => validate::admin_listen(path, &text),
+        Ok(text) => validate::operator(path, &text),
         Err(problem) => {
             Err(Report { file: path.to_owned(), problems: Vec::new(), warnings: Vec::new() }.line(&problem))
         }

@@ -23,7 +23,6 @@ const CLIENT_AUTHS: &[&str] = &["client_secret_jwt", "private_key_jwt"];
 
 /// Commands of the program, and when each comes.
 pub const COMMANDS: &[(&str, &str)] = &[
-    ("reload", STORE),
     ("login", LOGINS),
     ("logout", LOGINS),
     ("token", LOGINS),
@@ -38,7 +37,6 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("man", TOOLS),
 ];
 
-const STORE: &str = "with the durable store";
 const LOGINS: &str = "with the interactive logins and the other vendors";
 const TOOLS: &str = "last, with the tools for first steps and scripts";
 

@@ -18,7 +18,6 @@ use futures_util::stream::FuturesUnordered;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::ResolverConfig;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -28,13 +27,15 @@ use tokio_rustls::client::TlsStream;
 
 pub use tls::{chain, refuses_our_certificate, tls_error};
 
+use crate::identity::ClientTls;
+
 /// How long an address has before the next one is tried beside it (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// More addresses than this are not tried.
 const ADDRESSES_MAX: usize = 8;
 
 /// Where to connect to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Endpoint {
     /// A name, or an IP address without brackets.
     pub host: String,
@@ -43,12 +44,12 @@ pub struct Endpoint {
 }
 
 /// How to speak TLS to an endpoint.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Tls {
-    pub config: Arc<ClientConfig>,
+    pub client: ClientTls,
     /// The name that is sent (SNI) and that the certificate must bear.
     pub name: ServerName<'static>,
-    /// What the client certificate in `config` is, for messages; `None` without one.
+    /// What the client certificate in `client` is, for messages; `None` without one.
     pub certificate: Option<String>,
 }
 
@@ -86,7 +87,7 @@ impl Dialer {
         let tcp = timeout_at(deadline, first_of(addresses, endpoint.port)).await;
         let tcp = tcp.map_err(|_| late("no connection came about"))??;
         let Some(tls) = &endpoint.tls else { return Ok(Stream::Plain(tcp)) };
-        let connector = TlsConnector::from(Arc::clone(&tls.config));
+        let connector = TlsConnector::from(Arc::clone(&tls.client.config));
         match timeout_at(deadline, connector.connect(tls.name.clone(), tcp)).await {
             Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
             Ok(Err(source)) => {

@@ -11,12 +11,12 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 
 use super::error::{Class, Outcome, TokenError};
 use super::place::Reply;
 use crate::connect::{self, ConnectError, Dialer, Endpoint, Tls};
+use crate::identity::ClientTls;
 
 /// No answer of a token server is read further.
 pub const ANSWER_MAX: usize = 256 * 1024;
@@ -28,7 +28,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Client {
     pub dialer: Arc<Dialer>,
     /// Roots and client certificate.
-    pub tls: Arc<ClientConfig>,
+    pub tls: ClientTls,
     /// Instead of the host's own name, in TLS.
     pub server_name: Option<ServerName<'static>>,
     /// What the client certificate is, for messages.
@@ -60,7 +60,7 @@ impl Client {
                 let named =
                     || ServerName::try_from(host.clone()).map_err(|_| wrong("the token URL's host is no valid name"));
                 let name = self.server_name.clone().map_or_else(named, Ok)?;
-                let tls = Some(Tls { config: Arc::clone(&self.tls), name, certificate: self.certificate.clone() });
+                let tls = Some(Tls { client: self.tls.clone(), name, certificate: self.certificate.clone() });
                 Ok(Endpoint { host, port: port.unwrap_or(443), tls })
             }
             // Security: credentials in the clear may go to this machine only.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -20,7 +21,8 @@ use crate::telemetry::metrics::Origin;
 
 /// What every request on one listener and worker shares.
 pub struct Context {
-    pub routes: Arc<Routes>,
+    /// Another configuration brings others.
+    pub routes: Arc<ArcSwap<Routes>>,
     pub worker: usize,
     pub tunnels: Tunnels,
 }
@@ -71,21 +73,11 @@ async fn line(
             Problem { close: true, ..door::bad_request("only the transfer coding chunked is understood") }.into()
         );
     }
-    let (route, page) = admit(context, &head)?;
-    if head.uri.path() == "*" {
-        return Ok((options_of_server(), Origin::Broker));
-    }
-    let route = route.ok_or_else(no_route)?;
-    known.route = Some(Arc::clone(route));
-    if let Page::Listed(origin) = page {
-        known.page = Some(origin);
-    }
-    let page = known.page.as_ref();
-    if let Some(answer) = page.and_then(|page| headers::preflight(&head, route, page)) {
-        return Ok((answer, Origin::Broker));
-    }
-    context.routes.check_path(head.uri.path())?;
-    route.check_allowed(&head)?;
+    let route = match resolve(&context.routes.load(), &head, known)? {
+        Resolved::Route(route) => route,
+        Resolved::Answer(answer) => return Ok((*answer, Origin::Broker)),
+    };
+    let (route, page) = (&route, known.page.as_ref());
     if head.version >= Version::HTTP_11 && headers::expects(&head.headers) == Some(false) {
         return Err(expectation_failed().into());
     }
@@ -107,12 +99,32 @@ async fn line(
     Ok((answer, Origin::Upstream))
 }
 
-/// Host and origin, in this order, before anything else of the request counts.
-fn admit<'c>(context: &'c Context, head: &Parts) -> Result<(Option<&'c Arc<Route>>, Page), Problem> {
+/// Where a request goes, or the answer to one that goes nowhere.
+enum Resolved {
+    Route(Arc<Route>),
+    Answer(Box<Response<Body>>),
+}
+
+/// Host and origin, in this order, before anything else of the request counts; then what the route allows.
+fn resolve(routes: &Routes, head: &Parts, known: &mut Known) -> Result<Resolved, ProxyError> {
     let host = door::host(head)?;
-    let route = context.routes.find(host.as_ref(), head.uri.path())?;
+    let route = routes.find(host.as_ref(), head.uri.path())?;
     let listed = route.map_or(&[][..], |route| &route.config.accept_origins);
-    Ok((route, door::origin(&head.headers, host.as_ref(), listed)?))
+    let page = door::origin(&head.headers, host.as_ref(), listed)?;
+    if head.uri.path() == "*" {
+        return Ok(Resolved::Answer(Box::new(options_of_server())));
+    }
+    let route = route.ok_or_else(no_route)?;
+    known.route = Some(Arc::clone(route));
+    if let Page::Listed(origin) = page {
+        known.page = Some(origin);
+    }
+    if let Some(answer) = known.page.as_ref().and_then(|page| headers::preflight(head, route, page)) {
+        return Ok(Resolved::Answer(Box::new(answer)));
+    }
+    routes.check_path(head.uri.path())?;
+    route.check_allowed(head)?;
+    Ok(Resolved::Route(Arc::clone(route)))
 }
 
 /// `OPTIONS *` asks about this server, which is the broker (RFC 9110 §9.3.7).

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::header::{AUTHORIZATION, HeaderName};
@@ -50,6 +51,12 @@ pub struct Routes {
     port: Option<u16>,
 }
 
+impl PartialEq for TokenUse {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.slot, &other.slot) && self.format == other.format
+    }
+}
+
 impl Routes {
     pub fn new(mut routes: Vec<Arc<Route>>, port: Option<u16>) -> Self {
         routes.sort_by_key(|route| (route.config.host.is_none(), std::cmp::Reverse(route.config.path.len())));
@@ -57,6 +64,15 @@ impl Routes {
         let deciding = config.flat_map(|c| [&c.path, &c.upstream.base_path].into_iter().chain(&c.paths));
         let deciding = deciding.filter(|path| !path.is_empty()).cloned().collect();
         Self { routes, deciding, port }
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        self.routes.iter().map(|route| route.config.name.clone())
+    }
+
+    /// How long a client may keep a response waiting.
+    pub fn stall(&self) -> Duration {
+        self.routes.iter().map(|route| route.config.idle_timeout).max().unwrap_or_default()
     }
 
     /// Security: where a path decides something, if only which route it is, every server on the way has to read it as we do.
@@ -93,11 +109,6 @@ impl Routes {
             (None, Some(host)) => door::is_ours(host, &route.config.accept_hosts, self.port),
             (None, None) => true,
         }
-    }
-
-    /// May a page of that origin use any route here?
-    pub fn lists_origin(&self, origin: &str) -> bool {
-        self.routes.iter().any(|route| route.config.accept_origins.iter().any(|listed| listed == origin))
     }
 }
 

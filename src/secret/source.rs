@@ -81,19 +81,7 @@ impl SecretSource {
 
     /// Changes when the file behind the source does; constant for the other kinds. Costs one `stat`.
     pub fn stamp(&self) -> u64 {
-        let path = match self {
-            Self::File(path) => path.clone(),
-            Self::Credential(name) => match credential_path(name) {
-                Ok(path) => path,
-                Err(_) => return 0,
-            },
-            _ => return 0,
-        };
-        let mut hasher = DefaultHasher::new();
-        if let Ok(meta) = path.metadata() {
-            (meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec(), meta.ctime_nsec()).hash(&mut hasher);
-        }
-        hasher.finish()
+        self.path().map_or(0, |path| stamp(&path))
     }
 
     /// The file behind the source, if there is one.
@@ -104,6 +92,15 @@ impl SecretSource {
             _ => None,
         }
     }
+}
+
+/// Changes when the file does, or what stands there instead: links are followed.
+pub fn stamp(path: &Path) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    if let Ok(meta) = path.metadata() {
+        (meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec(), meta.ctime_nsec()).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 fn file(path: &Path) -> Result<Secret, SecretError> {

@@ -35,8 +35,8 @@ const FIRST_REQUEST: Duration = Duration::from_millis(250);
 pub struct Serve<S> {
     pub service: S,
     pub limits: Limits,
-    /// How long a client may keep a response waiting.
-    pub stall: Duration,
+    /// How long a client may keep a response waiting, as of now.
+    pub stall: Box<dyn Fn() -> Duration + Send + Sync>,
     /// Shared by all listeners that count towards `limits.connections`.
     pub permits: Option<Arc<Semaphore>>,
     /// Connections that are open.
@@ -127,7 +127,7 @@ where
         };
         let place = Arc::new(Place::new(permit, self.open.clone()));
         self.connections
-            .spawn(Arc::clone(self).serve(ClientStream::new(stream, self.stall, Arc::clone(&place)), place));
+            .spawn(Arc::clone(self).serve(ClientStream::new(stream, (self.stall)(), Arc::clone(&place)), place));
     }
 
     /// Serves one connection to its end: HTTP/1 only, so that nothing has to be guessed.

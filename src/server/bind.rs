@@ -40,14 +40,6 @@ impl Bound {
         };
         Ok(Self { listen: self.listen.clone(), socket })
     }
-
-    /// `None` for a Unix socket.
-    pub fn port(&self) -> Option<u16> {
-        match &self.listen {
-            Listen::Tcp(address) => Some(address.port()),
-            Listen::Unix(_) => None,
-        }
-    }
 }
 
 /// Starts to listen.

@@ -1,43 +1,61 @@
-//! Listeners, worker threads, and the drain.
+//! Listeners, worker threads, the change to other parts, and the drain.
 //!
 //! Each worker is a thread with a runtime of its own; all of them accept from the same listening sockets, so a connection,
 //! its requests and their upstream connections stay on one core. The refresh tasks and the operator's listener live on
-//! the runtime that calls [`start`].
+//! the runtime that calls [`Running::start`].
 
 mod accept;
 mod bind;
 mod stream;
+mod tokens;
+mod worker;
 
+use std::collections::BTreeMap;
 use std::io;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
+use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tokio_util::task::task_tracker::TaskTrackerToken;
-use tracing::{debug, error, warn};
+use tracing::{error, warn};
 
 pub use accept::Serve;
 pub use bind::{Bound, bind};
+use tokens::Refreshing;
+use worker::{Opened, Worker};
 
-use crate::app::App;
+use crate::app::{App, Parts, Place, Plan};
 use crate::config::{Limits, Listen};
-use crate::proxy::{Context, Route, Routes, Tunnels, service};
-use crate::telemetry::metrics::Metrics;
+use crate::proxy::{Route, Routes, Tunnels};
+use crate::store::StoreError;
+use crate::token::kept::Kept;
+
+/// After an exchange: what the last saves may take.
+const SAVES_MAX: Duration = Duration::from_secs(30);
 
 /// A running broker.
 pub struct Running {
     pub app: Arc<App>,
-    /// Where each route really listens, ports filled in.
-    pub addresses: Vec<(String, Listen)>,
+    pub parts: Arc<Parts>,
+    listeners: BTreeMap<Place, Listener>,
+    /// Of all listeners.
+    routes: Arc<ArcSwap<Vec<Arc<Route>>>>,
+    workers: Vec<UnboundedSender<Opened>>,
     tasks: Tasks,
-    /// True if the store has what it should.
-    refreshers: JoinSet<bool>,
+    refreshing: Refreshing,
+}
+
+/// A listener at work.
+struct Listener {
+    /// With the port that it really has.
+    listen: Listen,
+    routes: Arc<ArcSwap<Routes>>,
+    /// Cancelled when it takes no more requests.
+    drain: CancellationToken,
 }
 
 /// What a drain waits for, and how it is begun and ended.
@@ -54,68 +72,113 @@ struct Tasks {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("cannot listen on {listen}: {source}")]
-    Listen { listen: Listen, source: io::Error },
+    Listen { listen: Listen, routes: String, source: io::Error },
     #[error("cannot start a worker thread: {0}")]
     Thread(io::Error),
 }
 
-/// Binds every listener, then starts the refresh tasks and the workers.
-pub fn start(mut app: App) -> Result<Running, StartError> {
-    let mut sockets = Vec::new();
-    let mut addresses = Vec::new();
-    for (listen, routes) in app.listeners() {
-        let bound = bind(&listen).map_err(|source| StartError::Listen { listen, source })?;
-        addresses.extend(routes.iter().map(|route| (route.config.name.clone(), bound.listen.clone())));
-        sockets.push((bound, routes));
-    }
-    let tasks = Tasks::default();
-    let mut refreshers = JoinSet::new();
-    for refresher in std::mem::take(&mut app.refreshers) {
-        let (run, metrics) = (refresher.run(tasks.tunnels.stop.clone()), Arc::clone(&app.metrics));
-        refreshers.spawn(async move {
-            AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| {
-                metrics.panics.inc();
-                error!(
-                    "a refresh task ended in a panic: this is a fault of the broker; restart it before the token ends"
-                );
-                false
-            })
-        });
-    }
-    let with_secrets = |route: &&Arc<Route>| !route.config.headers.is_empty();
-    let routes = app.routes.values().filter(with_secrets).cloned().collect::<Vec<_>>();
-    let watch = App::watch_headers(routes, tasks.tunnels.stop.clone());
-    refreshers.spawn(async move {
-        watch.await;
-        true
-    });
-    let app = Arc::new(app);
-    let permits = Arc::new(Semaphore::new(app.config.limits.connections));
-    for index in 0..app.config.limits.threads {
-        let worker = Worker {
-            index,
-            sockets: sockets
-                .iter()
-                .map(|(bound, routes)| Ok((bound.try_clone()?, routes.clone())))
-                .collect::<Result<_, _>>()
-                .map_err(StartError::Thread)?,
-            limits: app.config.limits.clone(),
-            metrics: Arc::clone(&app.metrics),
-            permits: Arc::clone(&permits),
-            tasks: tasks.clone(),
-            starting: tasks.connections.token(),
-        };
-        let thread = std::thread::Builder::new().name(format!("worker-{index}"));
-        thread.spawn(move || worker.run()).map_err(StartError::Thread)?;
-    }
-    Ok(Running { app, addresses, tasks, refreshers })
-}
-
 impl Running {
+    /// Binds every listener, then starts the refresh tasks and the workers.
+    pub fn start(app: App, plan: Plan) -> Result<Self, StartError> {
+        let bound = bind_new(&plan, &BTreeMap::new())?;
+        let (parts, refreshers) = app.build(plan, None, BTreeMap::new());
+        let (app, tasks, limits) = (Arc::new(app), Tasks::default(), parts.config.limits.clone());
+        let routes = Arc::new(ArcSwap::from_pointee(parts.routes.values().cloned().collect::<Vec<_>>()));
+        let workers = workers(&app, &limits, &tasks, &routes)?;
+        let (parts, listeners, refreshing) = (Arc::new(parts), BTreeMap::new(), Refreshing::default());
+        let mut this = Self { app, parts, listeners, routes, workers, tasks, refreshing };
+        for refresher in refreshers {
+            this.refreshing.start(refresher, &this.app.metrics);
+        }
+        this.listen(bound)?;
+        Ok(this)
+    }
+
+    /// Changes to the parts of the plan: what is the same in both stays as it is, its state, connections and sockets included;
+    /// a token that is not is waited for while it has an exchange in flight. Fails before anything has changed.
+    pub async fn change(&mut self, plan: Plan) -> Result<(), StartError> {
+        let bound = bind_new(&plan, &self.listeners)?;
+        let before = Arc::clone(&self.parts);
+        let wanted: BTreeMap<_, _> = plan.listeners().into_iter().collect();
+        let ended = self.refreshing.end(plan.ends(&before)).await;
+        let (parts, refreshers) = self.app.build(plan, Some(&before), ended);
+        self.parts = Arc::new(parts);
+        for refresher in refreshers {
+            self.refreshing.start(refresher, &self.app.metrics);
+        }
+        self.listeners.retain(|place, listener| match wanted.get(place) {
+            Some(names) => {
+                let port = listener.listen.port();
+                listener.routes.store(Arc::new(Routes::new(named(&self.parts, names), port)));
+                true
+            }
+            None => {
+                listener.drain.cancel();
+                false
+            }
+        });
+        self.routes.store(Arc::new(self.parts.routes.values().cloned().collect()));
+        let opened = self.listen(bound);
+        for (name, old) in &before.tokens {
+            if self.parts.tokens.get(name).is_none_or(|new| !Arc::ptr_eq(&new.slot, &old.slot)) {
+                old.slot.retire();
+            }
+        }
+        opened
+    }
+
+    /// Forgets what the store has under that name, such as `token.api`, and starts that token anew. The records that there were.
+    pub async fn forget(&mut self, record: &str) -> Result<Vec<String>, StoreError> {
+        let Some(store) = self.app.store.clone() else { return Ok(Vec::new()) };
+        let token =
+            record.strip_prefix("token.").map_or("", |rest| rest.split('.').next().unwrap_or_default()).to_owned();
+        let mut ended = self.refreshing.end([&token]).await.remove(&token);
+        let forgotten = store.forget_all(record);
+        if let (Some(ended), Ok(names)) = (&mut ended, &forgotten)
+            && ended.keeper.as_ref().is_some_and(|keeper| names.iter().any(|name| name == keeper.record()))
+        {
+            ended.kept = Kept::default();
+        }
+        if let Some(part) = self.parts.tokens.get(&token) {
+            self.refreshing.start(self.app.again(part, ended), &self.app.metrics);
+        }
+        forgotten
+    }
+
+    /// Has every worker accept there.
+    fn listen(&mut self, bound: Vec<(Place, Vec<String>, Bound)>) -> Result<(), StartError> {
+        for (place, names, bound) in bound {
+            let routes = Arc::new(ArcSwap::from_pointee(Routes::new(named(&self.parts, &names), bound.listen.port())));
+            let drain = self.tasks.drain.child_token();
+            for worker in &self.workers {
+                let (routes, drain) = (Arc::clone(&routes), drain.clone());
+                let bound = bound.try_clone().map_err(StartError::Thread)?;
+                // A worker that is gone said why.
+                let _ = worker.send(Opened { bound, routes, drain });
+            }
+            self.listeners.insert(place, Listener { listen: bound.listen.clone(), routes, drain });
+        }
+        Ok(())
+    }
+
+    /// Where each route really listens, ports filled in.
+    pub fn addresses(&self) -> Vec<(String, Listen)> {
+        let of =
+            |listener: &Listener| listener.routes.load().names().map(|name| (name, listener.listen.clone())).collect();
+        let mut all: Vec<_> = self.listeners.values().flat_map(|listener| -> Vec<_> { of(listener) }).collect();
+        all.sort();
+        all
+    }
+
+    /// Begins the drain: no more requests are taken.
+    pub fn stopper(&self) -> CancellationToken {
+        self.tasks.drain.clone()
+    }
+
     /// Stops accepting, lets requests in flight finish for as long as the drain may take, then ends tunnels and refresh
     /// tasks; an exchange in flight is waited for. True if no request and no exchange had to be cut.
     pub async fn drain(mut self) -> bool {
-        let limit = self.app.config.limits.drain_timeout;
+        let limit = self.parts.config.limits.drain_timeout;
         let deadline = Instant::now() + limit;
         self.tasks.connections.close();
         self.tasks.tunnels.tasks.close();
@@ -128,15 +191,8 @@ impl Running {
             warn!(limit_ms = limit.as_millis(), "requests were still in flight at the end of the drain, and are cut");
         }
         self.tasks.tunnels.stop.cancel();
-        let longest = self.app.config.tokens.values().map(|token| token.exchange_max()).max().unwrap_or_default();
-        let exchanges = async {
-            let mut saved = true;
-            while let Some(ended) = self.refreshers.join_next().await {
-                saved &= ended.unwrap_or(false);
-            }
-            saved
-        };
-        match tokio::time::timeout(longest + SAVES_MAX, exchanges).await {
+        let longest = self.parts.config.tokens.values().map(|token| token.exchange_max()).max().unwrap_or_default();
+        match tokio::time::timeout(longest + SAVES_MAX, self.refreshing.end_all()).await {
             Ok(saved) => clean &= saved,
             Err(_) => {
                 error!("a token exchange did not end");
@@ -147,66 +203,43 @@ impl Running {
     }
 }
 
-/// What one worker thread runs.
-struct Worker {
-    index: usize,
-    sockets: Vec<(Bound, Vec<Arc<Route>>)>,
-    limits: Limits,
-    metrics: Arc<Metrics>,
-    permits: Arc<Semaphore>,
-    tasks: Tasks,
-    /// Until the loops run, a drain has to wait all the same.
-    starting: TaskTrackerToken,
+/// The listeners of the plan that are not there yet.
+fn bind_new(plan: &Plan, there: &BTreeMap<Place, Listener>) -> Result<Vec<(Place, Vec<String>, Bound)>, StartError> {
+    let new = plan.listeners().into_iter().filter(|(place, _)| !there.contains_key(place));
+    let bound = new.map(|(place, names)| match bind(&place.listen) {
+        Ok(bound) => Ok((place, names, bound)),
+        Err(source) => Err(StartError::Listen { listen: place.listen, routes: names.join(", "), source }),
+    });
+    bound.collect()
 }
 
-/// After an exchange: what the last saves may take.
-const SAVES_MAX: Duration = Duration::from_secs(30);
+fn named(parts: &Parts, names: &[String]) -> Vec<Arc<Route>> {
+    names.iter().filter_map(|name| parts.routes.get(name)).cloned().collect()
+}
 
-/// How often a worker closes connections that idle too long.
-const REAP_EVERY: Duration = Duration::from_secs(10);
-
-impl Worker {
-    fn run(self) {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => return error!(%error, "a worker cannot start"),
+/// Starts the worker threads.
+fn workers(
+    app: &App,
+    limits: &Limits,
+    tasks: &Tasks,
+    routes: &Arc<ArcSwap<Vec<Arc<Route>>>>,
+) -> Result<Vec<UnboundedSender<Opened>>, StartError> {
+    let permits = Arc::new(Semaphore::new(limits.connections));
+    let start = |index| {
+        let (sender, listeners) = unbounded_channel();
+        let worker = Worker {
+            index,
+            listeners,
+            routes: Arc::clone(routes),
+            limits: limits.clone(),
+            metrics: Arc::clone(&app.metrics),
+            permits: Arc::clone(&permits),
+            tasks: tasks.clone(),
+            starting: tasks.connections.token(),
         };
-        runtime.block_on(self.serve());
-        // Idle upstream connections have nothing to lose.
-        runtime.shutdown_background();
-    }
-
-    async fn serve(self) {
-        let routes: Vec<_> = self.sockets.iter().flat_map(|(_, routes)| routes.clone()).collect();
-        for (bound, routes) in self.sockets {
-            let stall = routes.iter().map(|route| route.config.idle_timeout).max().unwrap_or_default();
-            let context = Arc::new(Context {
-                routes: Arc::new(Routes::new(routes, bound.port())),
-                worker: self.index,
-                tunnels: self.tasks.tunnels.clone(),
-            });
-            let serve = Serve {
-                service: service(context, Arc::clone(&self.metrics)),
-                limits: self.limits.clone(),
-                stall,
-                permits: Some(Arc::clone(&self.permits)),
-                open: Some(self.metrics.connections.clone()),
-                connections: self.tasks.connections.clone(),
-                drain: self.tasks.drain.clone(),
-            };
-            self.tasks.connections.spawn(serve.accept(bound));
-        }
-        drop(self.starting);
-        let mut reap = tokio::time::interval(REAP_EVERY);
-        reap.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = reap.tick() => routes.iter().for_each(|route| route.upstream.reap(self.index)),
-                () = self.tasks.drain.cancelled() => break,
-            }
-        }
-        self.tasks.connections.wait().await;
-        self.tasks.tunnels.tasks.wait().await;
-        debug!(worker = self.index, "drained");
-    }
+        let thread = std::thread::Builder::new().name(format!("worker-{index}"));
+        thread.spawn(move || worker.run()).map_err(StartError::Thread)?;
+        Ok(sender)
+    };
+    (0..limits.threads).map(start).collect()
 }

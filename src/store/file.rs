@@ -8,6 +8,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
@@ -18,6 +19,9 @@ use super::seal::{Seal, SealError};
 /// No record is longer.
 const RECORD_MAX: u64 = 1 << 20;
 const LOCK: &str = "lock";
+/// Whoever looks for the owner holds the lock himself for a moment.
+const LOOKS_MAX: u32 = 10;
+const LOOK_TAKES: Duration = Duration::from_millis(30);
 /// How the name of a file is put together: the record's, a dot, and its generation in so many digits.
 const DIGITS: usize = 12;
 
@@ -77,18 +81,24 @@ impl FileStore {
         private(directory)?;
         // The directory and not a file in it: that could be removed, and made anew by another.
         let locked = File::open(directory).map_err(failed)?;
-        let owner = options().read(true).open(directory.join(LOCK)).map_err(failed)?;
-        match flock(&locked, FlockOperation::NonBlockingLockExclusive) {
+        let owner = options().open(directory.join(LOCK)).map_err(failed)?;
+        let mut looks = LOOKS_MAX;
+        let lock = loop {
+            let lock = flock(&locked, FlockOperation::NonBlockingLockExclusive);
+            if lock != Err(Errno::WOULDBLOCK) || looks == 0 {
+                break lock;
+            }
+            looks -= 1;
+            std::thread::sleep(LOOK_TAKES);
+        };
+        match lock {
             Ok(()) => {
                 owner.set_len(0).map_err(failed)?;
                 let owned = Some(Owned { directory: locked, owner });
                 Ok(Self { directory: directory.to_owned(), seal, owned })
             }
             Err(Errno::WOULDBLOCK) => {
-                let mut text = String::new();
-                // Without a word of its own, it is still another's.
-                let _ = owner.take(200).read_to_string(&mut text);
-                let text = text.trim();
+                let text = signature(directory);
                 let owner = if text.is_empty() { String::new() } else { format!(" ({text})") };
                 Err(StoreError::Owned { directory: directory.to_owned(), owner })
             }
@@ -100,6 +110,13 @@ impl FileStore {
     pub fn look(directory: &Path, seal: Seal) -> Result<Self, StoreError> {
         private(directory)?;
         Ok(Self { directory: directory.to_owned(), seal, owned: None })
+    }
+
+    /// What the process that owns the store wrote into the lock; `None` if nobody owns it.
+    pub fn owner(directory: &Path) -> Option<String> {
+        let locked = File::open(directory).ok()?;
+        let lock = flock(&locked, FlockOperation::NonBlockingLockShared);
+        (lock == Err(Errno::WOULDBLOCK)).then(|| signature(directory))
     }
 
     /// Writes into the lock who owns the store, for whoever finds it taken.
@@ -179,6 +196,18 @@ impl FileStore {
         Ok(!all.is_empty())
     }
 
+    /// Removes the records of that name, or below it: a token has one for each account that it was ever configured with.
+    /// Those that there were.
+    pub fn forget_all(&self, name: &str) -> Result<Vec<String>, StoreError> {
+        let below = format!("{name}.");
+        let known = self.newest()?.into_keys();
+        let meant: Vec<_> = known.filter(|known| *known == name || known.starts_with(&below)).collect();
+        for name in &meant {
+            self.forget(name)?;
+        }
+        Ok(meant)
+    }
+
     /// Of a record, the oldest first.
     fn generations(&self, name: &str) -> Result<Vec<Entry>, StoreError> {
         let mut all = self.entries()?;
@@ -209,6 +238,13 @@ impl FileStore {
         }
         Ok(entries)
     }
+}
+
+/// Empty if there is none: it is still another's.
+fn signature(directory: &Path) -> String {
+    let mut text = String::new();
+    let read = File::open(directory.join(LOCK)).and_then(|file| file.take(200).read_to_string(&mut text));
+    read.map_or_else(|_| String::new(), |_| text.trim().to_owned())
 }
 
 const NOFOLLOW: i32 = OFlags::NOFOLLOW.bits().cast_signed();

@@ -47,6 +47,7 @@ pub struct Metrics {
     /// Requests that ended in a caught panic.
     pub panics: Counter,
     unsaved: Family<Label, Counter>,
+    reloads: Family<Label, Counter>,
     /// Connections that are open on the routes' listeners.
     pub connections: Gauge,
 }
@@ -64,6 +65,7 @@ impl Default for Metrics {
             certificate_expiry: Family::default(),
             panics: Counter::default(),
             unsaved: Family::default(),
+            reloads: Family::default(),
             connections: Gauge::default(),
         };
         metrics.register();
@@ -87,6 +89,7 @@ impl Metrics {
             self.certificate_expiry.clone(),
         );
         r.register("store_failures", "Saves that failed", self.unsaved.clone());
+        r.register("config_reloads", "Reloads of the configuration and the files that it names", self.reloads.clone());
         r.register("panics", "Requests that ended in a caught panic", self.panics.clone());
         r.register("connections", "Open client connections", self.connections.clone());
         r.register("build", "Build information", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
@@ -114,6 +117,25 @@ impl Metrics {
     /// Counts a save that failed.
     pub fn unsaved(&self, token: &str) {
         self.unsaved.get_or_create(&vec![("token", token.to_owned())]).inc();
+    }
+
+    /// Counts one reload.
+    pub fn reloaded(&self, succeeded: bool) {
+        let outcome = if succeeded { "success" } else { "failure" };
+        self.reloads.get_or_create(&vec![("outcome", outcome.to_owned())]).inc();
+    }
+
+    /// What is no longer configured is no longer shown.
+    pub fn forget_token(&self, token: &str, states: &[&str]) {
+        for state in states {
+            self.token_state.remove(&vec![("token", token.to_owned()), ("state", (*state).to_owned())]);
+        }
+        self.token_expiry.remove(&vec![("token", token.to_owned())]);
+    }
+
+    /// As [`Self::forget_token`].
+    pub fn forget_certificate(&self, identity: &str) {
+        self.certificate_expiry.remove(&vec![("identity", identity.to_owned())]);
     }
 
     /// Sets what a scrape says of a token: its state out of all `states`, and its expiry in Unix seconds.

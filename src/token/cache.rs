@@ -231,6 +231,18 @@ impl Slot {
         self.snapshot()
     }
 
+    /// Has the refresh task look at its files now.
+    pub fn look(&self) {
+        self.wake.notify_one();
+    }
+
+    /// No refresh task serves this slot any more: whoever waits here is told at once.
+    pub fn retire(&self) {
+        let snapshot = self.snapshot();
+        let finished = snapshot.finished + 1;
+        self.publish(Snapshot { exchanging: false, finished, not_before: Some(Duration::MAX), ..(*snapshot).clone() });
+    }
+
     // The refresh task's side.
 
     pub(super) async fn woken(&self) {

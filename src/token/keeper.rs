@@ -7,7 +7,6 @@ use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use super::kept::Kept;
-use crate::secret::Secret;
 use crate::store::{FileStore, StoreError};
 
 /// A save that takes longer is a failure for now: a disk that hangs must not stop the token.
@@ -17,53 +16,31 @@ const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Keeper {
     store: Arc<FileStore>,
     record: String,
-    purpose: String,
-    inputs: String,
     version: u64,
     /// A save that was given up waiting for. No other starts before it has ended: both would write the same file.
     hanging: Option<JoinHandle<Result<(), StoreError>>>,
 }
 
-/// What a token is obtained with.
-pub struct With {
-    /// Whose refresh token it is: another account has another record.
-    pub account: Secret,
-    /// What the access token was obtained with and for.
-    pub purpose: Secret,
-    /// Everything that an exchange sends.
-    pub inputs: Secret,
-}
-
 impl Keeper {
-    /// What the record holds. An access token that was obtained for something else is not among it: it must never be sent.
-    pub fn open(store: &Arc<FileStore>, token: &str, with: &With) -> Result<(Self, Option<Kept>), StoreError> {
-        let record = format!("token.{token}.{}", &hex(&with.account)[..16]);
+    /// What the record of that account holds.
+    pub fn open(store: &Arc<FileStore>, token: &str, account: &str) -> Result<(Self, Option<Kept>), StoreError> {
+        let record = format!("token.{token}.{}", &account[..16]);
         let found = store.load(&record)?;
         let version = found.as_ref().map_or(0, |found| found.version);
-        let (purpose, inputs) = (hex(&with.purpose), hex(&with.inputs));
-        let keeper = Self { store: Arc::clone(store), record, purpose, inputs, version, hanging: None };
-        let Some(found) = found else { return Ok((keeper, None)) };
-        let mut kept = Kept::read(&found.plain).ok_or_else(|| keeper.store.unreadable(&keeper.record, version))?;
-        if kept.purpose != keeper.purpose {
-            kept.access = None;
-        }
-        Ok((keeper, Some(kept)))
+        let kept = match found {
+            Some(found) => Some(Kept::read(&found.plain).ok_or_else(|| store.unreadable(&record, version))?),
+            None => None,
+        };
+        Ok((Self { store: Arc::clone(store), record, version, hanging: None }, kept))
     }
 
-    /// Is that what it was saved with?
-    pub fn is_same(&self, kept: &Kept) -> bool {
-        kept.inputs == self.inputs
-    }
-
-    /// Something that is sent has changed since the start: what is saved from here on counts as obtained with something else.
-    pub fn changed(&mut self) {
-        self.purpose.clear();
-        self.inputs.clear();
+    /// Its name in the store.
+    pub fn record(&self) -> &str {
+        &self.record
     }
 
     /// Saves it, within [`SAVE_TIMEOUT`]; durable when this returns. Blocks on the disk, on a thread for that.
-    pub async fn save(&mut self, mut kept: Kept) -> Result<(), String> {
-        (kept.purpose, kept.inputs) = (self.purpose.clone(), self.inputs.clone());
+    pub async fn save(&mut self, kept: &Kept) -> Result<(), String> {
         let late = || format!("the disk has not answered within {} s", SAVE_TIMEOUT.as_secs());
         if let Some(mut hanging) = self.hanging.take()
             && tokio::time::timeout(SAVE_TIMEOUT, &mut hanging).await.is_err()
@@ -71,7 +48,7 @@ impl Keeper {
             self.hanging = Some(hanging);
             return Err(late());
         }
-        let plain = Zeroizing::new(serde_json::to_vec(&kept).map_err(|e| e.to_string())?);
+        let plain = Zeroizing::new(serde_json::to_vec(kept).map_err(|e| e.to_string())?);
         // Also after a failure: a number is never used for two contents.
         self.version += 1;
         let (store, record, version) = (Arc::clone(&self.store), self.record.clone(), self.version);
@@ -85,8 +62,4 @@ impl Keeper {
             }
         }
     }
-}
-
-fn hex(text: &Secret) -> String {
-    text.digest().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -33,6 +33,8 @@ pub struct Kept {
     pub refused: Vec<KeptRefusal>,
     pub failures: u32,
     pub unclear: u32,
+    /// Logins that were about to be sent when the process ended, one after the other.
+    pub unanswered: u32,
     pub hold: Option<KeptHold>,
     pub error: Option<KeptError>,
 }

@@ -18,7 +18,7 @@ use super::keeper::Keeper;
 use super::kept::{Kept, KeptAccess};
 use super::refusals::Credential;
 use super::schedule::{Lives, Next, Policy, Schedule, Then};
-use super::source::Exchange;
+use super::source::{Exchange, With};
 use crate::clock::{Clock, rfc3339};
 use crate::oauth::file::Op;
 use crate::oauth::template::Template;
@@ -45,6 +45,15 @@ pub struct Task {
     pub keeper: Option<Keeper>,
 }
 
+/// What a refresh task leaves: another one of the same account goes on from it.
+pub struct Ended {
+    pub account: String,
+    pub keeper: Option<Keeper>,
+    pub kept: Kept,
+    /// Does the store have it all?
+    pub saved: bool,
+}
+
 /// A refresh task.
 pub struct Refresher<E> {
     task: Task,
@@ -54,23 +63,30 @@ pub struct Refresher<E> {
     pending: Wishes,
     /// Of the secret files, when they were last looked at.
     stamp: u64,
-    /// The token in use, for the store.
+    /// What the last exchange was made with, or the next one would be.
+    with: With,
+    /// The token in use, for the store, and what it was obtained with and for.
     access: Option<KeptAccess>,
+    purpose: String,
     /// Set while the store does not have what is here.
     unsaved: Option<durable::Unsaved>,
 }
 
 impl<E: Exchange> Refresher<E> {
-    /// Goes on from what was kept, if there is anything.
-    pub fn new(exchange: E, task: Task, kept: Option<Kept>) -> Self {
+    /// Goes on from what was kept, if there is anything; `saved` if the store has that already.
+    pub fn new(exchange: E, task: Task, kept: Option<Kept>, saved: bool) -> Self {
+        let before = task.slot.snapshot();
         let mut this = Self {
             schedule: Schedule::new(task.policy),
             stamp: exchange.stamp(),
+            with: exchange.with(),
             exchange: Arc::new(exchange),
-            snapshot: Snapshot::default(),
+            // The slot may have been another task's: its numbers go on.
+            snapshot: Snapshot { generation: before.generation, finished: before.finished, ..Snapshot::default() },
             pending: Wishes::default(),
             access: None,
-            unsaved: None,
+            purpose: String::new(),
+            unsaved: (!saved && kept.is_some()).then(durable::Unsaved::default),
             task,
         };
         if let Some(kept) = kept {
@@ -79,8 +95,13 @@ impl<E: Exchange> Refresher<E> {
         this
     }
 
-    /// Runs until `stop`; an exchange in flight is finished first. False if the store does not have what it should.
-    pub async fn run(mut self, stop: CancellationToken) -> bool {
+    /// Of the token.
+    pub fn name(&self) -> &str {
+        &self.task.name
+    }
+
+    /// Runs until `stop`; an exchange in flight is finished first.
+    pub async fn run(mut self, stop: CancellationToken) -> Ended {
         while !stop.is_cancelled() {
             let wait = self.save_again(false).await;
             match self.next() {
@@ -101,7 +122,9 @@ impl<E: Exchange> Refresher<E> {
             self.save_again(true).await;
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
-        self.unsaved.is_none()
+        let kept = self.kept(self.snapshot.error.as_deref());
+        let Self { task: Task { keeper, .. }, with, unsaved, .. } = self;
+        Ended { account: with.account, keeper, kept, saved: unsaved.is_none() }
     }
 
     fn next(&mut self) -> Next {
@@ -110,9 +133,6 @@ impl<E: Exchange> Refresher<E> {
         if stamp != self.stamp {
             self.stamp = stamp;
             self.schedule.files_changed();
-            if let Some(keeper) = &mut self.task.keeper {
-                keeper.changed();
-            }
         }
         self.pending.merge(self.task.slot.wishes());
         let next = self.schedule.next(now, self.snapshot.token.as_deref(), self.pending);
@@ -128,6 +148,7 @@ impl<E: Exchange> Refresher<E> {
     /// One exchange with what follows on it directly, between two snapshots.
     async fn exchange(&mut self, stop: &CancellationToken) {
         self.pending = Wishes::default();
+        self.with = self.exchange.with();
         self.snapshot.exchanging = true;
         self.task.slot.publish(self.snapshot.clone());
         let failure = self.attempts(stop).await;
@@ -177,9 +198,14 @@ impl<E: Exchange> Refresher<E> {
         if let Some(error) = self.schedule.barred(&credential) {
             return Err(failed(error.clone().of(Outcome::NotSent)));
         }
+        if self.schedule.begins(op) {
+            let error = self.snapshot.error.clone();
+            self.save(error.as_deref()).await;
+        }
         let sent = self.task.clock.now();
         let exchange = Arc::clone(&self.exchange);
         let answer = own_task(async move { exchange.exchange(op, &prepared).await }).await;
+        self.schedule.answered();
         let refused = match &answer {
             Ok(answer) => answer.access.as_ref().err(),
             Err(error) => Some(error),
@@ -202,6 +228,7 @@ impl<E: Exchange> Refresher<E> {
         let same = self.snapshot.token.as_deref().is_some_and(|old| old.is(&token));
         self.schedule.succeeded(&credential, lives, sent, self.task.clock.now(), same, &mut self.task.rng);
         self.access = Some(KeptAccess::new(&access.token, sent, token.expires, self.schedule.due()));
+        self.purpose.clone_from(&self.with.purpose);
         // Durable before used: the answer may have ended the refresh token before.
         self.save(None).await;
         self.keep(op, token, same, access.warning.as_deref());

@@ -24,6 +24,8 @@ const REJECTED_RETRY: Duration = Duration::from_secs(600);
 /// After a few logins whose answers made no sense: a login form may be behind them.
 const UNCLEAR_RETRY: Duration = Duration::from_secs(3600);
 const UNCLEAR_SOON: u32 = 3;
+/// After so many logins in a row that a crash cut off: each may have been refused.
+const UNANSWERED_MAX: u32 = 2;
 /// Refreshes that refused tokens may cause in a window.
 const SUSPECTS: usize = 2;
 const SUSPECT_WINDOW: Duration = Duration::from_secs(60);
@@ -89,6 +91,8 @@ pub struct Schedule {
     failures: u32,
     /// Logins since the last success whose answers made no sense.
     unclear: u32,
+    /// Logins that were sent, or about to be, and whose outcome is not known.
+    unanswered: u32,
     hold: Option<Hold>,
     started: Option<Duration>,
     suspects: [Option<Duration>; SUSPECTS],
@@ -110,6 +114,7 @@ impl Schedule {
             others: Vec::new(),
             failures: 0,
             unclear: 0,
+            unanswered: 0,
             hold: None,
             started: None,
             suspects: [None; SUSPECTS],
@@ -183,6 +188,18 @@ impl Schedule {
             !over && self.barred(&Credential::refresh_token(&token.secret)).is_none()
         });
         if self.policy.grant == Grant::RefreshToken || (self.policy.renews && alive) { Op::Renew } else { Op::Acquire }
+    }
+
+    /// An exchange is about to be sent. True if that has to be durable first: whoever goes on after a crash must know of it.
+    pub fn begins(&mut self, op: Op) -> bool {
+        let login = op == Op::Acquire && self.policy.grant == Grant::Password;
+        self.unanswered = self.unanswered.saturating_add(login.into());
+        login
+    }
+
+    /// The outcome of what was sent is known, or will not be any more.
+    pub fn answered(&mut self) {
+        self.unanswered = 0;
     }
 
     pub fn refresh_token(&self) -> Option<&Secret> {

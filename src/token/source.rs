@@ -31,6 +31,20 @@ pub trait Exchange: Send + Sync + 'static {
 
     /// Changes when a file that holds a secret does.
     fn stamp(&self) -> u64;
+
+    /// Stands for what a token is obtained with now.
+    fn with(&self) -> With;
+}
+
+/// Stands for what a token is obtained with: digests, as hexadecimal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct With {
+    /// Whose refresh token it is: another account has another record.
+    pub account: String,
+    /// What the access token is obtained with and for: one with another purpose must not be sent.
+    pub purpose: String,
+    /// Everything that an exchange sends.
+    pub inputs: String,
 }
 
 /// Everything one exchange needs. The refresh token is put in by the refresh task.
@@ -69,7 +83,7 @@ impl Source {
     pub fn new(config: Arc<config::Token>, dialer: Arc<Dialer>, clock: Clock) -> Self {
         let client = Client {
             dialer,
-            tls: Arc::clone(&config.tls),
+            tls: config.tls.clone(),
             server_name: config.server_name.clone(),
             certificate: config.identity.as_ref().map(|(name, leaf)| format!("[identity.{name}], {leaf}")),
             timeout: config.timeout,
@@ -146,6 +160,32 @@ impl Exchange for Source {
             source.stamp().hash(&mut hasher);
         }
         hasher.finish()
+    }
+
+    fn with(&self) -> With {
+        let config = &self.config;
+        let (mut proofs, mut rest) = (String::new(), String::new());
+        for source in config.secrets() {
+            // These prove who one is to the token server: with another of them, the token is the same.
+            let proof =
+                [&config.client_secret, &config.password].into_iter().flatten().any(|p| std::ptr::eq(p, source));
+            let of = if proof { &mut proofs } else { &mut rest };
+            match source.is_command() {
+                // One that cannot be read is none, and another once it can.
+                false => of.push_str(&format!("{:?}", source.look().ok().map(|secret| secret.digest()))),
+                true if proof => {}
+                // Nobody knows what it will say this time: as good as changed.
+                true => of.push_str(&format!("{}", fastrand::u128(..))),
+            }
+        }
+        if let Some((_, leaf)) = &config.identity {
+            proofs.push_str(&leaf.to_string());
+        }
+        let hex =
+            |text: String| Secret::new(text).digest().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let purpose = format!("{}\0{rest}", config.purpose());
+        let inputs = hex(format!("{purpose}\0{proofs}"));
+        With { account: hex(config.account()), purpose: hex(purpose), inputs }
     }
 }
 

@@ -1,13 +1,13 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokenbroker::standin::Fault;
 
 use crate::exchange::OAuth;
-use crate::support::{ADMIN_KEY, Broker, Upstream, static_route, with_static_token, write};
+use crate::support::{ADMIN_KEY, Broker, Reply, Upstream, Wire, exchange, static_route, with_static_token, write};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -110,9 +110,14 @@ fn what_changes_something_needs_a_post_with_the_admin_key() {
     assert_eq!(oauth.oauth.faults.calls(), before, "nothing happened");
     assert_eq!(broker.admin("POST", path).status, 200);
     assert_eq!(oauth.oauth.faults.calls(), before + 1);
-    for unknown in
-        ["/api/tokens/nobody/refresh", "/api/tokens//refresh", "/api/tokens/api/x/refresh", "/api/reload", "/quit"]
-    {
+    for unknown in [
+        "/api/tokens/nobody/refresh",
+        "/api/tokens//refresh",
+        "/api/tokens/api/x/refresh",
+        "/api/store//forget",
+        "/api/reload/x",
+        "/quit",
+    ] {
         assert_eq!(broker.admin("POST", unknown).status, 404, "{unknown}");
     }
     assert!(!broker.log().contains(ADMIN_KEY));
@@ -218,18 +223,6 @@ fn metrics_have_the_promised_names_and_no_path_or_url_is_a_label() {
 }
 
 #[test]
-fn a_thousand_different_paths_add_no_series() {
-    let upstream = Upstream::ok();
-    let broker = with_static_token(&upstream, "");
-    broker.get("api", "/");
-    let before = broker.admin("GET", "/metrics").text().lines().count();
-    for n in 0..200 {
-        broker.get("api", &format!("/{n}"));
-    }
-    assert_eq!(broker.admin("GET", "/metrics").text().lines().count(), before);
-}
-
-#[test]
 fn errors_of_the_operators_listener_are_problems_that_nobody_stores() {
     let upstream = Upstream::ok();
     let broker = with_static_token(&upstream, "");
@@ -242,5 +235,70 @@ fn errors_of_the_operators_listener_are_problems_that_nobody_stores() {
         let problem = reply.json();
         assert_eq!(problem["status"].as_u64(), Some(u64::from(status)));
         assert!(problem["type"].is_string() && problem["title"].is_string() && problem["detail"].is_string());
+    }
+}
+
+#[test]
+fn two_thousand_different_paths_and_hosts_add_no_series() {
+    let upstream = Upstream::ok();
+    let broker = with_static_token(&upstream, "");
+    broker.get("api", "/");
+    exchange(broker.address("api"), "GET / HTTP/1.1\r\nHost: other.example\r\n\r\n");
+    let series = || broker.admin("GET", "/metrics").text().lines().count();
+    let before = series();
+    let mut wire = Wire::open(broker.address("api"));
+    for n in 0..1000 {
+        wire.send(format!("GET /{n}/{n}?q={n} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+        assert_eq!(wire.reply("GET").unwrap().status, 200);
+    }
+    for n in 0..1000 {
+        let mut wire = Wire::open(broker.address("api"));
+        wire.send(format!("GET / HTTP/1.1\r\nHost: host-{n}.example\r\n\r\n"));
+        assert_eq!(wire.reply("GET").unwrap().code(), "host_refused");
+    }
+    let began = Instant::now();
+    assert_eq!(series(), before);
+    assert!(began.elapsed() < Duration::from_secs(2) && before < 2000, "{before}");
+}
+
+#[test]
+fn no_answer_of_the_brokers_own_may_be_stored_by_anybody() {
+    let upstream = Upstream::ok();
+    let gone = format!("http://127.0.0.1:{}", crate::door::free_port());
+    let config = format!(
+        "{}methods = [\"GET\", \"POST\"]\npaths = [\"/here\"]\n\
+         [token.none]\nurl = \"{gone}/token\"\nclient_id = \"c\"\nclient_secret = \"s\"\n\
+         [route.none]\nlisten = \"127.0.0.1:0\"\nupstream = \"{}\"\n\
+         [route.gone]\nlisten = \"127.0.0.1:0\"\nupstream = \"{gone}\"\ntoken = false\n",
+        static_route(&upstream, ""),
+        upstream.url()
+    );
+    let broker = Broker::start(&config);
+    broker.wait_for_state("api", "valid");
+    let not_stored = |reply: &Reply, what: &str| {
+        assert_eq!(reply.header("cache-control"), Some("no-store"), "{what}: {reply:?}");
+    };
+    for path in ["/livez", "/readyz", "/readyz?verbose", "/healthz", "/metrics", "/api/status", "/", "/nothing"] {
+        not_stored(&broker.admin("GET", path), path);
+    }
+    for (method, path) in [("POST", "/api/tokens/api/refresh"), ("POST", "/api/tokens/x/refresh"), ("PUT", "/livez")] {
+        not_stored(&broker.admin(method, path), path);
+    }
+    not_stored(&broker.request("admin", "POST", "/api/tokens/api/refresh", &[], b""), "without a key");
+    let long = format!("/here/{}", "x".repeat(20_000));
+    for (route, method, target, field, status) in [
+        ("none", "GET", "/", ("X", "x"), 503),
+        ("gone", "GET", "/", ("X", "x"), 502),
+        ("api", "PUT", "/here", ("X", "x"), 405),
+        ("api", "TRACE", "/here", ("X", "x"), 405),
+        ("api", "GET", "/there", ("X", "x"), 403),
+        ("api", "GET", "/here", ("Origin", "https://evil.example"), 403),
+        ("api", "GET", "/here", ("Host", "evil.example"), 400),
+        ("api", "POST", "/here", ("Expect", "200-ok"), 417),
+        ("api", "GET", &long, ("X", "x"), 414),
+    ] {
+        let reply = broker.request(route, method, target, &[field], b"");
+        assert_eq!(reply.status, status, "{method} {target:.20} {field:?}");
+        not_stored(&reply, &format!("{method} {target:.20} {field:?}"));
     }
 }

@@ -16,13 +16,6 @@ fn limited(limits: &str, upstream: &Upstream, keys: &str) -> Broker {
     broker
 }
 
-fn metric(broker: &Broker, start: &str) -> f64 {
-    let text = broker.admin("GET", "/metrics").text();
-    let lines: Vec<_> = text.lines().filter_map(|line| line.strip_prefix(start)).collect();
-    assert_eq!(lines.len(), 1, "{start}: {text}");
-    lines[0].trim().parse().unwrap()
-}
-
 #[test]
 fn a_connection_of_an_older_http_or_with_a_short_keep_alive_is_not_used_again() {
     for (head, connections) in [
@@ -69,7 +62,7 @@ fn a_client_that_stops_reading_is_cut_and_its_connections_are_closed() {
     let mut wire = Wire::open(broker.address("api"));
     wire.send(GET);
     assert_eq!(wire.head().unwrap().status, 200);
-    let open = || metric(&broker, "tokenbroker_connections ");
+    let open = || broker.metric("tokenbroker_connections ");
     assert!((open() - 1.0).abs() < 0.1);
     eventually("it is closed", || open() < 0.5);
 }
@@ -91,7 +84,7 @@ fn a_tunnel_keeps_its_place_among_the_connections() {
     second.send(GET);
     assert!(!second.is_closed_within(Duration::from_millis(300)));
     assert_eq!(upstream.requests().len(), 1, "it waits");
-    assert!((metric(&broker, "tokenbroker_connections ") - 1.0).abs() < 0.1);
+    assert!((broker.metric("tokenbroker_connections ") - 1.0).abs() < 0.1);
     drop(tunnel);
     assert_eq!(second.reply("GET").unwrap().text(), "plain");
 }
@@ -277,10 +270,9 @@ fn answers_of_the_broker_are_counted_as_its_own() {
     assert_eq!(broker.request("api", "OPTIONS", "/", &preflight, b"").status, 204);
     assert_eq!(broker.get("api", "/").status, 200);
     let count = |class, origin| {
-        metric(
-            &broker,
-            &format!("tokenbroker_requests_total{{route=\"api\",status_class=\"{class}\",origin=\"{origin}\"}} "),
-        )
+        broker.metric(&format!(
+            "tokenbroker_requests_total{{route=\"api\",status_class=\"{class}\",origin=\"{origin}\"}} "
+        ))
     };
     assert!((count("2xx", "broker") - 1.0).abs() < 0.1);
     assert!((count("2xx", "upstream") - 1.0).abs() < 0.1);

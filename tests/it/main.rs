@@ -36,13 +36,23 @@ mod idp;
 mod leaks;
 /// Start, signals, drain, exit codes, health checks.
 mod lifecycle;
+/// Many connections and requests at once: memory, descriptors, places, panics, drain.
+mod load;
+/// What a crash, a full disk or an answer that never came may not take away.
+mod losses;
+/// Token servers that are away, slow or back again, mostly with a clock of the test's own.
+mod outages;
 /// Container image, compose and Kubernetes examples, the static binary.
 mod packaging;
 /// One request through the proxy: heads, bodies, targets, pools, 401, WebSocket, limits.
 mod proxy;
 /// The refresh task, with a scripted server and a clock of its own.
 mod refresh;
+/// A configuration, certificates, CA and secret files that change under a running broker.
+mod reload;
 /// What outlives the process: tokens, refusals, waits; a store that is damaged, taken, or on a failing disk.
 mod store;
 /// The rules of the source tree.
 mod tidy;
+/// Hosts that cannot be reached, each in its own way, and who is not concerned.
+mod unreachable;

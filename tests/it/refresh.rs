@@ -13,28 +13,28 @@ use tokenbroker::oauth::{Class, Outcome, TokenError};
 use tokenbroker::secret::Secret;
 use tokenbroker::telemetry::metrics::Metrics;
 use tokenbroker::token::cache::{Slot, State};
-use tokenbroker::token::refresh::{Refresher, Task};
+use tokenbroker::token::refresh::{Ended, Refresher, Task};
 use tokenbroker::token::schedule::Policy;
-use tokenbroker::token::source::{Exchange, Prepared};
+use tokenbroker::token::source::{Exchange, Prepared, With};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-const S: Duration = Duration::from_secs(1);
+pub const S: Duration = Duration::from_secs(1);
 
 /// Clocks that follow tokio's paused time, and can be set.
 #[derive(Clone)]
-struct Clocks {
-    start: Instant,
-    wall_ms: Arc<AtomicI64>,
-    boot_ms: Arc<AtomicU64>,
+pub struct Clocks {
+    pub start: Instant,
+    pub wall_ms: Arc<AtomicI64>,
+    pub boot_ms: Arc<AtomicU64>,
 }
 
 impl Clocks {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { start: Instant::now(), wall_ms: Arc::default(), boot_ms: Arc::default() }
     }
 
-    fn clock(&self) -> Clock {
+    pub fn clock(&self) -> Clock {
         let this = self.clone();
         Clock::new(move || {
             let elapsed = this.start.elapsed();
@@ -45,12 +45,12 @@ impl Clocks {
         })
     }
 
-    fn step_wall(&self, seconds: i64) {
+    pub fn step_wall(&self, seconds: i64) {
         self.wall_ms.fetch_add(seconds * 1000, Ordering::Relaxed);
     }
 
     /// The machine slept: both clocks went on, tokio's did not.
-    fn suspend(&self, seconds: u64) {
+    pub fn suspend(&self, seconds: u64) {
         self.boot_ms.fetch_add(seconds * 1000, Ordering::Relaxed);
         self.step_wall(i64::try_from(seconds).unwrap());
     }
@@ -58,23 +58,23 @@ impl Clocks {
 
 /// A token server that answers by a script; when that is over, always well.
 #[derive(Clone)]
-struct Script(Arc<Inner>);
+pub struct Script(pub Arc<Inner>);
 
-struct Inner {
-    start: Instant,
-    outcomes: Mutex<VecDeque<Step>>,
-    calls: Mutex<Vec<Call>>,
-    lifetime: Mutex<Option<Duration>>,
-    refresh_lifetime: Mutex<Option<Duration>>,
-    takes: Mutex<Duration>,
-    password: Mutex<String>,
-    client_secret: Mutex<String>,
-    seed: Mutex<Option<String>>,
-    stamp: AtomicU64,
-    rotates: bool,
+pub struct Inner {
+    pub start: Instant,
+    pub outcomes: Mutex<VecDeque<Step>>,
+    pub calls: Mutex<Vec<Call>>,
+    pub lifetime: Mutex<Option<Duration>>,
+    pub refresh_lifetime: Mutex<Option<Duration>>,
+    pub takes: Mutex<Duration>,
+    pub password: Mutex<String>,
+    pub client_secret: Mutex<String>,
+    pub seed: Mutex<Option<String>>,
+    pub stamp: AtomicU64,
+    pub rotates: bool,
 }
 
-enum Step {
+pub enum Step {
     Fail(TokenError),
     /// No use of the access token, but a new refresh token beside it.
     Unusable,
@@ -82,20 +82,20 @@ enum Step {
     Panic,
 }
 
-fn scripted(class: Class, outcome: Outcome) -> TokenError {
+pub fn scripted(class: Class, outcome: Outcome) -> TokenError {
     TokenError::new(class, "scripted", "none").of(outcome)
 }
 
 #[derive(Clone, Debug, PartialEq)]
-struct Call {
-    op: Op,
+pub struct Call {
+    pub op: Op,
     /// Seconds since the start.
-    at: f64,
-    refresh_token: Option<String>,
+    pub at: f64,
+    pub refresh_token: Option<String>,
 }
 
 impl Script {
-    fn new(rotates: bool) -> Self {
+    pub fn new(rotates: bool) -> Self {
         Self(Arc::new(Inner {
             start: Instant::now(),
             outcomes: Mutex::default(),
@@ -111,7 +111,7 @@ impl Script {
         }))
     }
 
-    fn fail(&self, class: Class, times: usize) -> &Self {
+    pub fn fail(&self, class: Class, times: usize) -> &Self {
         let outcome = match class {
             Class::Transient | Class::RateLimited => Outcome::NotJudged,
             Class::Unknown => Outcome::Unclear,
@@ -123,37 +123,37 @@ impl Script {
         self
     }
 
-    fn then(&self, step: Step) -> &Self {
+    pub fn then(&self, step: Step) -> &Self {
         self.0.outcomes.lock().unwrap().push_back(step);
         self
     }
 
-    fn calls(&self) -> Vec<Call> {
+    pub fn calls(&self) -> Vec<Call> {
         self.0.calls.lock().unwrap().clone()
     }
 
-    fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.calls().len()
     }
 
-    fn ops(&self) -> Vec<Op> {
+    pub fn ops(&self) -> Vec<Op> {
         self.calls().iter().map(|call| call.op).collect()
     }
 
-    fn refresh_tokens(&self) -> Vec<String> {
+    pub fn refresh_tokens(&self) -> Vec<String> {
         self.calls().into_iter().filter_map(|call| call.refresh_token).collect()
     }
 
-    fn set_lifetime(&self, lifetime: Option<Duration>) {
+    pub fn set_lifetime(&self, lifetime: Option<Duration>) {
         *self.0.lifetime.lock().unwrap() = lifetime;
     }
 
-    fn change_password(&self, password: &str) {
+    pub fn change_password(&self, password: &str) {
         *self.0.password.lock().unwrap() = password.into();
         self.0.stamp.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn change_seed(&self, seed: &str) {
+    pub fn change_seed(&self, seed: &str) {
         *self.0.seed.lock().unwrap() = Some(seed.into());
         self.0.stamp.fetch_add(1, Ordering::Relaxed);
     }
@@ -209,16 +209,20 @@ impl Exchange for Script {
     fn stamp(&self) -> u64 {
         self.0.stamp.load(Ordering::Relaxed)
     }
+
+    fn with(&self) -> With {
+        With::default()
+    }
 }
 
-struct Bench {
-    clocks: Clocks,
-    slot: Arc<Slot>,
-    stop: CancellationToken,
-    task: Option<tokio::task::JoinHandle<bool>>,
+pub struct Bench {
+    pub clocks: Clocks,
+    pub slot: Arc<Slot>,
+    pub stop: CancellationToken,
+    pub task: Option<tokio::task::JoinHandle<Ended>>,
 }
 
-fn policy(grant: Grant) -> Policy {
+pub fn policy(grant: Grant) -> Policy {
     Policy {
         grant,
         renews: grant == Grant::Password,
@@ -229,7 +233,7 @@ fn policy(grant: Grant) -> Policy {
     }
 }
 
-fn start(script: &Script, policy: Policy) -> Bench {
+pub fn start(script: &Script, policy: Policy) -> Bench {
     let clocks = Clocks::new();
     let slot = Arc::new(Slot::new(clocks.clock()));
     let stop = CancellationToken::new();
@@ -243,24 +247,24 @@ fn start(script: &Script, policy: Policy) -> Bench {
         metrics: Arc::new(Metrics::default()),
         keeper: None,
     };
-    let refresher = Refresher::new(script.clone(), task, None);
+    let refresher = Refresher::new(script.clone(), task, None, true);
     let task = Some(tokio::spawn(refresher.run(stop.clone())));
     Bench { clocks, slot, stop, task }
 }
 
 impl Bench {
-    fn token(&self) -> Option<String> {
+    pub fn token(&self) -> Option<String> {
         Some(self.slot.credential(0)?.value.to_str().unwrap().to_owned())
     }
 
     /// As a request would, with five seconds to wait.
-    async fn wait(&self) -> Result<String, u64> {
+    pub async fn wait(&self) -> Result<String, u64> {
         let credential = self.slot.credential_within(0, 5 * S).await;
         credential.map(|c| c.value.to_str().unwrap().to_owned()).map_err(|e| e.retry_after.as_secs())
     }
 
     /// As a request would whose token the API refused.
-    async fn refused(&self) -> Option<String> {
+    pub async fn refused(&self) -> Option<String> {
         let generation = self.slot.snapshot().generation;
         Some(self.slot.replacement(0, generation, 5 * S).await?.value.to_str().unwrap().to_owned())
     }

@@ -13,39 +13,44 @@ use crate::exchange::OAuth;
 use crate::support::{Broker, binary, eventually, has, write};
 
 const HOUR: Duration = Duration::from_secs(3600);
-const STORE: &str = "[store]\nkind = \"file\"\npath = \"kept\"\nkey = { file = \"store_key\" }\n";
-const PASSWORD: &str = "grant = \"password\"\nusername = \"alice\"\npassword = { file = \"password\" }";
+pub const STORE: &str = "[store]\nkind = \"file\"\npath = \"kept\"\nkey = { file = \"store_key\" }\n";
+pub const PASSWORD: &str = "grant = \"password\"\nusername = \"alice\"\npassword = { file = \"password\" }";
 
 /// A directory that outlives the brokers in it.
-struct Home {
-    directory: TempDir,
-    config: String,
+pub struct Home {
+    pub directory: TempDir,
+    pub config: String,
 }
 
 impl Home {
-    fn new(oauth: &OAuth, token: &str) -> Self {
+    pub fn new(oauth: &OAuth, token: &str) -> Self {
         let directory = oauth.directory();
         write(directory.path(), "store_key", "0123456789abcdef0123456789abcdef\n");
         write(directory.path(), "seed", "none");
         Self { directory, config: format!("{STORE}{}", oauth.config(token, "")) }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     /// A broker with the files of this directory, which it leaves behind.
-    fn broker(&self) -> Broker {
+    pub fn broker(&self) -> Broker {
+        self.broker_as(|_| {})
+    }
+
+    /// As [`Self::broker`], with another command.
+    pub fn broker_as(&self, adjust: impl FnOnce(&mut Command)) -> Broker {
         let inner = TempDir::with_prefix("broker").unwrap();
         for name in ["secret", "password", "store_key", "seed"] {
             std::os::unix::fs::symlink(self.path(name), inner.path().join(name)).unwrap();
         }
         let kept = format!("path = \"{}\"", self.path("kept").display());
-        Broker::start_in(inner, &self.config.replace("path = \"kept\"", &kept), |_| {})
+        Broker::start_in(inner, &self.config.replace("path = \"kept\"", &kept), adjust)
     }
 
     /// A command of the program: exit status, stdout and stderr.
-    fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+    pub fn run(&self, arguments: &[&str]) -> (i32, String, String) {
         let config = format!("[admin]\nlisten = \"127.0.0.1:0\"\n{}", self.config);
         let file = write(self.directory.path(), "t.toml", config);
         let output = binary().arg("-c").arg(file).args(arguments).output().unwrap();
@@ -54,7 +59,7 @@ impl Home {
     }
 
     /// The records' files, oldest generation first.
-    fn records(&self) -> Vec<PathBuf> {
+    pub fn records(&self) -> Vec<PathBuf> {
         let mut files: Vec<_> =
             std::fs::read_dir(self.path("kept")).unwrap().map(|entry| entry.unwrap().path()).collect();
         files.retain(|file| file.file_name().unwrap().to_str().unwrap().starts_with("token."));
@@ -63,7 +68,7 @@ impl Home {
     }
 }
 
-fn kill(mut broker: Broker) {
+pub fn kill(mut broker: Broker) {
     broker.signal(Signal::KILL);
     broker.wait();
 }
@@ -169,6 +174,31 @@ fn a_crash_loop_obeys_what_the_server_asked_for() {
 }
 
 #[test]
+fn a_password_whose_login_is_cut_off_by_crashes_is_sent_twice_and_then_waits() {
+    let oauth = OAuth::start(HOUR);
+    let home = Home::new(&oauth, PASSWORD);
+    oauth.oauth.faults.set(Some(Fault::Slow(HOUR)), None);
+    for calls in 1..=2 {
+        let broker = home.broker();
+        eventually("it is sent", || oauth.oauth.faults.calls() == calls);
+        kill(broker);
+    }
+    for _ in 0..3 {
+        let broker = home.broker();
+        let reply = broker.get("api", "/");
+        let wait = reply.header("retry-after").unwrap().parse::<u64>().unwrap();
+        assert!((500..=600).contains(&wait), "{wait}");
+        kill(broker);
+    }
+    assert_eq!(oauth.oauth.faults.calls(), 2);
+    oauth.oauth.faults.set(None, None);
+    let broker = home.broker();
+    assert_eq!(broker.admin("POST", "/api/tokens/api/refresh").status, 200, "a person asked");
+    kill(broker);
+    assert_eq!(home.broker().get("api", "/").status, 200);
+}
+
+#[test]
 fn a_store_has_one_owner_and_is_free_when_that_is_killed() {
     let oauth = OAuth::start(HOUR);
     let home = Home::new(&oauth, "");
@@ -177,10 +207,27 @@ fn a_store_has_one_owner_and_is_free_when_that_is_killed() {
     assert_eq!(code, 1, "{stderr}");
     let owner = format!("belongs to a broker that runs (admin {}, pid {})", broker.listen("admin"), broker.pid());
     assert!(stderr.contains(&owner), "{stderr}");
-    let (code, _, stderr) = home.run(&["store", "forget", "token.api"]);
-    assert!(code == 1 && stderr.contains("stop it first"), "{stderr}");
     kill(broker);
     assert_eq!(home.broker().get("api", "/").status, 200);
+}
+
+#[test]
+fn what_is_forgotten_while_a_broker_runs_is_obtained_anew_by_it() {
+    let oauth = OAuth::start(HOUR);
+    let home = Home::new(&oauth, PASSWORD);
+    let mut broker = home.broker();
+    broker.wait_for_state("api", "valid");
+    let before = broker.token("api")["fingerprint"].clone();
+    let record = home.records()[0].file_stem().unwrap().to_str().unwrap().to_owned();
+    let (code, stdout, stderr) = broker.command(&["store", "forget", "token.api"]);
+    assert_eq!((code, stdout), (0, format!("forgotten: {record}\n")), "{stderr}");
+    eventually("another token", || broker.token("api")["fingerprint"] != before);
+    broker.wait_for_state("api", "valid");
+    assert_eq!(broker.get("api", "/").status, 200);
+    assert_eq!(broker.log().matches("\"by\":\"Acquire\"").count(), 2, "a login: the refresh token is forgotten too");
+    let (code, _, stderr) = broker.command(&["store", "forget", "token.nobody"]);
+    assert!(code == 1 && stderr.contains("there is no such record"), "{stderr}");
+    assert_eq!(broker.stop().code(), Some(0));
 }
 
 #[test]
@@ -210,8 +257,9 @@ fn a_damaged_a_swapped_or_a_foreign_record_is_refused_and_nothing_is_overwritten
     let (code, _, stderr) = home.run(&["run"]);
     assert!(code == 1 && stderr.contains("another store key"), "{stderr}");
 
+    let record = records[0].file_stem().unwrap().to_str().unwrap();
     let (code, stdout, _) = home.run(&["store", "forget", "token.api"]);
-    assert_eq!((code, stdout.as_str()), (0, "token.api is forgotten\n"));
+    assert_eq!((code, stdout.as_str()), (0, format!("forgotten: {record}\n").as_str()));
     assert!(home.records().is_empty());
     home.broker().wait_for_state("api", "valid");
 }
@@ -227,7 +275,7 @@ fn what_is_kept_can_be_listed_and_exported_and_no_list_shows_a_value() {
     assert_eq!(code, 0, "{stderr}");
     assert!(
         stdout.starts_with("token.api.")
-            && stdout.contains(&format!("  generation 1: access token {fingerprint} until 20")),
+            && stdout.contains(&format!("  generation 2: access token {fingerprint} until 20")),
         "{stdout}"
     );
     assert!(stdout.ends_with(", with a refresh token\n"), "{stdout}");
@@ -280,7 +328,7 @@ fn a_disk_that_fails_stops_no_request_and_everything_is_saved_when_it_works_agai
 }
 
 /// The arguments of strace that make these calls fail or end the process; `None` where nothing can be traced.
-fn injecting(what: &str) -> Option<Vec<String>> {
+pub fn injecting(what: &str) -> Option<Vec<String>> {
     if !has("strace") || !Command::new("strace").args(["-o", "/dev/null", "true"]).status().unwrap().success() {
         println!("skipped: nothing can be traced here");
         return None;
@@ -292,7 +340,7 @@ fn injecting(what: &str) -> Option<Vec<String>> {
 
 impl Home {
     /// As [`Self::broker`], but some calls of the broker go wrong.
-    fn broken(&self, strace: &[String]) -> Child {
+    pub fn broken(&self, strace: &[String]) -> Child {
         let config = format!("[admin]\nlisten = \"127.0.0.1:0\"\n{}", self.config);
         let file = write(self.directory.path(), "t.toml", config);
         let mut command = Command::new("strace");
@@ -407,7 +455,7 @@ fn a_token_obtained_with_a_value_that_changed_meanwhile_is_not_sent_after_a_rest
         let broker = home.broker();
         broker.wait_for_state("api", "valid");
         assert_ne!(broker.token("api")["fingerprint"], first);
-        assert!(!broker.log().contains("going on with the token of the store"), "{params}");
+        assert!(!broker.log().contains("going on with the token of before"), "{params}");
     }
 }
 

@@ -3,6 +3,7 @@
 //! was reported.
 
 mod files;
+mod global;
 mod listen;
 mod request;
 mod route;
@@ -11,17 +12,19 @@ mod tls;
 mod token;
 mod url;
 
+pub(super) use global::operator;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::document::{Document, Part};
-use super::file::{AdminFile, File, LimitsFile, SecretFile};
+use super::file::{File, SecretFile};
 use super::problem::{Problem, nearest};
-use super::{Admin, Config, Limits, Report, shape};
+use super::{Certificates, Config, Report, shape};
 use crate::identity::Identity;
 use crate::oauth::builtin;
 use crate::oauth::dialect::Dialect;
@@ -29,38 +32,22 @@ use crate::secret::Secret;
 use crate::secret::source::SecretSource;
 use crate::units::Span;
 
-const ADMIN_LISTEN: &str = "127.0.0.1:8400";
 /// Among more names than these, nobody looks for the one that was meant.
 const NAMES_MAX: usize = 100;
 
 /// Checks `text`, which was read from `path`.
-pub(super) fn run(path: &Path, text: &str, now: Timestamp) -> (Option<Config>, Report) {
+///
+/// With `before`, the text is known to be good, and what is wrong is wrong with the files that it names: what they held
+/// before counts instead.
+pub(super) fn run(path: &Path, text: &str, now: Timestamp, before: Option<&Certificates>) -> (Option<Config>, Report) {
     let mut document = Document::parse(path, text);
     let file = shape::check(&mut document);
-    let mut check = Check::new(document, path, now);
+    let mut check = Check { before, ..Check::new(document, path, now) };
     let config = file.map(|file| check.config(file));
     check.private(path, &[]);
     let mut report = check.document.report;
     report.sort();
-    (config.filter(|_| report.problems.is_empty()), report)
-}
-
-/// Checks `[admin] listen`, and whatever else makes it doubtful, alone.
-pub(super) fn admin_listen(path: &Path, text: &str) -> Result<super::Listen, String> {
-    let mut document = Document::parse(path, text);
-    let file = shape::check(&mut document);
-    if file.is_some() && !document.excused.iter().any(|key| key == "admin") {
-        let concerns = |key: &str| key.is_empty() || key == "admin" || key.starts_with("admin.");
-        document.report.problems.retain(|problem| concerns(&problem.key));
-    }
-    let mut check = Check::new(document, path, Timestamp::UNIX_EPOCH);
-    let listen = file.unwrap_or_default().admin.listen;
-    let listen = check.listen(listen.as_deref().unwrap_or(ADMIN_LISTEN), &["admin", "listen"]);
-    let report = check.document.report;
-    match report.problems.first() {
-        None => Ok(listen),
-        Some(problem) => Err(report.line(problem)),
-    }
+    (config.filter(|_| report.problems.is_empty() || before.is_some()), report)
 }
 
 /// The state of one check: what was found, and what names can be resolved to.
@@ -69,7 +56,9 @@ pub(super) struct Check<'t> {
     /// Relative paths of the file start here.
     directory: PathBuf,
     now: Timestamp,
-    certificates: BTreeMap<String, crate::identity::Leaf>,
+    before: Option<&'t Certificates>,
+    certificates: Certificates,
+    files: BTreeSet<PathBuf>,
     /// Keys of which something was said already; no more is said of what follows from it.
     said: BTreeSet<String>,
     /// Tables that others name, such as `token.api`.
@@ -83,7 +72,7 @@ pub(super) struct Check<'t> {
 /// What tokens and routes refer to by name.
 pub(super) struct Named {
     /// `None` for one that could not be loaded, which was reported already.
-    identities: BTreeMap<String, Option<Rc<Identity>>>,
+    identities: BTreeMap<String, Option<Arc<Identity>>>,
     dialects: BTreeMap<String, Option<Dialect>>,
 }
 
@@ -92,8 +81,8 @@ impl<'t> Check<'t> {
         let directory = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
         let mut said: BTreeSet<_> = document.report.problems.iter().map(|problem| problem.key.clone()).collect();
         said.extend(document.excused.iter().cloned());
-        let (certificates, used) = (BTreeMap::new(), BTreeSet::new());
-        Self { document, directory, now, certificates, said, used, literal: false, durable: false }
+        let (certificates, files, used) = (Certificates::default(), BTreeSet::new(), BTreeSet::new());
+        Self { document, directory, now, before: None, certificates, files, said, used, literal: false, durable: false }
     }
 }
 
@@ -113,16 +102,12 @@ impl Check<'_> {
             self.problem(&[], "there is no [route]", "add one: [route.NAME] with listen and upstream");
         }
         let named = Named {
-            identities: file
-                .identity
-                .into_iter()
-                .map(|(name, f)| (name.clone(), self.identity(&name, &f).map(Rc::new)))
-                .collect(),
+            identities: file.identity.into_iter().map(|(name, f)| (name.clone(), self.identity(&name, &f))).collect(),
             dialects: file.dialect.iter().map(|(name, table)| (name.clone(), self.dialect(name, table))).collect(),
         };
         for (name, identity) in &named.identities {
             if let Some(identity) = identity {
-                self.certificates.insert(name.clone(), identity.leaf.clone());
+                self.certificates.identities.insert(name.clone(), Arc::clone(identity));
             }
         }
         let store = self.store(file.store);
@@ -135,29 +120,8 @@ impl Check<'_> {
         self.unused_tables("identity", named.identities.keys(), "name it in a token or a route, or remove it");
         self.unused_tables("dialect", named.dialects.keys(), "name it in a token, or remove it");
         self.unused_tables("token", token_names.iter().filter(|_| any_route), "name it in a route, or remove it");
-        Config { store, admin, limits, tokens, routes, certificates: std::mem::take(&mut self.certificates) }
-    }
-
-    fn admin(&mut self, file: AdminFile) -> Admin {
-        let listen = file.listen.as_deref().unwrap_or(ADMIN_LISTEN);
-        let listen = self.listen(listen, &["admin", "listen"]);
-        Admin { listen, key: file.key.map(|key| self.secret(key, &["admin", "key"], true)) }
-    }
-
-    fn limits(&mut self, file: &LimitsFile) -> Limits {
-        let head_max = file.head.map_or(64 * 1024, |size| size.0);
-        if !(8 * 1024..=1024 * 1024).contains(&head_max) {
-            self.problem(&["limits", "head"], "is out of range", "from 8KiB to 1MiB");
-        }
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Limits {
-            connections: file.connections.map_or(1024, |n| n as usize),
-            head_max: usize::try_from(head_max).unwrap_or(64 * 1024),
-            headers_max: file.headers.map_or(100, usize::from),
-            head_timeout: self.timeout(file.head_timeout, 10, &["limits", "head_timeout"]),
-            drain_timeout: self.timeout(file.drain_timeout, 20, &["limits", "drain_timeout"]),
-            threads: file.threads.map_or(cores.min(4), usize::from),
-        }
+        let (certificates, files) = (std::mem::take(&mut self.certificates), std::mem::take(&mut self.files));
+        Config { store, admin, limits, tokens, routes, certificates, files }
     }
 
     fn dialect(&mut self, name: &str, table: &toml::Table) -> Option<Dialect> {
@@ -192,6 +156,13 @@ impl Check<'_> {
         self.secret_and_value(written, path, sensitive).0
     }
 
+    fn source(&self, written: SecretFile) -> SecretSource {
+        match written.0 {
+            SecretSource::File(file) => SecretSource::File(self.path(&file)),
+            other => other,
+        }
+    }
+
     /// A secret's source with its path made absolute, and its value, unless a command has it.
     fn secret_and_value(
         &mut self,
@@ -199,10 +170,7 @@ impl Check<'_> {
         path: &[&str],
         sensitive: bool,
     ) -> (SecretSource, Option<Secret>) {
-        let source = match written.0 {
-            SecretSource::File(file) => SecretSource::File(self.path(&file)),
-            other => other,
-        };
+        let source = self.source(written);
         match &source {
             SecretSource::Inline(_) if sensitive => {
                 self.literal = true;
@@ -222,6 +190,7 @@ impl Check<'_> {
             _ => {}
         }
         if let Some(file) = source.path() {
+            self.files.insert(file.clone());
             self.private(&file, path);
         }
         let value = source.look().map_err(|e| self.problem(path, &e.problem, e.hint)).ok();
@@ -293,6 +262,13 @@ impl Check<'_> {
 
     fn path(&self, path: &Path) -> PathBuf {
         self.directory.join(path)
+    }
+
+    /// A file that is read: when it changes, what came of it has to.
+    fn watched(&mut self, path: &Path) -> PathBuf {
+        let path = self.path(path);
+        self.files.insert(path.clone());
+        path
     }
 
     /// The value is wrong.

@@ -1,5 +1,6 @@
 //! `[route.NAME]`: does it lead somewhere, and to one place only?
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -16,6 +17,8 @@ use crate::oauth::client::is_loopback;
 use crate::oauth::dialect::credential_format;
 use crate::oauth::file::OneOrMany;
 use crate::oauth::template::Template;
+use crate::secret::Secret;
+use crate::secret::source::SecretSource;
 
 const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
@@ -75,7 +78,7 @@ impl Check<'_> {
                 "remove it, or set token = false",
             );
         }
-        for (name, source) in config.into_iter().flat_map(|token| token.inject_headers()) {
+        for (name, source) in config.into_iter().flat_map(|token| injected(token)) {
             if name != header && headers.iter().all(|(own, _)| *own != name) {
                 headers.push((name, source));
             }
@@ -116,13 +119,13 @@ impl Check<'_> {
     fn secure(&mut self, name: &str, file: &RouteFile, named: &Named, parts: &Parts, upstream: &mut Upstream) {
         let identity = self.identity_of(["route", name], file.identity.as_deref(), named);
         let roots = self.trust(["route", name], file.ca.as_ref(), file.roots);
-        let config = self.tls(["route", name], &roots, identity);
+        let client = self.tls(["route", name], &roots, identity);
         let server_name = self.server_name(["route", name], file.server_name.as_deref());
         if parts.https {
             let server = server_name.or_else(|| ServerName::try_from(parts.host.clone()).ok());
             let certificate = file.identity.as_ref().zip(identity);
             let certificate = certificate.map(|(name, identity)| format!("[identity.{name}], {}", identity.leaf));
-            upstream.endpoint.tls = server.map(|name| Tls { config, name, certificate });
+            upstream.endpoint.tls = server.map(|name| Tls { client, name, certificate });
             if upstream.endpoint.tls.is_none() {
                 self.problem(
                     &["route", name, "upstream"],
@@ -295,4 +298,19 @@ impl Check<'_> {
             }
         }
     }
+}
+
+/// The fields that go with a token on every API request, as its dialect says; one without a value is left out.
+fn injected(token: &Token) -> impl Iterator<Item = (HeaderName, SecretSource)> {
+    let value = |name: &str| match name {
+        "client_id" => token.client_id.as_deref().map(Cow::Borrowed),
+        own => token.vars.get(own).map(|value| value.as_str().into()),
+    };
+    token.dialect.inject_headers.iter().filter_map(move |(name, template)| {
+        let source = match template.alone().and_then(|name| name.strip_prefix("headers.")) {
+            Some(wanted) => token.headers.iter().find(|(own, _)| own.as_str().eq_ignore_ascii_case(wanted))?.1.clone(),
+            None => SecretSource::Inline(Secret::new(template.render(value)?.to_string())),
+        };
+        Some((name.clone(), source))
+    })
 }

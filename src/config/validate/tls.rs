@@ -8,13 +8,13 @@ use rustls_pki_types::ServerName;
 
 use super::{Check, Named};
 use crate::config::file::{IdentityFile, RootsFile};
-use crate::identity::{Identity, Roots, client_config};
+use crate::identity::{ClientTls, Identity, Roots, client_tls};
 
 /// A certificate that ends sooner is warned about.
 const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 impl Check<'_> {
-    pub(super) fn identity(&mut self, name: &str, file: &IdentityFile) -> Option<Identity> {
+    pub(super) fn identity(&mut self, name: &str, file: &IdentityFile) -> Option<Arc<Identity>> {
         for (key, given, hint) in [
             ("cert", &file.cert, "the PEM file with the client certificate and its chain"),
             ("key", &file.key, "the PEM file with the certificate's private key"),
@@ -24,7 +24,7 @@ impl Check<'_> {
                 self.problem(&["identity", name], &format!("`{key}` is missing"), hint);
             }
         }
-        let (cert, key) = (self.path(file.cert.as_ref()?), self.path(file.key.as_ref()?));
+        let (cert, key) = (self.watched(file.cert.as_ref()?), self.watched(file.key.as_ref()?));
         self.private(&key, &["identity", name, "key"]);
         match Identity::load(&cert, &key, self.now) {
             Ok(identity) => {
@@ -33,13 +33,13 @@ impl Check<'_> {
                     let hint = "get a new one, and give it to the vendor if they keep a copy";
                     self.warning(&["identity", name, "cert"], &problem, hint);
                 }
-                Some(identity)
+                Some(Arc::new(identity))
             }
             Err(errors) => {
                 for (key, e) in errors {
                     self.problem(&["identity", name, key], &e.problem, e.hint);
                 }
-                None
+                self.before.and_then(|before| before.identities.get(name)).cloned()
             }
         }
     }
@@ -53,11 +53,15 @@ impl Check<'_> {
                 "name the file with the CA's certificates",
             );
         }
-        let ca = ca.map(|ca| self.path(ca));
-        Roots::load(roots == RootsFile::System, ca.as_ref()).unwrap_or_else(|e| {
+        let ca = ca.map(|ca| self.watched(ca));
+        let system = roots == RootsFile::System;
+        let loaded = Roots::load(system, ca.as_ref()).unwrap_or_else(|e| {
             self.problem(&[table[0], table[1], "ca"], &e.problem, e.hint);
-            Roots::default()
-        })
+            let before = ca.as_ref().and_then(|ca| self.before?.authorities.get(ca));
+            before.map_or_else(Roots::default, |extra| Roots { system, extra: extra.clone() })
+        });
+        self.certificates.authorities.extend(ca.map(|ca| (ca, loaded.extra.clone())));
+        loaded
     }
 
     pub(super) fn identity_of<'n>(
@@ -77,16 +81,11 @@ impl Check<'_> {
         }
     }
 
-    pub(super) fn tls(
-        &mut self,
-        table: [&str; 2],
-        roots: &Roots,
-        identity: Option<&Identity>,
-    ) -> Arc<rustls::ClientConfig> {
-        client_config(roots, identity).unwrap_or_else(|e| {
+    pub(super) fn tls(&mut self, table: [&str; 2], roots: &Roots, identity: Option<&Identity>) -> ClientTls {
+        client_tls(roots, identity).unwrap_or_else(|e| {
             self.problem(&[table[0], table[1], "ca"], &e.problem, e.hint);
             #[expect(clippy::unwrap_used, reason = "no roots and no certificate: nothing that could be refused")]
-            client_config(&Roots::default(), None).unwrap()
+            client_tls(&Roots::default(), None).unwrap()
         })
     }
 

@@ -15,6 +15,7 @@ use crate::token::source::Exchange;
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// Saves that failed, one after the other.
+#[derive(Default)]
 pub(super) struct Unsaved {
     times: u32,
     /// Since boot.
@@ -28,11 +29,11 @@ impl<E: Exchange> Refresher<E> {
         let same_boot = !kept.boot.is_empty() && kept.boot == kept::boot();
         // A wall clock that is behind after a boot cannot tell what has ended.
         let knows = same_boot || !kept.saved.is_some_and(|saved| saved.is_ahead(now));
-        let access = kept.access.take().filter(|_| knows);
+        // Security: one that was obtained for something else must never be sent.
+        let access = kept.access.take().filter(|_| knows && kept.purpose == self.with.purpose);
         let due = access.as_ref().and_then(|access| access.due).map(|due| due.moment(same_boot, now));
-        let same = self.task.keeper.as_ref().is_some_and(|keeper| keeper.is_same(&kept));
         self.schedule.restore(&mut kept, due, same_boot, now);
-        if !same {
+        if kept.inputs != self.with.inputs {
             self.schedule.files_changed();
         }
         if let Some(access) = access {
@@ -41,10 +42,11 @@ impl<E: Exchange> Refresher<E> {
             if let Some(token) = Token::restored(&access.secret(), &self.task.formats, obtained, expires)
                 && token.usable(now)
             {
-                info!(token = self.task.name, fingerprint = %token.fingerprint, "going on with the token of the store");
+                info!(token = self.task.name, fingerprint = %token.fingerprint, "going on with the token of before");
                 self.snapshot.token = Some(Arc::new(token));
-                self.snapshot.generation = 1;
+                self.snapshot.generation = self.snapshot.generation.max(1);
                 self.access = Some(access);
+                self.purpose = kept.purpose;
             }
         }
         self.show(kept.error.map(|error| Arc::new(TokenError::from(error))));
@@ -62,19 +64,26 @@ impl<E: Exchange> Refresher<E> {
         self.unsaved.as_ref().map_or(LOOK_AGAIN, |unsaved| left(unsaved, boot))
     }
 
-    /// Keeps everything. What cannot be saved is tried again until it can: meanwhile the token serves, and a restart may lose
-    /// it.
-    pub(super) async fn save(&mut self, error: Option<&TokenError>) {
-        let Some(keeper) = &mut self.task.keeper else { return };
+    /// Everything that another task needs to go on.
+    pub(super) fn kept(&self, error: Option<&TokenError>) -> Kept {
         let now = self.task.clock.now();
-        let kept = Kept {
+        Kept {
+            purpose: self.purpose.clone(),
+            inputs: self.with.inputs.clone(),
             boot: kept::boot().to_owned(),
             saved: Some(KeptMoment::at(now)),
             access: self.access.clone(),
             error: error.map(KeptError::from),
             ..self.schedule.keep(now)
-        };
-        let saved = keeper.save(kept).await;
+        }
+    }
+
+    /// Keeps everything. What cannot be saved is tried again until it can: meanwhile the token serves, and a restart may lose
+    /// it.
+    pub(super) async fn save(&mut self, error: Option<&TokenError>) {
+        let kept = self.kept(error);
+        let Some(keeper) = &mut self.task.keeper else { return };
+        let saved = keeper.save(&kept).await;
         let (now, before) = (self.task.clock.now().boot, self.unsaved.take());
         let Err(error) = saved else {
             if before.is_some() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Hold, RefreshToken, Schedule};
+use super::{Hold, REJECTED_RETRY, RefreshToken, Schedule, UNANSWERED_MAX};
 use crate::clock::{Moment, Now};
 use crate::token::kept::{Kept, KeptHold, KeptMoment, KeptRefresh};
 use crate::token::refusals::Refusals;
@@ -23,6 +23,7 @@ impl Schedule {
             refused: self.refusals.keep(),
             failures: self.failures,
             unclear: self.unclear,
+            unanswered: self.unanswered,
             hold,
             ..Kept::default()
         }
@@ -46,5 +47,11 @@ impl Schedule {
             Hold { until, mendable: hold.mendable, barred: hold.barred }
         });
         self.due = due;
+        self.unanswered = kept.unanswered;
+        if self.unanswered >= UNANSWERED_MAX {
+            let until = now.boot.saturating_add(REJECTED_RETRY);
+            let hold = self.hold.take().filter(|hold| hold.until > until);
+            self.hold = hold.or(Some(Hold { until, mendable: true, barred: false }));
+        }
     }
 }

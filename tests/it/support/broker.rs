@@ -42,6 +42,25 @@ pub fn write(directory: &Path, name: &str, contents: impl AsRef<[u8]>) -> PathBu
     path
 }
 
+/// Runs a command of the broker through another program that becomes it, such as `prlimit --nofile=64`.
+pub fn through(command: &mut Command, program: &[&str]) {
+    let mut outer = Command::new(program[0]);
+    outer.args(&program[1..]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    outer.stdout(Stdio::null()).stderr(Stdio::piped());
+    *command = outer;
+}
+
+/// As [`through`], in a mount namespace of its own, after these commands of a shell. As root only.
+pub fn in_namespace(command: &mut Command, mounts: &str) {
+    through(command, &["unshare", "-m", "sh", "-c", &format!("{mounts} && exec \"$@\""), "sh"]);
+}
+
 /// Runs the binary to its end with this configuration: status, stdout, stderr.
 pub fn run_to_end(config: &str, arguments: &[&str]) -> (i32, String, String) {
     let directory = tempfile::tempdir().unwrap();
@@ -98,12 +117,57 @@ impl Broker {
         });
     }
 
+    /// Writes another configuration over the one there, without telling the broker.
+    pub fn reconfigure(&self, config: &str) {
+        write(self.directory.path(), "tokenbroker.toml", format!("{HEAD}{config}"));
+    }
+
+    /// `reload` of the program, with this broker's configuration: exit status, stdout, stderr.
+    pub fn reload(&mut self) -> (i32, String, String) {
+        let done = self.command(&["reload"]);
+        self.wait_until_it_listens();
+        done
+    }
+
+    /// A command of the program with this broker's configuration and the address that its operator's listener really has:
+    /// exit status, stdout, stderr.
+    pub fn command(&self, arguments: &[&str]) -> (i32, String, String) {
+        let path = |name: &str| self.directory.path().join(name);
+        let text = std::fs::read_to_string(path("tokenbroker.toml")).unwrap();
+        let admin = format!("\"{}\"", self.listen("admin"));
+        write(self.directory.path(), "operator.toml", text.replacen("\"127.0.0.1:0\"", &admin, 1));
+        let output = binary().arg("-c").arg(path("operator.toml")).args(arguments).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// A number of `/proc/PID/status`, such as `Threads` or `VmRSS` (in KiB).
+    pub fn process(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(&format!("{field}:"))).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Open file descriptors; `None` for who may not know.
+    pub fn files(&self) -> Option<usize> {
+        Some(std::fs::read_dir(format!("/proc/{}/fd", self.pid())).ok()?.count())
+    }
+
+    /// The value of the one series that begins so.
+    #[track_caller]
+    pub fn metric(&self, start: &str) -> f64 {
+        let text = self.admin("GET", "/metrics").text();
+        let lines: Vec<_> = text.lines().filter_map(|line| line.strip_prefix(start)).collect();
+        assert_eq!(lines.len(), 1, "{start}: {text}");
+        lines[0].trim().parse().unwrap()
     }
 
     /// Where a route listens, as text: an address or `unix:…`.

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 
-pub use broker::{ADMIN_KEY, Broker, binary, run_to_end, write};
+pub use broker::{ADMIN_KEY, Broker, binary, in_namespace, run_to_end, through, write};
+pub use buffered::Buffered;
 pub use client::{Reply, Wire, call, exchange};
 pub use upstream::{Action, Upstream};
 

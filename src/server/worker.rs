@@ -1,0 +1,90 @@
+//! One worker thread: a runtime of its own that accepts on every listener.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::{debug, error};
+
+use super::{Bound, Serve, Tasks};
+use crate::config::Limits;
+use crate::proxy::{Context, Route, Routes, service};
+use crate::telemetry::metrics::Metrics;
+
+/// How often a worker closes connections that idle too long.
+const REAP_EVERY: Duration = Duration::from_secs(10);
+
+/// What one worker thread runs.
+pub(super) struct Worker {
+    pub index: usize,
+    /// Closed when there will be no more. As many as there are listeners.
+    pub listeners: UnboundedReceiver<Opened>,
+    /// Of all listeners.
+    pub routes: Arc<ArcSwap<Vec<Arc<Route>>>>,
+    pub limits: Limits,
+    pub metrics: Arc<Metrics>,
+    pub permits: Arc<Semaphore>,
+    pub tasks: Tasks,
+    /// A drain has to wait until the last loop has begun.
+    pub starting: TaskTrackerToken,
+}
+
+/// A listener to accept on.
+pub(super) struct Opened {
+    pub bound: Bound,
+    pub routes: Arc<ArcSwap<Routes>>,
+    /// Cancelled when this listener takes no more requests.
+    pub drain: CancellationToken,
+}
+
+impl Worker {
+    pub fn run(self) {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return error!(%error, "a worker cannot start"),
+        };
+        runtime.block_on(self.serve());
+        // Idle upstream connections have nothing to lose.
+        runtime.shutdown_background();
+    }
+
+    async fn serve(mut self) {
+        let mut reap = tokio::time::interval(REAP_EVERY);
+        reap.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = reap.tick() => self.routes.load().iter().for_each(|route| route.upstream.reap(self.index)),
+                Some(opened) = self.listeners.recv() => self.open(opened),
+                () = self.tasks.drain.cancelled() => break,
+            }
+        }
+        // What came in meanwhile has the kernel's connections to serve.
+        while let Ok(opened) = self.listeners.try_recv() {
+            self.open(opened);
+        }
+        let Self { tasks, starting, index, .. } = self;
+        drop(starting);
+        tasks.connections.wait().await;
+        tasks.tunnels.tasks.wait().await;
+        debug!(worker = index, "drained");
+    }
+
+    fn open(&self, Opened { bound, routes, drain }: Opened) {
+        let context =
+            Arc::new(Context { routes: Arc::clone(&routes), worker: self.index, tunnels: self.tasks.tunnels.clone() });
+        let serve = Serve {
+            service: service(context, Arc::clone(&self.metrics)),
+            limits: self.limits.clone(),
+            stall: Box::new(move || routes.load().stall()),
+            permits: Some(Arc::clone(&self.permits)),
+            open: Some(self.metrics.connections.clone()),
+            connections: self.tasks.connections.clone(),
+            drain,
+        };
+        self.tasks.connections.spawn(serve.accept(bound));
+    }
+}
