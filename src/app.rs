@@ -272,7 +272,7 @@ pub struct Place {
 }
 
 async fn open(store: &config::Store) -> Result<FileStore, AppError> {
-    let key = store.key.read().await.map_err(AppError::StoreKey)?;
+    let key = store.key.read_bytes().await.map_err(AppError::StoreKey)?;
     Ok(FileStore::open(&store.path, Seal::new(&key).ok_or(AppError::ShortKey)?)?)
 }
 

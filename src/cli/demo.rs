@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::config::{self, Listen};
 use crate::server::Running;
 use crate::standin::demo::{Shown, keep, start};
-use crate::standin::{Fault, fault};
+use crate::standin::fault;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -23,20 +23,19 @@ const LIFETIME: Duration = Duration::from_secs(30);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Let the token servers misbehave at every other call
+    /// Let the token servers misbehave: at every other call, or always where it is a way of the server
     #[arg(long, value_name = "NAME", value_parser = faults())]
     fault: Option<String>,
 }
 
 fn faults() -> PossibleValuesParser {
-    PossibleValuesParser::new(fault::NAMES.iter().map(|(name, what)| PossibleValue::new(*name).help(*what)))
+    PossibleValuesParser::new(fault::names().map(|(name, what)| PossibleValue::new(name).help(what)))
 }
 
 pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
     cli.start_logging_as(Some(cli.log_format.unwrap_or(LogFormat::Text)));
     let directory = std::env::temp_dir().join(format!("tokenbroker-demo-{}", std::process::id()));
-    let fault = args.fault.as_deref().and_then(Fault::named);
-    let code = demo(&directory, fault.as_ref()).unwrap_or_else(|error| {
+    let code = demo(&directory, args.fault.as_deref()).unwrap_or_else(|error| {
         complain(&format!("the demo cannot start: {error}"));
         ExitCode::FAILURE
     });
@@ -45,7 +44,7 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
     code
 }
 
-fn demo(directory: &Path, fault: Option<&Fault>) -> Result<ExitCode, Error> {
+fn demo(directory: &Path, fault: Option<&str>) -> Result<ExitCode, Error> {
     DirBuilder::new().mode(0o700).create(directory).map_err(|error| {
         let directory = directory.display();
         format!("{directory} cannot be made: {error}; set TMPDIR to a directory that you may write to")

@@ -66,7 +66,7 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
 
 /// Reads the key of the store.
 pub(super) fn seal(store: &Store) -> Result<Seal, String> {
-    let key = block_on(store.key.read())?.map_err(|e| format!("store.key: {e}"))?;
+    let key = block_on(store.key.read_bytes())?.map_err(|e| format!("store.key: {e}"))?;
     Seal::new(&key)
         .ok_or_else(|| format!("store.key: is shorter than {KEY_MIN} bytes; make one with: openssl rand -base64 32"))
 }

@@ -6,6 +6,7 @@
 
 use std::fs::Metadata;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -54,28 +55,66 @@ impl SecretSource {
         matches!(self, Self::Exec(..))
     }
 
-    /// Reads the secret: one trailing newline is stripped, an empty one is an error. Bounded by [`LENGTH_MAX`] and, for
-    /// a command, [`EXEC_TIMEOUT`].
+    /// Reads the secret, which must be text: one trailing newline is stripped, an empty one is an error. Bounded by
+    /// [`LENGTH_MAX`] and, for a command, [`EXEC_TIMEOUT`].
     pub async fn read(&self) -> Result<Secret, SecretError> {
+        self.text(self.read_bytes().await?)
+    }
+
+    /// As [`Self::read`], whatever the bytes.
+    pub async fn read_bytes(&self) -> Result<Zeroizing<Vec<u8>>, SecretError> {
         match self {
-            Self::Exec(program, arguments) => {
-                text(exec(program, arguments).await?, || format!("the command {program:?}"))
-            }
-            Self::Inline(_) | Self::File(_) | Self::Env(_) | Self::Credential(_) => self.look(),
+            Self::Exec(program, arguments) => self.trimmed(exec(program, arguments).await?),
+            Self::Inline(_) | Self::File(_) | Self::Env(_) | Self::Credential(_) => self.look_bytes(),
         }
     }
 
     /// Reads everything that can be read without running a command; for one, says only whether its program is there.
     pub fn look(&self) -> Result<Secret, SecretError> {
+        self.text(self.look_bytes()?)
+    }
+
+    /// As [`Self::look`], whatever the bytes.
+    pub fn look_bytes(&self) -> Result<Zeroizing<Vec<u8>>, SecretError> {
         match self {
             Self::Inline(secret) if secret.is_empty() => {
                 Err(error("the secret is empty".into(), "put the secret there"))
             }
-            Self::Inline(secret) => Ok(secret.clone()),
-            Self::File(path) => file(path),
-            Self::Env(name) => environment(name),
-            Self::Credential(name) => file(&credential_path(name)?),
-            Self::Exec(name, _) => program(name).map(|()| Secret::new(String::new())),
+            Self::Inline(secret) => Ok(Zeroizing::new(secret.expose().as_bytes().to_vec())),
+            Self::File(path) => self.trimmed(file(path)?),
+            Self::Env(name) => self.trimmed(environment(name)?),
+            Self::Credential(name) => self.trimmed(file(&credential_path(name)?)?),
+            Self::Exec(name, _) => program(name).map(|()| Zeroizing::default()),
+        }
+    }
+
+    /// What was read of this source, as text.
+    pub fn text(&self, bytes: Zeroizing<Vec<u8>>) -> Result<Secret, SecretError> {
+        let text = std::str::from_utf8(&bytes)
+            .map_err(|_| error(format!("{} does not hold UTF-8 text", self.described()), "a secret is text"))?;
+        Ok(Secret::new(text.to_owned()))
+    }
+
+    fn trimmed(&self, mut bytes: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+        if bytes.ends_with(b"\n") {
+            bytes.pop();
+            if bytes.ends_with(b"\r") {
+                bytes.pop();
+            }
+        }
+        if bytes.is_empty() {
+            return Err(error(format!("{} is empty", self.described()), "put the secret there"));
+        }
+        Ok(bytes)
+    }
+
+    fn described(&self) -> String {
+        match self {
+            Self::Inline(_) => "the secret".to_owned(),
+            Self::File(path) => format!("the file {}", path.display()),
+            Self::Env(name) => format!("the environment variable {name}"),
+            Self::Exec(program, _) => format!("the command {program:?}"),
+            Self::Credential(name) => format!("the credential {name:?}"),
         }
     }
 
@@ -103,7 +142,7 @@ pub fn stamp(path: &Path) -> u64 {
     hasher.finish()
 }
 
-fn file(path: &Path) -> Result<Secret, SecretError> {
+fn file(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
     let describe = || format!("the file {}", path.display());
     let meta = path
         .metadata()
@@ -114,7 +153,7 @@ fn file(path: &Path) -> Result<Secret, SecretError> {
     }
     let bytes =
         std::fs::read(path).map_err(|e| error(format!("cannot read {}: {e}", describe()), "check its permissions"))?;
-    text(Zeroizing::new(bytes), describe)
+    Ok(Zeroizing::new(bytes))
 }
 
 /// A directory, a device or a pipe would block or never end.
@@ -127,19 +166,14 @@ fn regular(meta: &Metadata, path: &Path) -> Result<(), SecretError> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that reads secrets from the environment")]
-fn environment(name: &str) -> Result<Secret, SecretError> {
-    match std::env::var(name) {
-        Ok(value) if !value.is_empty() => {
-            text(Zeroizing::new(value.into_bytes()), || format!("the environment variable {name}"))
-        }
+fn environment(name: &str) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+    match std::env::var_os(name) {
+        Some(value) if !value.is_empty() => Ok(Zeroizing::new(value.into_vec())),
         // An empty one is how many tools write "none".
-        Ok(_) | Err(std::env::VarError::NotPresent) => Err(error(
+        _ => Err(error(
             format!("the environment variable {name} is not set or empty"),
             "set it for the broker's process, or use { file = \"…\" }",
         )),
-        Err(std::env::VarError::NotUnicode(_)) => {
-            Err(error(format!("the environment variable {name} is not valid UTF-8"), "a secret is text"))
-        }
     }
 }
 
@@ -198,16 +232,6 @@ async fn exec(program: &str, arguments: &[String]) -> Result<Zeroizing<Vec<u8>>,
         return Err(failed(format!("failed ({status})")));
     }
     Ok(out)
-}
-
-fn text(bytes: Zeroizing<Vec<u8>>, describe: impl Fn() -> String) -> Result<Secret, SecretError> {
-    let value = std::str::from_utf8(&bytes)
-        .map_err(|_| error(format!("{} does not hold UTF-8 text", describe()), "a secret is text"))?;
-    let value = value.strip_suffix('\n').map_or(value, |v| v.strip_suffix('\r').unwrap_or(v));
-    if value.is_empty() {
-        return Err(error(format!("{} is empty", describe()), "put the secret there"));
-    }
-    Ok(Secret::new(value.to_owned()))
 }
 
 #[cfg(test)]

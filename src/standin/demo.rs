@@ -6,110 +6,103 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ServerConfig;
+
+use super::http::Handler;
 use super::pki::{Clients, Leaf, Pki};
-use super::{Comodo, Echo, Fault, Issuer, OAuth2, Server};
+use super::{Comap, Comodo, Covata, Echo, Issuer, Netrex, OAuth2, Server, Vanco};
 use crate::clock::Clock;
 
-/// A vendor's stand-in with an API behind it.
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// A stand-in that can be shown.
+pub trait Vendor: Handler + Sized {
+    /// Name of the token and the route.
+    const NAME: &str;
+    const ABOUT: &str;
+
+    /// The private files that the configuration names, and what is in them.
+    fn files(&self) -> Vec<(&'static str, String)>;
+
+    /// The tables that its user writes, for servers at these URLs.
+    fn config(&self, auth: &str, api: &str) -> String;
+
+    /// The API that takes its tokens.
+    fn api(self: &Arc<Self>) -> Echo {
+        Echo::new(Arc::clone(&self.issuer))
+    }
+}
+
+/// A stand-in with an API behind it, both started.
 pub struct Shown {
     /// Name of the route in `config`.
     pub route: &'static str,
     pub about: String,
     /// Tables of the configuration file.
     pub config: String,
-    _servers: [Server; 2],
+    pub auth: Server,
+    pub api: Server,
+    pub echo: Arc<Echo>,
 }
 
-/// Starts all of them; their certificates and secrets go to `directory`.
-pub async fn start(
-    directory: &Path,
-    lifetime: Duration,
-    fault: Option<&Fault>,
-) -> Result<Vec<Shown>, Box<dyn std::error::Error + Send + Sync>> {
+impl Shown {
+    /// Starts it; its secrets go to `directory`. `tls` is for the token server and for the API.
+    pub async fn start<V: Vendor>(
+        directory: &Path,
+        vendor: &Arc<V>,
+        tls: Option<[Arc<ServerConfig>; 2]>,
+    ) -> io::Result<Self> {
+        let (auth_tls, api_tls) = tls.map_or((None, None), |[auth, api]| (Some(auth), Some(api)));
+        let echo = Arc::new(vendor.api());
+        let auth = Server::start(Arc::clone(vendor), auth_tls).await?;
+        let api = Server::start(Arc::clone(&echo), api_tls).await?;
+        for (name, text) in vendor.files() {
+            keep(directory, name, &text)?;
+        }
+        let config = vendor.config(&auth.url(), &api.url());
+        let about = format!("{} at {}, API at {}", V::ABOUT, auth.url(), api.url());
+        Ok(Self { route: V::NAME, about, config, auth, api, echo })
+    }
+}
+
+/// Starts what `demo` shows; certificates and secrets go to `directory`, `fault` is one of [`super::fault::names`].
+pub async fn start(directory: &Path, lifetime: Duration, fault: Option<&str>) -> Result<Vec<Shown>> {
+    Ok(vec![comodo(directory, lifetime, fault).await?, oauth2(directory, lifetime, fault).await?])
+}
+
+/// As [`start`], all there are.
+pub async fn all(directory: &Path, lifetime: Duration, fault: Option<&str>) -> Result<Vec<Shown>> {
+    let mut all = start(directory, lifetime, fault).await?;
+    // With its budget, shorter lives would end before the next token may be asked for.
+    all.push(plain(directory, Comap::new(issuer(Duration::from_secs(300))), fault).await?);
+    all.push(plain(directory, Covata::new(issuer(lifetime)), fault).await?);
+    all.push(plain(directory, Netrex::new(issuer(lifetime)), fault).await?);
+    all.push(plain(directory, Vanco::new(issuer(lifetime)), fault).await?);
+    Ok(all)
+}
+
+fn issuer(lifetime: Duration) -> Arc<Issuer> {
+    Arc::new(Issuer::new(Clock::system(), lifetime))
+}
+
+async fn oauth2(directory: &Path, lifetime: Duration, fault: Option<&str>) -> io::Result<Shown> {
+    plain(directory, OAuth2::new(issuer(lifetime)), fault).await
+}
+
+/// Without TLS.
+async fn plain<V: Vendor>(directory: &Path, vendor: V, fault: Option<&str>) -> io::Result<Shown> {
+    vendor.misbehave(fault.unwrap_or_default());
+    Shown::start(directory, &Arc::new(vendor), None).await
+}
+
+async fn comodo(directory: &Path, lifetime: Duration, fault: Option<&str>) -> Result<Shown> {
     let pki = Pki::new(directory)?;
-    Ok(vec![comodo(directory, &pki, lifetime, fault).await?, oauth2(directory, lifetime, fault).await?])
-}
-
-async fn comodo(
-    directory: &Path,
-    pki: &Pki,
-    lifetime: Duration,
-    fault: Option<&Fault>,
-) -> Result<Shown, Box<dyn std::error::Error + Send + Sync>> {
     let server = pki.issue(&Leaf::server("stand-in"))?;
-    let client = pki.issue(&Leaf::client("acme-client", 0x1234_5678_9ABC_DEF0))?;
-    let issuer = Arc::new(Issuer::new(Clock::system(), lifetime));
-    let api = Arc::new(Echo::new(Arc::clone(&issuer)));
-    let api = Server::start(api, Some(pki.server_config(&server, Clients::None)?)).await?;
-    let comodo = Arc::new(Comodo::new(issuer, Clock::system(), "12:34:56:78:9A:BC:DE:F0"));
-    if let Some(fault) = fault {
-        comodo.faults.alternate(fault.clone());
-    }
-    let comodo = Server::start(comodo, Some(pki.server_config(&server, Clients::Must)?)).await?;
-    keep(directory, "comodo_api_secret", Comodo::CLIENT_SECRET)?;
-    keep(directory, "comodo_password", Comodo::PASSWORD)?;
-    let config = format!(
-        r#"# Comodo One: the login needs a client certificate, HTTP Basic, and a user's password.
-[identity.comodo]
-cert = {cert:?}
-key = {key:?}
-
-[token.comodo]
-dialect = "comodo-one"
-base_url = "{auth}"
-client_id = "{id}"
-client_secret = {{ file = "comodo_api_secret" }}
-username = "{user}"
-password = {{ file = "comodo_password" }}
-identity = "comodo"
-ca = "ca.pem"
-
-[route.comodo]
-listen = "127.0.0.1:0"
-upstream = "{upstream}"
-ca = "ca.pem"
-"#,
-        cert = client.cert,
-        key = client.key,
-        auth = comodo.url(),
-        id = Comodo::CLIENT_ID,
-        user = Comodo::USERNAME,
-        upstream = api.url(),
-    );
-    let about = format!(
-        "Comodo One: login with client certificate, Basic and password at {}, API at {}",
-        comodo.url(),
-        api.url()
-    );
-    Ok(Shown { route: "comodo", about, config, _servers: [comodo, api] })
-}
-
-async fn oauth2(directory: &Path, lifetime: Duration, fault: Option<&Fault>) -> io::Result<Shown> {
-    let issuer = Arc::new(Issuer::new(Clock::system(), lifetime));
-    let api = Server::start(Arc::new(Echo::new(Arc::clone(&issuer))), None).await?;
-    let oauth2 = Arc::new(OAuth2::new(issuer));
-    if let Some(fault) = fault {
-        oauth2.faults.alternate(fault.clone());
-    }
-    let oauth2 = Server::start(oauth2, None).await?;
-    keep(directory, "client_secret", OAuth2::CLIENT_SECRET)?;
-    let config = format!(
-        r#"# A plain OAuth 2 server.
-[token.oauth2]
-url = "{auth}/token"
-client_id = "{id}"
-client_secret = {{ file = "client_secret" }}
-
-[route.oauth2]
-listen = "127.0.0.1:0"
-upstream = "{upstream}"
-"#,
-        auth = oauth2.url(),
-        id = OAuth2::CLIENT_ID,
-        upstream = api.url(),
-    );
-    let about = format!("OAuth 2: client credentials at {}, API at {}", oauth2.url(), api.url());
-    Ok(Shown { route: "oauth2", about, config, _servers: [oauth2, api] })
+    pki.issue(&Leaf::client("acme-client", 0x1234_5678_9ABC_DEF0))?;
+    let tls = [pki.server_config(&server, Clients::Must)?, pki.server_config(&server, Clients::None)?];
+    let comodo = Comodo::new(issuer(lifetime), "12:34:56:78:9A:BC:DE:F0");
+    comodo.misbehave(fault.unwrap_or_default());
+    Ok(Shown::start(directory, &Arc::new(comodo), Some(tls)).await?)
 }
 
 /// Writes a private file that is not there yet.

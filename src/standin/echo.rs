@@ -1,32 +1,53 @@
 //! An API that demands a token and tells what reached it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Deref;
+use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
-use http::{HeaderValue, Response, StatusCode};
-use serde_json::json;
+use http::StatusCode;
+use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use serde_json::{Map, json};
 
-use super::http::{Call, Dropped, Handler, Payload};
+use super::http::Handler;
 use super::issuer::Issuer;
+use super::message::{Call, Reply};
+use super::state::State;
 use crate::secret::Secret;
 
-/// The API. Its answer shows only a fingerprint of the credential; tests see everything in [`Echo::seen`].
+/// Fields whose values nobody needs to see.
+const SECRET: &[&str] = &["authorization", "comap-key", "x-auth-token"];
+
+/// How an API of a vendor refuses a call; the issuer knows the tokens.
+type Gate = dyn Fn(&Issuer, &Call) -> Result<(), Reply> + Send + Sync;
+
+/// The API. Its answer shows only a fingerprint of the credential; tests see everything in [`State::seen`].
 pub struct Echo {
-    issuer: Arc<Issuer>,
-    seen: Mutex<Vec<Seen>>,
+    state: State,
+    gate: Option<Box<Gate>>,
 }
 
 /// A request that arrived, whatever became of it.
 pub type Seen = Call;
 
+impl Deref for Echo {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
 impl Echo {
+    /// Demands `Authorization: Bearer`.
     pub fn new(issuer: Arc<Issuer>) -> Self {
-        Self { issuer, seen: Mutex::default() }
+        Self { state: State::new(issuer), gate: None }
     }
 
-    /// The requests so far, at most the last thousand.
-    pub fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Refuses as the vendor does.
+    pub fn behind(
+        issuer: &Arc<Issuer>,
+        gate: impl Fn(&Issuer, &Call) -> Result<(), Reply> + Send + Sync + 'static,
+    ) -> Self {
+        Self { gate: Some(Box::new(gate)), ..Self::new(Arc::clone(issuer)) }
     }
 }
 
@@ -37,23 +58,19 @@ fn fingerprint(credential: &str) -> String {
 }
 
 impl Handler for Echo {
-    async fn handle(&self, call: Call) -> Result<Response<Payload>, Dropped> {
-        {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            if seen.len() >= 1000 {
-                seen.remove(0);
-            }
-            seen.push(call.clone());
+    fn answer(&self, call: &Call) -> Result<Reply, Reply> {
+        if let Some(gate) = &self.gate {
+            gate(&self.issuer, call)?;
         }
         let credential = call.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = credential.and_then(|value| value.strip_prefix("Bearer "));
-        let good = token.is_some_and(|token| self.issuer.is_good(token));
-        let headers: serde_json::Map<_, _> = call
+        let good = self.gate.is_some() || token.is_some_and(|token| self.issuer.is_good(token));
+        let headers: Map<_, _> = call
             .headers
             .iter()
             .map(|(name, value)| {
                 let text = value.to_str().unwrap_or("(not text)");
-                let shown = if *name == AUTHORIZATION { fingerprint(text) } else { text.to_owned() };
+                let shown = if SECRET.contains(&name.as_str()) { fingerprint(text) } else { text.to_owned() };
                 (name.to_string(), shown.into())
             })
             .collect();
@@ -64,12 +81,10 @@ impl Handler for Echo {
             "body": String::from_utf8_lossy(&call.body),
             "token_accepted": good,
         });
-        let mut answer = Response::new(Payload::from(format!("{body:#}\n")));
-        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if !good {
-            *answer.status_mut() = StatusCode::UNAUTHORIZED;
-            answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""));
+        let body = format!("{body:#}\n");
+        if good {
+            return Ok(Reply::json(StatusCode::OK, body));
         }
-        Ok(answer)
+        Err(Reply::json(StatusCode::UNAUTHORIZED, body).with(WWW_AUTHENTICATE, "Bearer error=\"invalid_token\""))
     }
 }

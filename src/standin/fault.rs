@@ -1,12 +1,13 @@
 //! The ways in which a token server misbehaves.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::http::{Dropped, Payload};
+use super::quirk::{self, Quirk};
 
 /// One kind of misbehaviour.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,33 +30,48 @@ pub enum Fault {
     Body(Vec<u8>),
     /// The request is acted on, then the connection is closed.
     Lost,
+    /// A good answer; then every access token is dead.
+    Revoked,
 }
 
-/// The names for `demo --fault`, and what each stands for.
-pub const NAMES: &[(&str, &str)] = &[
+/// Their names for `demo --fault`, and what each does.
+const NAMES: &[(&str, &str)] = &[
     ("down", "answers 503"),
+    ("error", "answers 500"),
     ("limited", "answers 429, and asks for 3 s of patience"),
+    ("limited-silent", "answers 429, and does not say for how long"),
     ("html", "answers with a web page"),
     ("empty", "answers 200 with nothing"),
     ("huge", "answers with 10 GiB"),
     ("drip", "answers a byte each second"),
+    ("late", "answers after 2 s"),
     ("slow", "answers after a minute"),
     ("redirect", "redirects to another server"),
     ("lost", "acts on the request, then closes the connection"),
+    ("revoked", "ends its tokens as soon as it has answered"),
 ];
+
+/// Everything that `demo --fault` knows, the quirks of single vendors too.
+pub fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
+    NAMES.iter().copied().chain(quirk::NAMES.iter().map(|(name, _, what)| (*name, *what)))
+}
 
 impl Fault {
     pub fn named(name: &str) -> Option<Self> {
         Some(match name {
             "down" => Self::Status(503, None),
+            "error" => Self::Status(500, None),
             "limited" => Self::Status(429, Some(3)),
+            "limited-silent" => Self::Status(429, None),
             "html" => Self::Html,
             "empty" => Self::Empty,
             "huge" => Self::Huge,
             "drip" => Self::Drip,
+            "late" => Self::Slow(Duration::from_secs(2)),
             "slow" => Self::Slow(Duration::from_secs(60)),
             "redirect" => Self::Redirect("https://elsewhere.invalid/token".into()),
             "lost" => Self::Lost,
+            "revoked" => Self::Revoked,
             _ => return None,
         })
     }
@@ -89,12 +105,13 @@ impl Fault {
                 *answer.body_mut() = Payload::Whole((!body.is_empty()).then(|| body.into()));
             }
             Self::Lost => return Err(Dropped),
+            Self::Revoked => answer = good,
         }
         Ok(answer)
     }
 }
 
-/// When to misbehave.
+/// How and when to misbehave; may be changed at any time.
 #[derive(Debug, Default)]
 pub struct Faults(Mutex<Plan>);
 
@@ -106,29 +123,47 @@ struct Plan {
     /// At every other call, the first being good.
     alternate: bool,
     calls: u64,
+    quirks: Vec<Quirk>,
 }
 
 impl Faults {
     /// Misbehave at the next calls, `times` of them or for good; `None` to behave.
     pub fn set(&self, fault: Option<Fault>, times: Option<u32>) {
-        let mut plan = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut plan = self.lock();
         (plan.fault, plan.times, plan.alternate) = (fault, times, false);
     }
 
     /// Misbehave at every other call, the first being good.
     pub fn alternate(&self, fault: Fault) {
-        let mut plan = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut plan = self.lock();
         (plan.fault, plan.times, plan.alternate) = (Some(fault), None, true);
+    }
+
+    /// Turns a quirk on or off.
+    pub fn turn(&self, quirk: Quirk, on: bool) {
+        let mut plan = self.lock();
+        plan.quirks.retain(|other| *other != quirk);
+        if on {
+            plan.quirks.push(quirk);
+        }
+    }
+
+    pub(super) fn has(&self, quirk: Quirk) -> bool {
+        self.lock().quirks.contains(&quirk)
     }
 
     /// Calls so far.
     pub fn calls(&self) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).calls
+        self.lock().calls
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Plan> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a call; how to misbehave at it.
     pub(super) fn next(&self) -> Option<Fault> {
-        let mut plan = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut plan = self.lock();
         plan.calls += 1;
         if plan.alternate && plan.calls % 2 == 1 {
             return None;

@@ -3,13 +3,14 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, Uri};
+use http::Request;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::server::conn::http1;
@@ -24,20 +25,12 @@ use tokio_rustls::TlsAcceptor;
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
-/// A request, read to its end.
-#[derive(Clone, Debug)]
-pub struct Call {
-    pub method: Method,
-    pub uri: Uri,
-    pub headers: HeaderMap,
-    pub body: Bytes,
-    /// Serial number of the client's certificate, hexadecimal, colon-separated.
-    pub certificate: Option<String>,
-}
+use super::message::{Call, Reply};
+use super::state::State;
 
-/// What a stand-in does with a call. An `Err` closes the connection without an answer.
-pub trait Handler: Send + Sync + 'static {
-    fn handle(&self, call: Call) -> impl Future<Output = Result<Response<Payload>, Dropped>> + Send;
+/// A stand-in: what it keeps, and what it answers where it does not misbehave.
+pub trait Handler: Deref<Target = State> + Send + Sync + 'static {
+    fn answer(&self, call: &Call) -> Result<Reply, Reply>;
 }
 
 /// No answer: the connection is closed.
@@ -70,18 +63,18 @@ impl Server {
 
 async fn accept(listener: TcpListener, handler: Arc<impl Handler>, tls: Option<TlsAcceptor>) {
     let mut connections = JoinSet::new();
-    loop {
+    for connection in 0.. {
         let Ok((stream, _)) = listener.accept().await else { continue };
         let (handler, tls) = (Arc::clone(&handler), tls.clone());
         connections.spawn(async move {
             match tls {
-                None => serve(stream, handler, None).await,
+                None => serve(stream, handler, None, connection).await,
                 Some(tls) => {
                     let Ok(stream) = tls.accept(stream).await else { return };
                     let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
                     let serial = leaf.and_then(|der| Certificate::from_der(der).ok());
                     let serial = serial.map(|certificate| certificate.tbs_certificate().serial_number().to_string());
-                    serve(stream, handler, serial).await;
+                    serve(stream, handler, serial, connection).await;
                 }
             }
         });
@@ -93,13 +86,17 @@ async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     handler: Arc<impl Handler>,
     certificate: Option<String>,
+    connection: usize,
 ) {
     let service = service_fn(move |request: Request<Incoming>| {
         let (handler, certificate) = (Arc::clone(&handler), certificate.clone());
         async move {
             let (head, body) = request.into_parts();
             let body = Limited::new(body, 4 << 20).collect().await.map_err(|_| Dropped)?.to_bytes();
-            handler.handle(Call { method: head.method, uri: head.uri, headers: head.headers, body, certificate }).await
+            let (method, uri, headers) = (head.method, head.uri, head.headers);
+            let call = Call { method, uri, headers, body, certificate, connection };
+            let reply = handler.answer(&call).unwrap_or_else(|refusal| refusal);
+            handler.respond(call, reply).await
         }
     });
     // A client that goes away, and a call that is dropped on purpose, end here.

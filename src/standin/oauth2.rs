@@ -1,21 +1,28 @@
 //! A plain OAuth 2 server: client credentials, password, refresh tokens that can be used once.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderValue, Response, StatusCode};
+use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::fault::Faults;
-use super::http::{Call, Dropped, Handler, Payload};
+use super::demo::Vendor;
+use super::http::Handler;
 use super::issuer::Issuer;
+use super::message::{Call, Reply};
+use super::state::State;
 
 /// The server: client `demo-client` / `demo-secret`, user `alice` / `wonderland`.
 pub struct OAuth2 {
-    pub issuer: Arc<Issuer>,
-    pub faults: Faults,
+    state: State,
+}
+
+impl Deref for OAuth2 {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
 }
 
 impl OAuth2 {
@@ -25,32 +32,10 @@ impl OAuth2 {
     pub const PASSWORD: &str = "wonderland";
 
     pub fn new(issuer: Arc<Issuer>) -> Self {
-        Self { issuer, faults: Faults::default() }
+        Self { state: State::new(issuer) }
     }
 
-    fn token(&self, call: &Call) -> Result<Value, (StatusCode, &'static str)> {
-        let params: Vec<(String, String)> = form_urlencoded::parse(&call.body).into_owned().collect();
-        let param = |name: &str| params.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
-        let basic = format!("Basic {}", STANDARD.encode(format!("{}:{}", Self::CLIENT_ID, Self::CLIENT_SECRET)));
-        let by_header = call.headers.get(AUTHORIZATION).is_some_and(|value| value == basic.as_str());
-        let by_body = param("client_id") == Self::CLIENT_ID && param("client_secret") == Self::CLIENT_SECRET;
-        if !by_header && !by_body {
-            return Err((StatusCode::UNAUTHORIZED, "invalid_client"));
-        }
-        let family = match param("grant_type") {
-            "client_credentials" => return Ok(self.answer(None)),
-            "password" if param("username") == Self::USERNAME && param("password") == Self::PASSWORD => None,
-            "password" => return Err((StatusCode::BAD_REQUEST, "invalid_grant")),
-            "refresh_token" => {
-                let family = self.issuer.use_refresh_token(param("refresh_token"));
-                Some(family.ok_or((StatusCode::BAD_REQUEST, "invalid_grant"))?)
-            }
-            _ => return Err((StatusCode::BAD_REQUEST, "unsupported_grant_type")),
-        };
-        Ok(self.answer(Some(self.issuer.refresh_token(family))))
-    }
-
-    fn answer(&self, refresh_token: Option<String>) -> Value {
+    fn token(&self, refresh_token: Option<String>) -> Value {
         let mut answer = json!({
             "access_token": self.issuer.access_token(),
             "token_type": "Bearer",
@@ -64,22 +49,49 @@ impl OAuth2 {
 }
 
 impl Handler for OAuth2 {
-    async fn handle(&self, call: Call) -> Result<Response<Payload>, Dropped> {
-        let (status, body) = match self.token(&call) {
-            Ok(body) => (StatusCode::OK, body),
-            Err((status, code)) => (status, json!({ "error": code })),
+    fn answer(&self, call: &Call) -> Result<Reply, Reply> {
+        let refusal = |status, code| Reply::json(status, json!({ "error": code }));
+        let params = call.form();
+        let param = |name: &str| params.get(name).unwrap_or("");
+        let given = call.basic().unwrap_or_else(|| (param("client_id").to_owned(), param("client_secret").to_owned()));
+        if (given.0.as_str(), given.1.as_str()) != (Self::CLIENT_ID, Self::CLIENT_SECRET) {
+            return Err(refusal(StatusCode::UNAUTHORIZED, "invalid_client"));
+        }
+        let family = match param("grant_type") {
+            "client_credentials" => return Ok(Reply::json(StatusCode::OK, self.token(None))),
+            "password" if param("username") == Self::USERNAME && param("password") == Self::PASSWORD => None,
+            "password" => return Err(refusal(StatusCode::BAD_REQUEST, "invalid_grant")),
+            "refresh_token" => {
+                let family = self.issuer.use_refresh_token(param("refresh_token"));
+                Some(family.ok_or_else(|| refusal(StatusCode::BAD_REQUEST, "invalid_grant"))?)
+            }
+            _ => return Err(refusal(StatusCode::BAD_REQUEST, "unsupported_grant_type")),
         };
-        respond(&self.faults, status, &body.to_string()).await
+        Ok(Reply::json(StatusCode::OK, self.token(Some(self.issuer.refresh_token(family)))))
     }
 }
 
-/// A JSON answer, or what the faults make of it.
-pub(super) async fn respond(faults: &Faults, status: StatusCode, body: &str) -> Result<Response<Payload>, Dropped> {
-    let mut answer = Response::new(Payload::from(body.to_owned()));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    match faults.next() {
-        None => Ok(answer),
-        Some(fault) => fault.answer(answer).await,
+impl Vendor for OAuth2 {
+    const NAME: &str = "oauth2";
+    const ABOUT: &str = "OAuth 2: client credentials";
+
+    fn files(&self) -> Vec<(&'static str, String)> {
+        vec![("client_secret", Self::CLIENT_SECRET.into())]
+    }
+
+    fn config(&self, auth: &str, api: &str) -> String {
+        format!(
+            r#"# A plain OAuth 2 server.
+[token.oauth2]
+url = "{auth}/token"
+client_id = "{id}"
+client_secret = {{ file = "client_secret" }}
+
+[route.oauth2]
+listen = "127.0.0.1:0"
+upstream = "{api}"
+"#,
+            id = Self::CLIENT_ID,
+        )
     }
 }

@@ -7,8 +7,6 @@ use ring::hkdf::{HKDF_SHA256, KeyType, Salt};
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
-use crate::secret::Secret;
-
 /// Shorter keys can be guessed.
 pub const KEY_MIN: usize = 32;
 /// What every record begins with: this format, and its first version.
@@ -44,8 +42,7 @@ impl KeyType for Length {
 
 impl Seal {
     /// The encryption key is HKDF-SHA-256 of `key`, whatever that is made of. `None` if it is shorter than [`KEY_MIN`].
-    pub fn new(key: &Secret) -> Option<Self> {
-        let key = key.expose().as_bytes();
+    pub fn new(key: &[u8]) -> Option<Self> {
         if key.len() < KEY_MIN {
             return None;
         }
@@ -92,7 +89,7 @@ mod tests {
     use super::*;
 
     fn seal(key: &str) -> Seal {
-        Seal::new(&Secret::new(key.into())).unwrap()
+        Seal::new(key.as_bytes()).unwrap()
     }
 
     const KEY: &str = "0123456789abcdef0123456789abcdef";
@@ -110,7 +107,7 @@ mod tests {
             assert_eq!(seal(key).open(name, version, &record), Err(SealError::Damaged));
         }
         assert!(!record.windows(6).any(|window| window == b"secret"));
-        assert!(Seal::new(&Secret::new("short".into())).is_none());
+        assert!(Seal::new(b"short").is_none());
     }
 
     #[test]

@@ -3,14 +3,13 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use tempfile::TempDir;
 use tokenbroker::clock::Clock;
 use tokenbroker::standin::pki::{Clients, Files, Leaf, Pki};
-use tokenbroker::standin::{Comodo, Echo, Fault, Issuer, OAuth2, Server};
+use tokenbroker::standin::{Comodo, Echo, Fault, Issuer, OAuth2, Quirk, Server};
 
 use crate::support::{Action, Broker, RUNTIME, Upstream, eventually, has, run_to_end, write};
 
@@ -386,7 +385,7 @@ impl ComodoOne {
         let echo = Arc::new(Echo::new(Arc::clone(&issuer)));
         let tls = pki.server_config(&server_files, Clients::Must).unwrap();
         let api = RUNTIME.block_on(Server::start(Arc::clone(&echo), Some(tls))).unwrap();
-        let comodo = Arc::new(Comodo::new(issuer, Clock::system(), "11:22:33:44:55:66:77:88"));
+        let comodo = Arc::new(Comodo::new(issuer, "11:22:33:44:55:66:77:88"));
         Self { directory, pki, server_files, comodo, echo, api }
     }
 
@@ -418,7 +417,7 @@ impl ComodoOne {
 fn comodo_one_logs_in_with_its_certificate_and_renews_before_both_expiries() {
     for milliseconds in [false, true] {
         let fixture = ComodoOne::new(Duration::from_secs(2));
-        fixture.comodo.milliseconds.store(milliseconds, Ordering::Relaxed);
+        fixture.comodo.faults.turn(Quirk::Milliseconds, milliseconds);
         let server = fixture.server(Clients::Must);
         let config = fixture.config(&server, "client");
         let (broker, comodo, echo, _api) = fixture.broker(&config);
@@ -457,7 +456,7 @@ fn a_refresh_token_that_comodo_refuses_leads_to_a_new_login() {
 fn a_certificate_that_comodo_does_not_know_is_named_so_that_it_can_be_sent_to_them() {
     for (clients, plain) in [(Clients::May, false), (Clients::May, true), (Clients::Must, false)] {
         let fixture = ComodoOne::new(HOUR);
-        fixture.comodo.plain_errors.store(plain, Ordering::Relaxed);
+        fixture.comodo.faults.turn(Quirk::PlainErrors, plain);
         let server = fixture.server(clients);
         let identity = if clients == Clients::Must {
             // Of another CA: refused by an alert, which TLS 1.3 shows only when the answer is read.

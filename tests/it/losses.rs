@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use rustix::net::sockopt::set_socket_linger;
 use tokenbroker::oauth::file::Grant;
 use tokenbroker::oauth::template::Template;
-use tokenbroker::secret::Secret;
 use tokenbroker::standin::Fault;
 use tokenbroker::store::{FileStore, Seal};
 use tokenbroker::telemetry::metrics::Metrics;
@@ -60,7 +59,7 @@ fn refresh_token_on_disk(store: &FileStore) -> String {
 #[tokio::test(start_paused = true)]
 async fn clients_that_hang_up_during_the_refresh_they_caused_lose_nothing() {
     let directory = tempfile::tempdir().unwrap();
-    let seal = || Seal::new(&Secret::new("0123456789abcdef0123456789abcdef".into())).unwrap();
+    let seal = || Seal::new(b"0123456789abcdef0123456789abcdef").unwrap();
     let store = Arc::new(FileStore::open(&directory.path().join("kept"), seal()).unwrap());
     let script = Script::new(true);
     script.set_lifetime(Some(HOUR));

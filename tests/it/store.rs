@@ -199,6 +199,23 @@ fn a_password_whose_login_is_cut_off_by_crashes_is_sent_twice_and_then_waits() {
 }
 
 #[test]
+fn the_key_of_the_store_may_be_any_bytes() {
+    let oauth = OAuth::start(HOUR);
+    let home = Home::new(&oauth, "");
+    write(home.directory.path(), "store_key", [[0xff_u8, 0, 10, 0x80].repeat(8), vec![10]].concat());
+    let broker = home.broker();
+    broker.wait_for_state("api", "valid");
+    kill(broker);
+    assert_eq!(home.run(&["check"]).0, 0);
+    write(home.directory.path(), "store_key", [0xff_u8, 0, 10, 0x80].repeat(8));
+    assert_eq!(home.broker().get("api", "/").status, 200, "one newline at the end is no part of it");
+    assert_eq!(oauth.oauth.issuer.issued(), 1);
+    write(home.directory.path(), "store_key", [0xff_u8; 31]);
+    let (code, _, stderr) = home.run(&["check"]);
+    assert!(code == 78 && stderr.contains("is shorter than 32 bytes"), "{stderr}");
+}
+
+#[test]
 fn a_store_has_one_owner_and_is_free_when_that_is_killed() {
     let oauth = OAuth::start(HOUR);
     let home = Home::new(&oauth, "");

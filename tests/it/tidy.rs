@@ -113,7 +113,7 @@ fn secrets_are_exposed_only_where_they_have_to_be() {
         ("src/oauth/response.rs", "checks a token's characters, reads a JWT's end"),
         ("src/oauth/words.rs", "masks secrets in messages"),
         ("src/secret/mod.rs", "defines it"),
-        ("src/store/seal.rs", "derives the key of the store"),
+        ("src/secret/source.rs", "hands on what is written in the configuration itself"),
         ("src/token/kept.rs", "writes tokens into sealed records"),
         ("src/token/mod.rs", "makes the token's header values"),
         ("src/token/refusals.rs", "hashes what may be refused"),

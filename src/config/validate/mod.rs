@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use zeroize::Zeroizing;
 
 use super::document::{Document, Part};
 use super::file::{File, SecretFile};
@@ -170,6 +171,18 @@ impl Check<'_> {
         path: &[&str],
         sensitive: bool,
     ) -> (SecretSource, Option<Secret>) {
+        let (source, bytes) = self.secret_and_bytes(written, path, sensitive);
+        let value = bytes.map(|bytes| source.text(bytes).map_err(|e| self.problem(path, &e.problem, e.hint)));
+        (source, value.and_then(Result::ok))
+    }
+
+    /// As [`Self::secret_and_value`], whatever the bytes.
+    fn secret_and_bytes(
+        &mut self,
+        written: SecretFile,
+        path: &[&str],
+        sensitive: bool,
+    ) -> (SecretSource, Option<Zeroizing<Vec<u8>>>) {
         let source = self.source(written);
         match &source {
             SecretSource::Inline(_) if sensitive => {
@@ -193,7 +206,7 @@ impl Check<'_> {
             self.files.insert(file.clone());
             self.private(&file, path);
         }
-        let value = source.look().map_err(|e| self.problem(path, &e.problem, e.hint)).ok();
+        let value = source.look_bytes().map_err(|e| self.problem(path, &e.problem, e.hint)).ok();
         let value = value.filter(|_| !matches!(source, SecretSource::Exec(..)));
         (source, value)
     }

@@ -23,7 +23,7 @@ impl Check<'_> {
             self.problem(&["store"], &format!("needs {}", missing.join(" and ")), hint);
         }
         let path = self.path(&file.path?);
-        let (key, value) = self.secret_and_value(file.key?, &["store", "key"], true);
+        let (key, value) = self.secret_and_bytes(file.key?, &["store", "key"], true);
         if value.is_some_and(|value| value.len() < KEY_MIN) {
             let problem = format!("is shorter than {KEY_MIN} bytes");
             self.problem(&["store", "key"], &problem, "make one with: openssl rand -base64 32");
