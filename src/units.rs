@@ -1,4 +1,4 @@
-//! Durations and sizes as people write them: `10s`, `5m`, `64KiB`.
+//! Durations, sizes and request budgets as people write them: `10s`, `5m`, `64KiB`, `5 per 5m`.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -11,6 +11,9 @@ pub const DURATION: &str = "^([0-9]+(ms|s|m|h|d))+$";
 /// What a size looks like, likewise.
 pub const SIZE: &str = "^[0-9]+(B|KiB|MiB|GiB)$";
 
+/// What a request budget looks like, likewise.
+pub const BUDGET: &str = "^[0-9]+ per ([0-9]+(ms|s|m|h|d))+$";
+
 /// No duration of the configuration is longer.
 pub const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -21,6 +24,15 @@ pub struct Span(pub Duration);
 /// A number of bytes in the configuration, such as `"64KiB"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub u64);
+
+/// A vendor's request budget, such as `"5 per 5m"`: so many requests in any stretch of that length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Requests, 1 to 1,000,000.
+    pub max: u32,
+    /// 1 s to 100 years.
+    pub per: Duration,
+}
 
 /// Reads `1h30m`: numbers, each with one of the units ms, s, m, h, d.
 pub fn duration(text: &str) -> Result<Duration, &'static str> {
@@ -62,6 +74,16 @@ pub fn size(text: &str) -> Result<u64, &'static str> {
     number.checked_mul(factor).ok_or(HELP)
 }
 
+/// Reads `5 per 5m`: a number of requests, and a duration of a second at least.
+pub fn budget(text: &str) -> Result<Budget, &'static str> {
+    const HELP: &str = "a budget is written like \"5 per 5m\": from 1 to 1000000 requests, in a second or more";
+    let (max, per) = text.split_once(" per ").ok_or(HELP)?;
+    let digits = !max.is_empty() && max.bytes().all(|byte| byte.is_ascii_digit());
+    let max = max.parse().ok().filter(|max| digits && (1..=1_000_000).contains(max)).ok_or(HELP)?;
+    let per = duration(per)?;
+    if per < Duration::from_secs(1) { Err(HELP) } else { Ok(Budget { max, per }) }
+}
+
 fn leading_number(text: &str) -> Option<(u64, &str)> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     Some((text[..digits].parse().ok()?, &text[digits..]))
@@ -76,6 +98,12 @@ impl<'de> Deserialize<'de> for Span {
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         size(&String::deserialize(deserializer)?).map(Self).map_err(D::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Budget {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        budget(&String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 
@@ -107,6 +135,20 @@ impl JsonSchema for Size {
     }
 }
 
+impl JsonSchema for Budget {
+    fn schema_name() -> Cow<'static, str> {
+        "Budget".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": BUDGET, "description": "A request budget, such as `5 per 5m`." })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +160,17 @@ mod tests {
         for wrong in ["", "10", "s", "10 s", "-1s", "1.5h", "10sec", "99999999999999999999s", "40000d"] {
             assert!(duration(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn budgets_are_requests_per_duration() {
+        assert_eq!(budget("5 per 5m"), Ok(Budget { max: 5, per: Duration::from_secs(300) }));
+        for wrong in
+            ["", "5", "5 per", "5 per 5", "0 per 5m", "-1 per 5m", "+5 per 5m", "5 per 0s", "5 per 10ms", "5/5m"]
+        {
+            assert!(budget(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(budget("1000001 per 1s").is_err() && budget("5  per 5m").is_err());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::oauth::file::{ClientAuth, DialectFile, Grant, OneOrMany};
 use crate::secret::Secret;
 use crate::secret::source::SecretSource;
-use crate::units::{Size, Span};
+use crate::units::{Budget, Size, Span};
 
 /// The configuration of tokenbroker: where applications connect, and which token goes to which API.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -130,6 +130,8 @@ pub struct TokenFile {
     pub params: BTreeMap<String, SecretFile>,
     /// Extra request headers.
     pub headers: BTreeMap<String, SecretFile>,
+    /// Values of the dialect's own names in templates; never sent by themselves.
+    pub vars: BTreeMap<String, String>,
     /// The client certificate for the token server: a name under `[identity]`.
     pub identity: Option<String>,
     /// More roots to trust, PEM.
@@ -148,6 +150,8 @@ pub struct TokenFile {
     pub default_lifetime: Option<Span>,
     /// One exchange as a whole; `10s` when not given.
     pub timeout: Option<Span>,
+    /// The vendor's request budget, such as `5 per 5m`; the dialect's when not given.
+    pub limit: Option<Budget>,
     /// Get the token at start; at the first request when false. True when not given.
     pub eager: Option<bool>,
     /// Does it count for readiness? True when not given.

@@ -36,6 +36,7 @@ use crate::oauth::dialect::Dialect;
 use crate::oauth::file::{ClientAuth, Grant};
 use crate::oauth::template::Template;
 use crate::secret::source::{EXEC_TIMEOUT, SecretSource};
+use crate::units::Budget;
 
 /// A valid configuration.
 #[derive(Debug)]
@@ -140,6 +141,8 @@ pub struct Token {
     pub scope: Option<String>,
     pub params: BTreeMap<String, SecretSource>,
     pub headers: Vec<(HeaderName, SecretSource)>,
+    /// Values of the dialect's own names in templates; those of the dialect where the token has none.
+    pub vars: BTreeMap<String, String>,
     /// Name of the identity and what its certificate says.
     pub identity: Option<(String, Leaf)>,
     pub tls: ClientTls,
@@ -150,6 +153,8 @@ pub struct Token {
     pub refresh_at: f64,
     pub default_lifetime: Duration,
     pub timeout: Duration,
+    /// The vendor's request budget, the dialect's where the token names none.
+    pub limit: Option<Budget>,
     pub eager: bool,
     pub required: bool,
 }
@@ -166,7 +171,8 @@ impl Token {
     pub fn account(&self) -> String {
         let given = [&self.url, &self.base_url, &self.client_id, &self.username];
         let given = given.into_iter().map(|text| text.as_deref().unwrap_or_default());
-        [&*self.dialect.name, self.grant.as_str()].into_iter().chain(given).collect::<Vec<_>>().join("\0")
+        let vars = self.vars.iter().flat_map(|(name, value)| [name.as_str(), value]);
+        [&*self.dialect.name, self.grant.as_str()].into_iter().chain(given).chain(vars).collect::<Vec<_>>().join("\0")
     }
 
     /// Stands for what an access token was obtained with and for, as far as the configuration itself tells.

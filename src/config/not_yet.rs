@@ -5,15 +5,8 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ("store", &["url", "prefix"]),
     ("admin", &["probes"]),
     ("identity.*", &["p12", "password"]),
-    (
-        "token.*",
-        &["issuer", "authorize_url", "revoke_url", "redirect_uri", "vars", "limit", "secret_expires", "rotate"],
-    ),
+    ("token.*", &["issuer", "authorize_url", "revoke_url", "redirect_uri", "secret_expires", "rotate"]),
     ("route.*", &["forwarded", "clients", "unsafe_listen", "http2"]),
-    ("dialect.*", &["limit", "exchange", "revoke", "authorize", "secrets", "clients"]),
-    ("dialect.*.answer", &["same_token", "exclusive"]),
-    ("dialect.*.error.*.when", &["secret_younger_than"]),
-    ("dialect.*.inject", &["headers"]),
 ];
 
 /// Values, by key.
@@ -25,7 +18,7 @@ pub const VALUES: &[(&str, &[&str])] = &[
     ("dialect.*.client_auth", CLIENT_AUTHS),
 ];
 
-const GRANTS: &[&str] = &["authorization_code", "device_code", "jwt_bearer", "token_exchange"];
+const GRANTS: &[&str] = &["device_code", "jwt_bearer", "token_exchange"];
 const CLIENT_AUTHS: &[&str] = &["client_secret_jwt", "private_key_jwt"];
 
 /// Commands of the program, and when each comes.

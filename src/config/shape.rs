@@ -170,6 +170,7 @@ impl Walker<'_, '_> {
         let unit = match fitting[0].get("pattern").and_then(Json::as_str) {
             Some(units::DURATION) => units::duration(text).err(),
             Some(units::SIZE) => units::size(text).err(),
+            Some(units::BUDGET) => units::budget(text).err(),
             _ => None,
         };
         match unit {

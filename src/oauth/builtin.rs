@@ -10,14 +10,6 @@ use super::file::DialectFile;
 /// Name and text of every built-in dialect: the files of `dialects/`.
 pub const BUILT_IN: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/dialects.rs"));
 
-/// Is a dialect of that name promised for a later version?
-pub fn is_planned(name: &str) -> bool {
-    include_str!("dialects/planned").lines().any(|planned| planned == name)
-}
-
-/// What to do until then.
-pub const PLANNED_HINT: &str = "describe it in a [dialect] of your own";
-
 /// The compiled built-in of that name.
 pub fn built_in(name: &str) -> Option<Dialect> {
     let file = DialectFile::deserialize(table(name)?).ok()?;
@@ -36,10 +28,6 @@ pub fn extended(name: &str, own: &Table) -> Result<Dialect, Vec<DialectError>> {
         Some(base) => {
             let Some(mut whole) = table(base) else {
                 let known: Vec<_> = BUILT_IN.iter().map(|(name, _)| *name).collect();
-                if is_planned(base) {
-                    let problem = format!("{base:?} is not yet there in this version");
-                    return Err(vec![fault("extends", problem, PLANNED_HINT.into())]);
-                }
                 let hint = format!("one of {}", known.join(", "));
                 return Err(vec![fault("extends", format!("there is no built-in dialect {base:?}"), hint)]);
             };
@@ -54,13 +42,17 @@ pub fn extended(name: &str, own: &Table) -> Result<Dialect, Vec<DialectError>> {
 /// A table that is one value: naming `at` does not leave the built-in's `in` beside it.
 const ONE_VALUE: [&str; 2] = ["expires", "refresh_expires"];
 
-/// Lays `top` over `under`: tables are merged, lists of error rules put before those below, everything else is replaced.
+/// Lays `top` over `under`: tables are merged, lists of error rules put before those below, an empty table takes a single
+/// value away, everything else is replaced.
 fn overlay(under: &mut Table, top: &Table) {
     for (key, value) in top {
         match (under.get_mut(key), value) {
             (Some(Value::Table(under)), Value::Table(top)) if !ONE_VALUE.contains(&key.as_str()) => overlay(under, top),
             (Some(Value::Array(rules)), Value::Array(top)) if key == "error" => {
                 rules.splice(0..0, top.iter().cloned());
+            }
+            (Some(under_value), Value::Table(top)) if top.is_empty() && !under_value.is_table() => {
+                under.remove(key);
             }
             _ => {
                 under.insert(key.clone(), value.clone());

@@ -1,25 +1,21 @@
 //! A compiled dialect: a vendor's deviations from the RFCs, checked, with templates and expressions parsed. Nothing here
 //! knows a vendor.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
 
 use http::{HeaderName, HeaderValue};
-use regex::{Regex, RegexBuilder};
-use serde_json::Value;
 
-use super::error::Class;
-use super::expiry::Expires;
 use super::faults::{DialectError, Faults};
-use super::file::{
-    AnswerFile, BasicEncoding, ClientAuth, DialectFile, ExpiresFile, ExpiresTable, ExpiresWord, Grant, OneOrMany, Op,
-    Rotation, RuleFile, Status,
-};
-use super::operation::{Operation, operation};
-use super::place::Places;
+use super::file::{BasicEncoding, ClientAuth, DialectFile, Grant, InjectFile, Op};
+use super::operation::{self, Authorize, CLIENTS, Managed, Operation, SECRETS, operation};
+use super::rules::{AnswerRules, Rule, answer_rules, compile_rule};
 use super::template::Template;
+use crate::units::Budget;
 
 /// The keys of a token that a dialect may need.
 const NEEDS: &[&str] = &["url", "base_url", "client_id", "client_secret", "username", "password", "identity", "scope"];
+/// Those of its tables.
+const NEEDS_IN: &[&str] = &["headers.", "params.", "vars."];
 
 /// How a token is written into a header: a template of `[inject]` or of a route. `Err` says what is wrong with it.
 pub fn credential_format(text: &str) -> Result<Template, String> {
@@ -43,38 +39,25 @@ pub struct Dialect {
     pub basic_encoding: BasicEncoding,
     pub scope_separator: String,
     pub refresh_at: Option<f64>,
+    /// The vendor's request budget, for tokens that name none.
+    pub limit: Option<Budget>,
+    /// Its own names in templates, with the value where a token has none.
+    pub vars: BTreeMap<String, Option<String>>,
     pub acquire: Option<Operation>,
     pub renew: Option<Operation>,
+    pub exchange: Option<Operation>,
+    pub revoke: Option<Operation>,
+    pub authorize: Option<Authorize>,
+    /// By name: `list`, `create`, `delete`, `replace`.
+    pub secrets: BTreeMap<String, Managed>,
+    /// By name: `list`, `register`, `delete`.
+    pub clients: BTreeMap<String, Managed>,
     pub answer: AnswerRules,
     pub errors: Vec<Rule>,
     pub inject_header: HeaderName,
     pub inject_format: Template,
-}
-
-/// Compiled `[answer]`.
-#[derive(Clone, Debug)]
-pub struct AnswerRules {
-    pub access_token: Places,
-    pub refresh_token: Places,
-    pub rotation: Rotation,
-    pub expires: Expires,
-    pub refresh_expires: Option<Expires>,
-    pub success_status: Vec<u16>,
-    /// JSON paths and the values they must have.
-    pub success_equals: Vec<(Vec<String>, Value)>,
-    pub error_code: Places,
-    pub error_message: Places,
-    pub token_type: Places,
-}
-
-/// A compiled error rule.
-#[derive(Clone, Debug)]
-pub struct Rule {
-    pub op: Option<Op>,
-    pub status: Vec<u16>,
-    pub code: Vec<String>,
-    pub message: Option<Regex>,
-    pub class: Class,
+    /// Extra fields of API requests: each is either one `{headers.NAME}` alone, or text without it.
+    pub inject_headers: Vec<(HeaderName, Template)>,
 }
 
 /// By everything that is in them.
@@ -86,46 +69,52 @@ impl PartialEq for Dialect {
 }
 
 impl Dialect {
-    /// Checks and compiles what was written.
+    /// Checks and compiles what was written. `Err` is everything that is wrong with it.
     pub fn compile(name: &str, file: DialectFile) -> Result<Self, Vec<DialectError>> {
         let mut faults = Faults::default();
         let f = &mut faults;
-        let acquire = file.acquire.and_then(|op| operation("acquire", op, f));
-        let renew = file.renew.and_then(|op| operation("renew", op, f));
+        let vars = vars(&file, f);
+        let own: Vec<&str> = vars.keys().map(String::as_str).collect();
+        let known = |op| operation::names(op, own.iter().copied());
+        let compiled = |key, op, written: Option<_>, f: &mut Faults| operation(key, written?, &known(op), f);
+        let acquire = compiled("acquire", Op::Acquire, file.acquire, f);
+        let renew = compiled("renew", Op::Renew, file.renew, f);
+        let exchange = compiled("exchange", Op::Exchange, file.exchange, f);
+        let revoke = compiled("revoke", Op::Revoke, file.revoke, f);
+        let authorize = file.authorize.and_then(|page| operation::authorize(page, &own, f));
+        let secrets = operation::managed("secrets", file.secrets, SECRETS, &known(Op::Manage), f);
+        let clients = operation::managed("clients", file.clients, CLIENTS, &known(Op::Manage), f);
         let answer = answer_rules(file.answer, f);
         let errors = file.error.into_iter().enumerate().filter_map(|(i, rule)| compile_rule(i, rule, f)).collect();
-        for need in &file.needs {
-            let in_table = need.strip_prefix("headers.").or_else(|| need.strip_prefix("params."));
-            if !(NEEDS.contains(&need.as_str()) || in_table.is_some_and(|name| !name.is_empty())) {
-                let hint = format!("one of {}, headers.NAME, params.NAME", NEEDS.join(", "));
-                f.add("needs", format!("{need:?} is no key that a token could need"), hint);
-            }
-        }
-        let header = f.header("inject.header", file.inject.header.as_deref().unwrap_or("authorization"));
-        let format = file.inject.format.as_deref().unwrap_or("Bearer {access_token}");
-        let format = credential_format(format)
-            .map_err(|why| f.add("inject.format", why, "written like \"Bearer {access_token}\""))
-            .ok();
-        if let (Some(inject_header), Some(inject_format), true) = (header, format, faults.0.is_empty()) {
-            Ok(Self {
-                name: name.to_owned(),
-                needs: file.needs,
-                base_url: file.base_url,
-                grant: file.grant,
-                client_auth: file.client_auth,
-                basic_encoding: file.basic_encoding,
-                scope_separator: file.scope_separator.unwrap_or_else(|| " ".into()),
-                refresh_at: file.refresh_at,
-                acquire,
-                renew,
-                answer,
-                errors,
-                inject_header,
-                inject_format,
-            })
-        } else {
-            Err(faults.0)
-        }
+        needs(&file.needs, f);
+        let inject = inject(&file.inject, &own, f);
+        let Some((inject_header, inject_format, inject_headers)) = inject.filter(|_| faults.0.is_empty()) else {
+            return Err(faults.0);
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            needs: file.needs,
+            base_url: file.base_url,
+            grant: file.grant,
+            client_auth: file.client_auth,
+            basic_encoding: file.basic_encoding,
+            scope_separator: file.scope_separator.unwrap_or_else(|| " ".into()),
+            refresh_at: file.refresh_at,
+            limit: file.limit,
+            acquire,
+            renew,
+            exchange,
+            revoke,
+            authorize,
+            secrets,
+            clients,
+            answer,
+            errors,
+            inject_header,
+            inject_format,
+            inject_headers,
+            vars,
+        })
     }
 
     /// Does a request of `op` say where `name` goes?
@@ -133,92 +122,71 @@ impl Dialect {
         self.operation(op).is_some_and(|operation| operation.places(name))
     }
 
+    /// The URLs of the requests that bring no token, with their keys.
+    pub fn other_urls(&self) -> impl Iterator<Item = (String, &Template)> {
+        let revoke = self.revoke.iter().map(|operation| ("revoke".to_owned(), &operation.url));
+        let authorize = self.authorize.iter().map(|page| ("authorize".to_owned(), &page.url));
+        let managed = [("secrets", &self.secrets), ("clients", &self.clients)].into_iter().flat_map(|(table, all)| {
+            all.iter().map(move |(name, managed)| (format!("{table}.{name}"), &managed.request.url))
+        });
+        revoke.chain(authorize).chain(managed)
+    }
+
     pub fn operation(&self, op: Op) -> Option<&Operation> {
         match op {
             Op::Acquire => self.acquire.as_ref(),
             Op::Renew => self.renew.as_ref(),
+            Op::Exchange => self.exchange.as_ref(),
+            Op::Revoke => self.revoke.as_ref(),
+            Op::Manage => None,
         }
     }
 }
 
-/// No lifetime of the configuration is shorter.
-pub const LIFETIME_MIN: Duration = Duration::from_secs(1);
-
-const MESSAGE_PLACES: [&str; 6] =
-    ["json:error_description", "json:message", "json:errorMessage", "json:detail", "json:title", "json:error"];
-
-fn answer_rules(file: AnswerFile, f: &mut Faults) -> AnswerRules {
-    let told = file.expires.unwrap_or_else(|| {
-        ExpiresFile::Table(ExpiresTable {
-            r#in: Some(OneOrMany::One("json:expires_in".into())),
-            ..ExpiresTable::default()
-        })
-    });
-    let success = file.success.unwrap_or_default();
-    AnswerRules {
-        access_token: f.places("answer.access_token", file.access_token, &["json:access_token"]),
-        refresh_token: f.places("answer.refresh_token", file.refresh_token, &["json:refresh_token"]),
-        rotation: file.rotation,
-        expires: expires(f, "answer.expires", told).unwrap_or(Expires::Jwt),
-        refresh_expires: file.refresh_expires.and_then(|e| expires(f, "answer.refresh_expires", e)),
-        success_status: statuses(success.status),
-        success_equals: success
-            .equals
-            .into_iter()
-            .map(|(path, value)| (path.split('.').map(str::to_owned).collect(), value))
-            .collect(),
-        error_code: f.places("answer.error_code", file.error_code, &["json:error"]),
-        error_message: f.places("answer.error_message", file.error_message, &MESSAGE_PLACES),
-        token_type: f.places("answer", None, &["json:token_type", "json:tokenType"]),
+/// The dialect's own names: those with a value in `vars`, and those that `needs` asks a token for.
+fn vars(file: &DialectFile, f: &mut Faults) -> BTreeMap<String, Option<String>> {
+    let needed = file.needs.iter().filter_map(|need| need.strip_prefix("vars.")).map(|name| (name.to_owned(), None));
+    let given = file.vars.iter().map(|(name, value)| (name.clone(), Some(value.clone())));
+    let vars: BTreeMap<_, _> = needed.chain(given).collect();
+    for name in vars.keys() {
+        let word = !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        if operation::is_taken(name) {
+            f.add(format!("vars.{name}"), "this name has a meaning already", "choose another");
+        } else if !word {
+            f.add(format!("vars.{name}"), "is not a usable name", "lower-case letters, digits and _");
+        }
     }
+    vars
 }
 
-fn expires(f: &mut Faults, key: &str, file: ExpiresFile) -> Option<Expires> {
-    let table = match file {
-        ExpiresFile::Word(ExpiresWord::Jwt) => return Some(Expires::Jwt),
-        ExpiresFile::Table(table) => table,
-    };
-    let unit = table.unit.unwrap_or_default();
-    match (table.r#in, table.at, table.fixed) {
-        (Some(places), None, None) => Some(Expires::In(f.places(key, Some(places), &[]), unit)),
-        (None, Some(places), None) => Some(Expires::At(f.places(key, Some(places), &[]), unit)),
-        (None, None, Some(fixed)) if fixed.0 < LIFETIME_MIN => {
-            f.add(key, "a lifetime is at least a second", "such as { fixed = \"28m\" }");
-            None
-        }
-        (None, None, Some(fixed)) => Some(Expires::Fixed(fixed.0)),
-        _ => {
-            f.add(key, "needs exactly one of `in`, `at` and `fixed`", "such as { in = \"json:expires_in\" }");
-            None
+fn needs(needs: &[String], f: &mut Faults) {
+    for need in needs {
+        let in_table = NEEDS_IN.iter().any(|table| need.strip_prefix(table).is_some_and(|name| !name.is_empty()));
+        if !NEEDS.contains(&need.as_str()) && !in_table {
+            let hint = format!("one of {}, headers.NAME, params.NAME, vars.NAME", NEEDS.join(", "));
+            f.add("needs", format!("{need:?} is no key that a token could need"), hint);
         }
     }
 }
 
-fn statuses(written: Option<OneOrMany<Status>>) -> Vec<u16> {
-    written.map(OneOrMany::into_vec).unwrap_or_default().into_iter().map(|status| status.0).collect()
-}
+type Inject = (HeaderName, Template, Vec<(HeaderName, Template)>);
 
-fn compile_rule(index: usize, file: RuleFile, f: &mut Faults) -> Option<Rule> {
-    let message = match file.when.message.map(|text| RegexBuilder::new(&text).case_insensitive(true).build()) {
-        Some(Ok(regex)) => Some(regex),
-        Some(Err(e)) => {
-            // The lines before the last draw a picture.
-            let e = e.to_string();
-            let why = e.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            f.add(
-                format!("error[{index}].when.message"),
-                format!("not a regular expression: {why}"),
-                "see docs.rs/regex",
-            );
-            return None;
+fn inject(file: &InjectFile, own: &[&str], f: &mut Faults) -> Option<Inject> {
+    let header = f.header("inject.header", file.header.as_deref().unwrap_or("authorization"));
+    let format = credential_format(file.format.as_deref().unwrap_or("Bearer {access_token}"))
+        .map_err(|why| f.add("inject.format", why, "written like \"Bearer {access_token}\""))
+        .ok();
+    let known: Vec<_> = ["headers.*", "client_id"].iter().chain(own).copied().collect();
+    let headers = f.headers("inject.headers", &file.headers, &known);
+    for (name, template) in &headers {
+        let written = file.headers.keys().find(|key| name.as_str().eq_ignore_ascii_case(key));
+        let key = format!("inject.headers.{}", written.map_or(name.as_str(), String::as_str));
+        if Some(name) == header.as_ref() {
+            f.add(&key, "names the field that carries the token", "set inject.format, or choose another field");
         }
-        None => None,
-    };
-    Some(Rule {
-        op: file.when.op,
-        status: statuses(file.when.status),
-        code: file.when.code.map(OneOrMany::into_vec).unwrap_or_default(),
-        message,
-        class: file.class,
-    })
+        if template.names().any(|name| name.starts_with("headers.")) && template.alone().is_none() {
+            f.add(&key, "a field of the token can only be sent as it is", "nothing beside the {headers.NAME}");
+        }
+    }
+    Some((header?, format?, headers))
 }

@@ -95,10 +95,11 @@ fn number(value: &Value) -> Option<f64> {
     .filter(|n: &f64| n.is_finite())
 }
 
-/// RFC 3339 with 0 to 9 fractional digits; UTC where it names no offset.
+/// RFC 3339 with 0 to 9 fractional digits, UTC where it names no offset; or as in HTTP (RFC 9110 §5.6.7).
 fn text_moment(value: &Value) -> Option<Timestamp> {
     let text = value.as_str()?.trim();
-    text.parse().ok().or_else(|| format!("{text}Z").parse().ok())
+    let http = || Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok();
+    text.parse().ok().or_else(|| format!("{text}Z").parse().ok()).or_else(http)
 }
 
 /// Zero and less mean "not known" to some servers (VMware documents 0 and -1), so they are not a lifetime either.

@@ -1,5 +1,7 @@
 //! Collects what is wrong while a dialect is compiled, so that all is said at once.
 
+use std::collections::BTreeMap;
+
 use http::HeaderName;
 
 use super::file::OneOrMany;
@@ -44,6 +46,22 @@ impl Faults {
             self.add(key, format!("{wrong:?} is no place"), "json:PATH, header:NAME, cookie:NAME, text or json_string");
             Places::default()
         })
+    }
+
+    pub(super) fn headers(
+        &mut self,
+        key: &str,
+        written: &BTreeMap<String, String>,
+        known: &[&str],
+    ) -> Vec<(HeaderName, Template)> {
+        let mut headers = Vec::new();
+        for (name, text) in written {
+            let key = format!("{key}.{name}");
+            if let (Some(header), Some(template)) = (self.header(&key, name), self.template(&key, text, known)) {
+                headers.push((header, template));
+            }
+        }
+        headers
     }
 
     pub(super) fn header(&mut self, key: &str, name: &str) -> Option<HeaderName> {

@@ -8,8 +8,12 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::Value;
 
+pub use answer::{AnswerFile, ExpiresFile, ExpiresTable, ExpiresWord, Rotation, SameTokenFile, SameTokenWord, Unit};
+
 use super::error::Class;
-use crate::units::Span;
+use crate::units::{Budget, Span};
+
+mod answer;
 
 /// RFC 6749 grant types, and `static` for a token that was made by hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -18,6 +22,7 @@ use crate::units::Span;
 pub enum Grant {
     ClientCredentials,
     Password,
+    AuthorizationCode,
     RefreshToken,
     Static,
 }
@@ -27,6 +32,7 @@ impl Grant {
         match self {
             Self::ClientCredentials => "client_credentials",
             Self::Password => "password",
+            Self::AuthorizationCode => "authorization_code",
             Self::RefreshToken => "refresh_token",
             Self::Static => "static",
         }
@@ -69,7 +75,7 @@ pub enum Encoding {
     None,
 }
 
-/// The two exchanges that bring a token.
+/// What is asked of a vendor. The first three bring a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
@@ -78,6 +84,12 @@ pub enum Op {
     Acquire,
     /// With a refresh token.
     Renew,
+    /// With the code that an interactive login brought.
+    Exchange,
+    /// Ends a token.
+    Revoke,
+    /// Of client secrets and client applications, by an administrator's access token.
+    Manage,
 }
 
 /// One value or a list of them.
@@ -117,98 +129,6 @@ impl JsonSchema for Status {
     }
 }
 
-/// `[answer]` as it is written. A place is `json:PATH` (dots, list indices), `header:NAME`, `cookie:NAME`, `text` for the
-/// whole body or `json_string` for a body that is one JSON string; in a list, the first that holds something counts.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-#[schemars(inline)]
-pub struct AnswerFile {
-    /// Place of the access token; `json:access_token` when not given.
-    pub access_token: Option<OneOrMany<String>>,
-    /// Place of the refresh token; `json:refresh_token` when not given.
-    pub refresh_token: Option<OneOrMany<String>>,
-    /// Does a renewal bring a new refresh token?
-    pub rotation: Rotation,
-    /// When the access token ends; `{ in = "json:expires_in" }` when not given.
-    pub expires: Option<ExpiresFile>,
-    /// When the refresh token ends; not known when not given.
-    pub refresh_expires: Option<ExpiresFile>,
-    /// What an answer must be to count as a success, besides holding a token; any 2xx when not given.
-    pub success: Option<SuccessFile>,
-    /// Place of the error code; `json:error` when not given.
-    pub error_code: Option<OneOrMany<String>>,
-    /// Place of the error message; the usual names when not given.
-    pub error_message: Option<OneOrMany<String>>,
-}
-
-/// Does a renewal bring a new refresh token?
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub enum Rotation {
-    /// Each time; the old one is dead then.
-    Always,
-    /// When the answer holds one; else the old one goes on.
-    #[default]
-    Optional,
-    /// Never; one in the answer is not looked at.
-    Never,
-}
-
-/// `expires` as it is written: `"jwt"`, or a table with one of `in`, `at` and `fixed`.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(inline)]
-pub enum ExpiresFile {
-    Word(ExpiresWord),
-    Table(ExpiresTable),
-}
-
-/// The claim `exp` of the token itself.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub enum ExpiresWord {
-    Jwt,
-}
-
-/// One of `in`, `at` and `fixed`.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-#[schemars(inline)]
-pub struct ExpiresTable {
-    /// Place of a lifetime.
-    pub r#in: Option<OneOrMany<String>>,
-    /// Place of a moment: a number since 1970, or RFC 3339.
-    pub at: Option<OneOrMany<String>>,
-    /// The lifetime, where the server does not tell.
-    pub fixed: Option<Span>,
-    /// What a number counts.
-    pub unit: Option<Unit>,
-}
-
-/// What a number counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub enum Unit {
-    S,
-    Ms,
-    /// Seconds, or milliseconds if seconds would be thousands of years ahead; for `at`, a small number is a lifetime.
-    #[default]
-    Auto,
-}
-
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-#[schemars(inline)]
-pub struct SuccessFile {
-    /// HTTP status.
-    pub status: Option<OneOrMany<Status>>,
-    /// JSON paths and the values they must have.
-    pub equals: BTreeMap<String, Value>,
-}
-
 /// A dialect as it is written.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -230,6 +150,10 @@ pub struct DialectFile {
     pub basic_encoding: BasicEncoding,
     /// Between the scopes; a space when not given.
     pub scope_separator: Option<String>,
+    /// The vendor's request budget, such as `5 per 5m`, for tokens that name none.
+    pub limit: Option<Budget>,
+    /// Values of the dialect's own names in templates, where the token has none.
+    pub vars: BTreeMap<String, String>,
     /// Fraction of the lifetime at which the background refresh starts.
     #[schemars(range(min = 0.1, max = 0.95))]
     pub refresh_at: Option<f64>,
@@ -237,6 +161,16 @@ pub struct DialectFile {
     pub acquire: Option<OperationFile>,
     /// The renewal with a refresh token.
     pub renew: Option<OperationFile>,
+    /// The exchange of a code for a token, after an interactive login.
+    pub exchange: Option<OperationFile>,
+    /// The request that ends a token.
+    pub revoke: Option<OperationFile>,
+    /// Where a person logs in with a browser.
+    pub authorize: Option<AuthorizeFile>,
+    /// The vendor's requests on client secrets: `list`, `create`, `delete`, `replace`.
+    pub secrets: BTreeMap<String, ManagedFile>,
+    /// The vendor's requests on client applications: `list`, `register`, `delete`.
+    pub clients: BTreeMap<String, ManagedFile>,
     /// Where the token and its expiry are in an answer.
     pub answer: AnswerFile,
     /// What a refusal means; the first rule that matches decides.
@@ -264,6 +198,36 @@ pub struct OperationFile {
     pub headers: BTreeMap<String, String>,
 }
 
+/// `[authorize]` as it is written: the URL that a browser opens.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub struct AuthorizeFile {
+    /// The page; a token's own `authorize_url` wins.
+    pub url: Option<String>,
+    /// Its query. A parameter whose template names a value that is not set is left out.
+    pub params: BTreeMap<String, String>,
+}
+
+/// A management request as it is written.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub struct ManagedFile {
+    /// `POST` when not given.
+    pub method: Option<String>,
+    /// Values are percent-encoded; `{url}` and `{base_url}` stand as they are.
+    pub url: Option<String>,
+    /// Where the parameters go.
+    pub encoding: Encoding,
+    /// A template that is one name alone keeps the value's type: a number, a list.
+    pub params: BTreeMap<String, Value>,
+    /// A header whose template names a value that is not set is left out.
+    pub headers: BTreeMap<String, String>,
+    /// What the answer holds, and where: `items` for a list, the others in each of its items, or in the answer itself.
+    pub answer: BTreeMap<String, OneOrMany<String>>,
+}
+
 /// An error rule as it is written.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -274,6 +238,8 @@ pub struct RuleFile {
     pub when: WhenFile,
     /// What it means.
     pub class: Class,
+    /// What to do about it, for the operator; the class says when not given.
+    pub fix: Option<String>,
 }
 
 /// The condition of an error rule as it is written.
@@ -281,7 +247,7 @@ pub struct RuleFile {
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
 pub struct WhenFile {
-    /// Only at this exchange; at both when not given.
+    /// Only at this request; at all when not given.
     pub op: Option<Op>,
     /// HTTP status.
     pub status: Option<OneOrMany<Status>>,
@@ -289,6 +255,8 @@ pub struct WhenFile {
     pub code: Option<OneOrMany<String>>,
     /// A regular expression, without regard to case, on the answer's message, or on its text where it does not parse.
     pub message: Option<String>,
+    /// The client secret was made less than this before; does not hold where nobody knows when.
+    pub secret_younger_than: Option<Span>,
 }
 
 /// `[inject]` as it is written.
@@ -300,4 +268,6 @@ pub struct InjectFile {
     pub header: Option<String>,
     /// `Bearer {access_token}` when not given.
     pub format: Option<String>,
+    /// Extra request headers, unless the route sets them itself; such as `{headers.X-Key}`, the token's own.
+    pub headers: BTreeMap<String, String>,
 }

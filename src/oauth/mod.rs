@@ -8,11 +8,15 @@ pub mod error;
 pub mod expiry;
 pub mod faults;
 pub mod file;
+pub mod inputs;
 pub mod jwt;
+pub mod manage;
 pub mod operation;
 pub mod place;
+pub mod refusal;
 pub mod request;
 pub mod response;
+pub mod rules;
 pub mod template;
 pub mod words;
 

@@ -1,4 +1,4 @@
-//! A compiled token request: what is sent where, with templates for what is only known later.
+//! A compiled request: what is sent where, with templates for what is only known later.
 
 use std::collections::BTreeMap;
 
@@ -6,12 +6,59 @@ use http::{HeaderName, Method};
 use serde_json::Value;
 
 use super::faults::Faults;
-use super::file::{Encoding, OperationFile};
+use super::file::{AuthorizeFile, Encoding, ManagedFile, Op, OperationFile};
+use super::place::Places;
 use super::template::Template;
 
-/// The names a template of a token request may use.
+/// The names that the templates of `acquire` and `renew` may use.
 pub const REQUEST_NAMES: &[&str] =
     &["base_url", "url", "grant", "client_id", "client_secret", "username", "password", "refresh_token", "scope"];
+/// What `exchange` knows besides.
+const EXCHANGE_NAMES: &[&str] = &["code", "code_verifier", "redirect_uri"];
+/// What `revoke` knows besides.
+const REVOKE_NAMES: &[&str] = &["revoke_url", "access_token", "token"];
+/// Security: nothing secret is known here, because a browser shows the URL and keeps it.
+const AUTHORIZE_NAMES: &[&str] =
+    &["base_url", "authorize_url", "client_id", "redirect_uri", "scope", "state", "code_challenge"];
+/// What the requests of `secrets` and `clients` know; the access token is the administrator's.
+const MANAGE_NAMES: &[&str] = &[
+    "base_url",
+    "url",
+    "client_id",
+    "access_token",
+    "headers.*",
+    "secret_id",
+    "new_secret",
+    "name",
+    "lifetime",
+    "expires_at",
+    "id",
+    "new_client_id",
+    "grants",
+    "redirect_uris",
+    "access_ttl",
+    "refresh_ttl",
+    "limit",
+    "offset",
+    "sort",
+    "order",
+];
+
+/// The names that templates of a request for `op` may use, with the dialect's own.
+pub(super) fn names<'n>(op: Op, own: impl Iterator<Item = &'n str>) -> Vec<&'n str> {
+    let (all, more): (&[&str], &[&str]) = match op {
+        Op::Acquire | Op::Renew => (REQUEST_NAMES, &[]),
+        Op::Exchange => (REQUEST_NAMES, EXCHANGE_NAMES),
+        Op::Revoke => (REQUEST_NAMES, REVOKE_NAMES),
+        Op::Manage => (MANAGE_NAMES, &[]),
+    };
+    all.iter().chain(more).copied().chain(own).collect()
+}
+
+/// Has that name a meaning in some template already? Then it cannot be one of a dialect's own.
+pub(super) fn is_taken(name: &str) -> bool {
+    [REQUEST_NAMES, EXCHANGE_NAMES, REVOKE_NAMES, AUTHORIZE_NAMES, MANAGE_NAMES].iter().any(|all| all.contains(&name))
+}
 
 /// A compiled token request.
 #[derive(Clone, Debug)]
@@ -52,18 +99,51 @@ impl Param {
     }
 }
 
-pub(super) fn operation(key: &str, file: OperationFile, f: &mut Faults) -> Option<Operation> {
+/// A compiled `[authorize]`: the URL that a browser opens.
+#[derive(Clone, Debug)]
+pub struct Authorize {
+    pub url: Template,
+    pub params: BTreeMap<String, Template>,
+}
+
+/// A compiled request of `[secrets]` or `[clients]`.
+#[derive(Clone, Debug)]
+pub struct Managed {
+    pub request: Operation,
+    /// Where the list is in the answer; `None`: the answer itself is it, or one of its items.
+    pub items: Option<Places>,
+    /// What an item has, by our name for it.
+    pub fields: BTreeMap<String, Places>,
+}
+
+/// Requests that `[secrets]` may have, and what their answers may hold.
+pub(super) const SECRETS: (&[&str], &[&str]) = (
+    &["list", "create", "delete", "replace"],
+    &["items", "id", "name", "hint", "secret", "starts", "expires", "deleted"],
+);
+/// The same of `[clients]`.
+pub(super) const CLIENTS: (&[&str], &[&str]) = (
+    &["list", "register", "delete"],
+    &[
+        "items",
+        "id",
+        "name",
+        "client_id",
+        "client_secret",
+        "grants",
+        "redirect_uris",
+        "access_ttl",
+        "refresh_ttl",
+        "enabled",
+    ],
+);
+
+pub(super) fn operation(key: &str, file: OperationFile, names: &[&str], f: &mut Faults) -> Option<Operation> {
     let method = Method::from_bytes(file.method.as_deref().unwrap_or("POST").as_bytes()).ok();
     if method.is_none() {
         f.add(format!("{key}.method"), "not an HTTP method", "POST or GET");
     }
-    let url = match &file.url {
-        Some(url) => f.template(&format!("{key}.url"), url, REQUEST_NAMES),
-        None => {
-            f.add(format!("{key}.url"), "missing", "the URL of this request, such as \"{base_url}/token\"");
-            None
-        }
-    };
+    let url = url(key, file.url.as_deref(), names, f);
     if file.encoding == Encoding::None && !file.params.is_empty() {
         f.add(
             format!("{key}.params"),
@@ -78,29 +158,76 @@ pub(super) fn operation(key: &str, file: OperationFile, f: &mut Faults) -> Optio
     let params = file
         .params
         .into_iter()
-        .filter_map(|(name, value)| Some((name.clone(), param(&format!("{key}.params.{name}"), value, f)?)))
+        .filter_map(|(name, value)| Some((name.clone(), param(&format!("{key}.params.{name}"), value, names, f)?)))
         .collect();
-    let headers = file
-        .headers
-        .iter()
-        .filter_map(|(name, value)| {
-            let key = format!("{key}.headers.{name}");
-            Some((f.header(&key, name)?, f.template(&key, value, REQUEST_NAMES)?))
-        })
-        .collect();
+    let headers = f.headers(&format!("{key}.headers"), &file.headers, names);
     Some(Operation { method: method?, url: url?, encoding: file.encoding, params, headers })
 }
 
-fn param(key: &str, value: Value, f: &mut Faults) -> Option<Param> {
+fn url(key: &str, written: Option<&str>, names: &[&str], f: &mut Faults) -> Option<Template> {
+    let key = format!("{key}.url");
+    let Some(url) = written else {
+        f.add(key, "missing", "the URL of this request, such as \"{base_url}/token\"");
+        return None;
+    };
+    f.template(&key, url, names)
+}
+
+fn param(key: &str, value: Value, names: &[&str], f: &mut Faults) -> Option<Param> {
     Some(match value {
-        Value::String(text) => Param::Text(f.template(key, &text, REQUEST_NAMES)?),
+        Value::String(text) => Param::Text(f.template(key, &text, names)?),
         Value::Object(table) => Param::Table(
             table
                 .into_iter()
-                .filter_map(|(name, v)| Some((name.clone(), param(&format!("{key}.{name}"), v, f)?)))
+                .filter_map(|(name, v)| Some((name.clone(), param(&format!("{key}.{name}"), v, names, f)?)))
                 .collect(),
         ),
-        Value::Array(list) => Param::List(list.into_iter().filter_map(|v| param(key, v, f)).collect()),
+        Value::Array(list) => Param::List(list.into_iter().filter_map(|v| param(key, v, names, f)).collect()),
         literal => Param::Literal(literal),
     })
+}
+
+pub(super) fn authorize(file: AuthorizeFile, own: &[&str], f: &mut Faults) -> Option<Authorize> {
+    let names: Vec<_> = AUTHORIZE_NAMES.iter().chain(own).copied().collect();
+    let url = url("authorize", file.url.as_deref(), &names, f);
+    let template = |(name, text): (String, String)| {
+        let template = f.template(&format!("authorize.params.{name}"), &text, &names)?;
+        Some((name, template))
+    };
+    let params = file.params.into_iter().filter_map(template).collect();
+    Some(Authorize { url: url?, params })
+}
+
+/// Compiles a table of management requests; `known` are the requests and the fields that it may have.
+pub(super) fn managed(
+    table: &str,
+    files: BTreeMap<String, ManagedFile>,
+    known: (&[&str], &[&str]),
+    names: &[&str],
+    f: &mut Faults,
+) -> BTreeMap<String, Managed> {
+    let mut all = BTreeMap::new();
+    for (name, file) in files {
+        let key = format!("{table}.{name}");
+        if !known.0.contains(&name.as_str()) {
+            f.add(key, "there is no such request", format!("one of {}", known.0.join(", ")));
+            continue;
+        }
+        let mut fields = BTreeMap::new();
+        for (field, places) in file.answer {
+            let key = format!("{key}.answer.{field}");
+            if known.1.contains(&field.as_str()) {
+                fields.insert(field, f.places(&key, Some(places), &[]));
+            } else {
+                f.add(key, "is nothing that is looked for", format!("one of {}", known.1.join(", ")));
+            }
+        }
+        let ManagedFile { method, url, encoding, params, headers, .. } = file;
+        let request = OperationFile { method, url, encoding, params, headers };
+        if let Some(request) = operation(&key, request, names, f) {
+            let items = fields.remove("items");
+            all.insert(name, Managed { request, items, fields });
+        }
+    }
+    all
 }

@@ -1,6 +1,5 @@
-//! The token request: dialect, operation and inputs to exactly one HTTP request. Pure.
+//! Dialect, operation and inputs to exactly one HTTP request, or to the URL that a browser opens. Pure.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use base64::Engine;
@@ -14,86 +13,98 @@ use zeroize::Zeroizing;
 
 use super::dialect::Dialect;
 use super::error::{Class, TokenError};
-use super::file::{BasicEncoding, ClientAuth, Encoding, Grant, Op};
-use super::operation::{Operation, Param};
-use crate::secret::Secret;
+use super::file::{BasicEncoding, ClientAuth, Encoding, Op};
+pub use super::inputs::{Given, Inputs};
+use super::operation::{Managed, Operation, Param};
+use super::template::Template;
 
 /// Everything that is not unreserved in a URL (RFC 3986 §2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// The values of one token request.
-#[derive(Clone, Debug)]
-pub struct Inputs {
-    pub grant: Grant,
-    pub client_auth: ClientAuth,
-    /// The token's own URL, `{url}`.
-    pub url: Option<String>,
-    pub base_url: Option<String>,
-    pub client_id: Option<String>,
-    pub client_secret: Option<Secret>,
-    pub username: Option<String>,
-    pub password: Option<Secret>,
-    pub refresh_token: Option<Secret>,
-    /// Joined with the dialect's separator.
-    pub scope: Option<String>,
-    /// The token's own extra parameters; they win over the dialect's.
-    pub params: BTreeMap<String, Secret>,
-    /// The token's own extra headers; they win over the dialect's.
-    pub headers: Vec<(HeaderName, Secret)>,
-}
-
-impl Inputs {
-    fn value(&self, name: &str) -> Option<Cow<'_, str>> {
-        let secret = |secret: &'_ Option<Secret>| secret.as_ref().map(|s| s.expose().to_owned().into());
-        let text = |text: &'_ Option<String>| text.clone().map(Cow::Owned);
-        match name {
-            "grant" => Some(self.grant.as_str().into()),
-            "url" => text(&self.url),
-            "base_url" => self.base_url.as_deref().map(|url| url.trim_end_matches('/').to_owned().into()),
-            "client_id" => text(&self.client_id),
-            "client_secret" => secret(&self.client_secret),
-            "username" => text(&self.username),
-            "password" => secret(&self.password),
-            "refresh_token" => secret(&self.refresh_token),
-            "scope" => text(&self.scope),
-            _ => None,
-        }
-    }
-
-    /// Everything of it that must not come out again.
-    pub fn secrets(&self) -> Vec<&Secret> {
-        let single = [&self.client_secret, &self.password, &self.refresh_token];
-        let mut all: Vec<_> = single.into_iter().flatten().collect();
-        all.extend(self.params.values());
-        all.extend(self.headers.iter().map(|(_, value)| value));
-        all
-    }
-}
-
-/// Builds the request of `op`: an absolute URI, all headers but `Host`, the body.
+/// Builds the request of `op`: an absolute URI, all headers but `Host`, the body. `Err` is of class `config`.
 pub fn build(dialect: &Dialect, op: Op, inputs: &Inputs) -> Result<Request<Vec<u8>>, TokenError> {
-    let wrong = |problem: String| TokenError::new(Class::Config, problem, "correct the token's configuration");
     let operation = dialect.operation(op).ok_or_else(|| {
-        wrong(format!("the dialect {:?} cannot {}", dialect.name, if op == Op::Acquire { "log in" } else { "renew" }))
+        let what = match op {
+            Op::Acquire => "log in",
+            Op::Renew => "renew",
+            Op::Exchange => "exchange a code",
+            Op::Revoke => "revoke",
+            Op::Manage => "do that",
+        };
+        wrong(format!("the dialect {:?} cannot {what}", dialect.name))
     })?;
-    let params = parameters(operation, inputs);
-    let mut url = operation
-        .url
-        .render(|name| match name {
-            "url" | "base_url" => inputs.value(name),
-            _ => inputs.value(name).map(|value| utf8_percent_encode(&value, RESERVED).to_string().into()),
-        })
-        .ok_or_else(|| wrong("the token's URL needs a value that is not set".into()))?;
+    let own_url = if op == Op::Revoke { inputs.value("revoke_url") } else { None };
+    let mut params = parameters(&operation.params, inputs);
+    authenticate(operation, inputs, &mut params);
+    if op != Op::Revoke {
+        params.extend(inputs.params.iter().map(|(name, value)| (name.clone(), value.expose().into())));
+    }
+    request(operation, own_url.as_deref(), &params, inputs, |headers| credentials(dialect, inputs, headers))
+}
+
+/// Builds a request of `[secrets]` or `[clients]`: like [`build`], but it is the access token that proves who asks, so the
+/// client does not, and of the token's own keys only the headers are sent.
+pub fn manage(managed: &Managed, inputs: &Inputs) -> Result<Request<Vec<u8>>, TokenError> {
+    let operation = &managed.request;
+    request(operation, None, &parameters(&operation.params, inputs), inputs, |_| Ok(()))
+}
+
+/// The URL that a browser opens for a login, every value percent-encoded (RFC 6749 §4.1.1). `Err` is of class `config`.
+pub fn authorize_url(dialect: &Dialect, inputs: &Inputs) -> Result<String, TokenError> {
+    let none = || wrong(format!("the dialect {:?} has no login with a browser", dialect.name));
+    let page = dialect.authorize.as_ref().ok_or_else(none)?;
+    let mut url = match inputs.value("authorize_url") {
+        Some(own) => Zeroizing::new(own.into_owned()),
+        None => address(&page.url, inputs)?,
+    };
+    for (name, template) in &page.params {
+        let Some(value) = template.render(|name| inputs.value(name)) else { continue };
+        let joint = if url.contains('?') { '&' } else { '?' };
+        url.push(joint);
+        url.push_str(&format!("{}={}", escaped(name), escaped(&value)));
+    }
+    let _: Uri = url.parse().map_err(|_| wrong("the URL of the login is not a valid URL".into()))?;
+    Ok(url.to_string())
+}
+
+/// Everything that is not unreserved in a URL, percent-encoded (RFC 3986 §2.3).
+pub fn escaped(text: &str) -> String {
+    utf8_percent_encode(text, RESERVED).to_string()
+}
+
+fn wrong(problem: String) -> TokenError {
+    TokenError::new(Class::Config, problem, "correct the token's configuration")
+}
+
+fn address(url: &Template, inputs: &Inputs) -> Result<Zeroizing<String>, TokenError> {
+    let value = |name: &str| match name {
+        "url" | "base_url" | "authorize_url" | "revoke_url" => inputs.value(name),
+        _ => inputs.value(name).map(|value| escaped(&value).into()),
+    };
+    url.render(value).ok_or_else(|| wrong("the token's URL needs a value that is not set".into()))
+}
+
+fn request(
+    operation: &Operation,
+    own_url: Option<&str>,
+    params: &BTreeMap<String, Value>,
+    inputs: &Inputs,
+    credentials: impl FnOnce(&mut HeaderMap) -> Result<(), String>,
+) -> Result<Request<Vec<u8>>, TokenError> {
+    let mut url = match own_url {
+        Some(own) => Zeroizing::new(own.to_owned()),
+        None => address(&operation.url, inputs)?,
+    };
     let (content_type, body) = match operation.encoding {
-        Encoding::Form => (Some("application/x-www-form-urlencoded"), form(&params).into_bytes()),
-        Encoding::Json => (Some("application/json"), serde_json::to_vec(&params).unwrap_or_default()),
-        Encoding::Query => {
+        Encoding::Form => (Some("application/x-www-form-urlencoded"), form(params).into_bytes()),
+        Encoding::Json => (Some("application/json"), serde_json::to_vec(params).unwrap_or_default()),
+        Encoding::Query if !params.is_empty() => {
             let joint = if url.contains('?') { '&' } else { '?' };
             url.push(joint);
-            url.push_str(&form(&params));
+            url.push_str(&form(params));
             (None, Vec::new())
         }
-        Encoding::None => (None, Vec::new()),
+        Encoding::Query | Encoding::None => (None, Vec::new()),
     };
     // Security: the parser's error would quote the URL, which may hold secrets.
     let uri: Uri = url.parse().map_err(|_| wrong("the token's URL is not a valid URL".into()))?;
@@ -109,7 +120,7 @@ pub fn build(dialect: &Dialect, op: Op, inputs: &Inputs) -> Result<Request<Vec<u
         // hyper sends no length for an empty body, and some servers refuse a POST without one (411).
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
-    credentials(dialect, inputs, headers).map_err(wrong)?;
+    credentials(headers).map_err(wrong)?;
     for (name, template) in &operation.headers {
         if let Some(value) = template.render(|name| inputs.value(name)) {
             set(headers, name, &value).map_err(wrong)?;
@@ -146,12 +157,15 @@ fn set(headers: &mut HeaderMap, name: &HeaderName, value: &str) -> Result<(), St
     Ok(())
 }
 
-/// The dialect's parameters, then what the client authentication adds, then the token's own.
-fn parameters(operation: &Operation, inputs: &Inputs) -> BTreeMap<String, Value> {
-    let mut params: BTreeMap<_, _> =
-        operation.params.iter().filter_map(|(name, param)| Some((name.clone(), render(param, inputs)?))).collect();
-    let mut add = |name: &str, value: Option<Cow<'_, str>>| {
-        if let Some(value) = value
+/// The dialect's parameters.
+fn parameters(params: &BTreeMap<String, Param>, inputs: &Inputs) -> BTreeMap<String, Value> {
+    params.iter().filter_map(|(name, param)| Some((name.clone(), render(param, inputs)?))).collect()
+}
+
+/// What the client authentication adds, unless the request says itself where it goes.
+fn authenticate(operation: &Operation, inputs: &Inputs, params: &mut BTreeMap<String, Value>) {
+    let mut add = |name: &str| {
+        if let Some(value) = inputs.value(name)
             && !operation.places(name)
         {
             params.insert(name.to_owned(), value.into_owned().into());
@@ -160,21 +174,20 @@ fn parameters(operation: &Operation, inputs: &Inputs) -> BTreeMap<String, Value>
     match inputs.client_auth {
         ClientAuth::ClientSecretBasic => {}
         ClientAuth::ClientSecretPost => {
-            add("client_id", inputs.value("client_id"));
-            add("client_secret", inputs.value("client_secret"));
+            add("client_id");
+            add("client_secret");
         }
-        ClientAuth::TlsClientAuth | ClientAuth::SelfSignedTlsClientAuth | ClientAuth::None => {
-            add("client_id", inputs.value("client_id"));
-        }
+        ClientAuth::TlsClientAuth | ClientAuth::SelfSignedTlsClientAuth | ClientAuth::None => add("client_id"),
     }
-    params.extend(inputs.params.iter().map(|(name, value)| (name.clone(), value.expose().into())));
-    params
 }
 
 /// `None` where a template names a value that is not set.
 fn render(param: &Param, inputs: &Inputs) -> Option<Value> {
     Some(match param {
-        Param::Text(template) => template.render(|name| inputs.value(name))?.to_string().into(),
+        Param::Text(template) => match template.alone().and_then(|name| inputs.typed(name)) {
+            Some(value) => value.clone(),
+            None => template.render(|name| inputs.value(name))?.to_string().into(),
+        },
         Param::Table(table) => Value::Object(
             table.iter().filter_map(|(name, param)| Some((name.clone(), render(param, inputs)?))).collect(),
         ),

@@ -24,7 +24,7 @@ pub enum TemplateError {
 }
 
 impl Template {
-    /// Parses `text`, in which only the names of `known` may stand.
+    /// Parses `text`, in which only the names of `known` may stand; `headers.*` there is every name that begins so.
     pub fn parse(text: &str, known: &[&str]) -> Result<Self, TemplateError> {
         let mut parts = Vec::new();
         let mut literal = String::new();
@@ -39,7 +39,7 @@ impl Template {
             }
             let Some(close) = rest.find('}') else { return Err(TemplateError::Unclosed) };
             let name = &rest[..close];
-            if !known.contains(&name) {
+            if !known.iter().any(|known| fits(known, name)) {
                 return Err(TemplateError::Unknown { name: name.to_owned() });
             }
             if !literal.is_empty() {
@@ -55,8 +55,21 @@ impl Template {
         Ok(Self(parts))
     }
 
+    /// The name, if the template is nothing else.
+    pub fn alone(&self) -> Option<&str> {
+        match self.0.as_slice() {
+            [Part::Name(name)] => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The names in it, in their order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|part| if let Part::Name(name) = part { Some(name.as_str()) } else { None })
+    }
+
     pub fn uses(&self, name: &str) -> bool {
-        self.0.iter().any(|part| matches!(part, Part::Name(n) if n == name))
+        self.names().any(|n| n == name)
     }
 
     /// The text with every name replaced by what `value` gives for it; `None` as soon as one has no value.
@@ -69,6 +82,13 @@ impl Template {
             }
         }
         Some(out)
+    }
+}
+
+fn fits(known: &str, name: &str) -> bool {
+    match known.strip_suffix('*') {
+        Some(start) => name.len() > start.len() && name.starts_with(start),
+        None => known == name,
     }
 }
 
@@ -97,5 +117,7 @@ mod tests {
     fn unknown_and_unclosed_names_are_refused() {
         assert_eq!(Template::parse("{nope}", &["id"]), Err(TemplateError::Unknown { name: "nope".into() }));
         assert_eq!(Template::parse("x{id", &["id"]), Err(TemplateError::Unclosed));
+        assert!(Template::parse("{headers.X-Key}", &["headers.*"]).is_ok());
+        assert!(Template::parse("{headers.}", &["headers.*"]).is_err());
     }
 }

@@ -152,26 +152,17 @@ fn lower_escapes(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::oauth::file::{ClientAuth, Grant};
     use crate::secret::Secret;
 
     fn shown(text: &str) -> String {
         let inputs = Inputs {
-            grant: Grant::Password,
-            client_auth: ClientAuth::ClientSecretBasic,
-            url: None,
-            base_url: None,
             client_id: Some("app".into()),
             client_secret: Some(Secret::new("top/secret+value".into())),
             username: Some("user".into()),
             password: Some(Secret::new("p\"ass word".into())),
-            refresh_token: None,
-            scope: None,
-            params: BTreeMap::new(),
-            headers: Vec::new(),
+            ..Inputs::new(Grant::Password, ClientAuth::ClientSecretBasic)
         };
         cleaned(text, &inputs)
     }

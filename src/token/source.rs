@@ -95,18 +95,15 @@ impl Source {
         let config = &self.config;
         let login = config.password.as_ref().filter(|_| op == Op::Acquire);
         let mut inputs = Inputs {
-            grant: config.grant,
-            client_auth: config.client_auth,
             url: config.url.clone(),
             base_url: config.base_url.clone(),
             client_id: config.client_id.clone(),
             client_secret: read(config.client_secret.as_ref()).await?,
             username: config.username.clone(),
             password: read(login).await?,
-            refresh_token: None,
             scope: config.scope.clone(),
-            params: Default::default(),
-            headers: Vec::new(),
+            vars: config.vars.clone(),
+            ..Inputs::new(config.grant, config.client_auth)
         };
         for (name, source) in &config.params {
             inputs.params.insert(name.clone(), source.read().await.map_err(unreadable)?);

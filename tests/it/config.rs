@@ -2,6 +2,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde_json::Value;
+use tokenbroker::oauth::builtin::{BUILT_IN, built_in};
+use tokenbroker::oauth::file::Grant;
+use tokenbroker::secret::source::SecretSource;
 
 use crate::support::{binary, run_to_end, write};
 
@@ -63,7 +66,7 @@ token = "ap"
         "tokenbroker.toml:3:1: limits.conections: unknown key; did you mean `connections`?",
         "tokenbroker.toml:4:16: limits.head_timeout: \"10 sec\" is not understood; a duration is written like \"10s\", \"500ms\", \"5m\", \"1h30m\" or \"7d\"",
         "tokenbroker.toml:6:8: token.api: the client authentication needs `client_id`; the vendor gave one when the client was registered; or set another client_auth",
-        "tokenbroker.toml:7:9: token.api.grant: \"passwrd\" is not known here; did you mean \"password\"? one of client_credentials, password, refresh_token, static",
+        "tokenbroker.toml:7:9: token.api.grant: \"passwrd\" is not known here; did you mean \"password\"? one of client_credentials, password, authorization_code, refresh_token, static",
         "tokenbroker.toml:8:7: token.api.url: credentials would cross the network unencrypted; use https://",
         "tokenbroker.toml:9:19: token.api.client_secret.fil: unknown key; did you mean `file`?",
         "tokenbroker.toml:10:9: token.api.eager: expected true or false, found text in quotes",
@@ -325,10 +328,6 @@ fn what_could_never_work_is_refused_where_it_stands() {
         ),
         (route("[dialect.d.inject]\nformat = \"Bearer\""), ":6:10: dialect.d.inject.format: does not hold the token"),
         (
-            route("[dialect.d]\nextends = \"comap\""),
-            ":6:11: dialect.d.extends: \"comap\" is not yet there in this version; describe it in a [dialect] of your own",
-        ),
-        (
             route("[dialect.d]\nbase_url = \"http://a.example\""),
             ":6:12: dialect.d.base_url: credentials would cross the network unencrypted",
         ),
@@ -364,6 +363,29 @@ fn the_requests_of_a_token_can_be_made_and_are_sent_encrypted() {
         (
             token(&of_mine, &format!("{mine}\"http://a.example/t\"")),
             ":9:7: dialect.mine.acquire.url: the URL of the acquire request: credentials would cross the network unencrypted; use https://",
+        ),
+        (
+            token(
+                &of_mine,
+                &format!("{mine}\"https://a.example/t\"\n[dialect.mine.secrets.list]\nurl = \"http://a.example/s\""),
+            ),
+            ":11:7: dialect.mine.secrets.list.url: credentials would cross the network unencrypted; use https://",
+        ),
+        (
+            token(
+                &of_mine,
+                &format!("{mine}\"https://a.example/t\"\n[dialect.mine.clients.lst]\nurl = \"https://a.example/s\""),
+            ),
+            ":10:23: dialect.mine.clients.lst: there is no such request; one of list, register, delete",
+        ),
+        (
+            token(
+                &of_mine,
+                &format!(
+                    "{mine}\"https://a.example/t\"\n[dialect.mine.inject]\nheaders = {{ X-A = \"x {{headers.B}}\" }}"
+                ),
+            ),
+            ":11:19: dialect.mine.inject.headers.X-A: a field of the token can only be sent as it is; nothing beside the {headers.NAME}",
         ),
         (
             token(&of_mine, &format!("{mine}\"/t\"")),
@@ -544,19 +566,13 @@ fn what_is_promised_for_later_is_refused_by_name() {
         ("[store]\nurl = \"redis://x\"\n", "store.url"),
         ("[admin]\nprobes = \"0.0.0.0:1\"\n", "admin.probes"),
         ("[identity.i]\np12 = \"x\"\n", "identity.i.p12"),
-        ("[token.t]\nlimit = \"5 per 5m\"\n", "token.t.limit"),
+        ("[token.t]\nredirect_uri = \"http://localhost/\"\n", "token.t.redirect_uri"),
         ("[token.t]\ngrant = \"authorization_code\"\n", "token.t.grant"),
         ("[token.t]\nclient_auth = \"private_key_jwt\"\n", "token.t.client_auth"),
-        ("[token.t]\ndialect = \"comap\"\n", "token.t.dialect"),
-        ("[token.t]\nvars = { a = \"b\" }\n", "token.t.vars"),
+        ("[token.t]\nrotate = { before = \"30d\" }\n", "token.t.rotate"),
         ("[route.r]\nunsafe_listen = true\n", "route.r.unsafe_listen"),
         ("[route.r]\nclients = {}\n", "route.r.clients"),
-        ("[dialect.d]\nrevoke = {}\n", "dialect.d.revoke"),
-        ("[dialect.d.answer]\nsame_token = \"x\"\n", "dialect.d.answer.same_token"),
-        (
-            "[[dialect.d.error]]\nclass = \"unknown\"\nwhen = { secret_younger_than = \"1m\" }\n",
-            "dialect.d.error.0.when.secret_younger_than",
-        ),
+        ("[dialect.d]\ngrant = \"device_code\"\n", "dialect.d.grant"),
     ] {
         let problems = problems(config);
         let found = problems.iter().any(|line| line.contains(&format!(": {key}: ")) && line.contains("not yet"));
@@ -824,7 +840,8 @@ proptest::proptest! {
         proptest::sample::select(vec![
             "[route.a]", "[[route", "[token.api]", "\n", "\n", " = ", "=", "listen", "upstream", "\"", "'", "\"\"\"", "{", "}",
             "[", "]", ",", ".", "é", "\u{10348}", "\\", "\\u", "127.0.0.1:0", "https://a", "token", "3", "1e9", "2026-01-01",
-            "true", "#", "\u{0}", "\r", "a", "grant", "static", "headers",
+            "true", "#", "\u{0}", "\r", "a", "grant", "static", "headers", "[dialect.d.secrets.list]", "extends", "vars", "limit",
+            "\"oauth2\"", "answer", "[dialect.d.authorize]", "[dialect.d]", "5 per 5m",
         ]),
         0..40,
     )) {
@@ -882,16 +899,148 @@ fn a_dialect_of_ones_own_is_checked_like_the_rest() {
     let config = format!(
         "{ROUTE}[token.api]\ndialect = \"mine\"\nclient_id = \"c\"\nclient_secret = \"s\"\n[dialect.mine]\nextends = \"oauth3\"\n"
     );
-    problem(
-        &config,
-        "tokenbroker.toml:9:11: dialect.mine.extends: there is no built-in dialect \"oauth3\"; one of comodo-one, oauth2",
-    );
+    let expected = "tokenbroker.toml:9:11: dialect.mine.extends: there is no built-in dialect \"oauth3\"; one of ";
+    assert!(problems(&config)[0].starts_with(expected));
     let config =
         format!("{ROUTE}token = false\n[dialect.mine]\nextends = \"oauth2\"\nacquire = {{ url = \"{{urk}}\" }}\n");
     let shown = problems(&config).concat();
     assert!(shown.contains("dialect.mine.acquire.url: there is no `{urk}` here"), "{shown}");
     let config = format!("{ROUTE}token = false\n[dialect.oauth2]\n");
     assert!(problems(&config).concat().contains("there is a built-in of that name"));
+}
+
+#[test]
+fn every_built_in_dialect_can_be_used_with_what_it_needs() {
+    let directory = tempfile::tempdir().unwrap();
+    let pki = tokenbroker::standin::pki::Pki::new(directory.path()).unwrap();
+    let issued = pki.issue(&tokenbroker::standin::pki::Leaf::client("me", 1)).unwrap();
+    for (dialect, _) in BUILT_IN {
+        let compiled = built_in(dialect).unwrap();
+        let needs = compiled.needs;
+        let mut keys = format!("dialect = \"{dialect}\"\n");
+        match compiled.grant {
+            Some(Grant::AuthorizationCode) => {
+                keys += "grant = \"refresh_token\"\nrefresh_token = { exec = [\"true\"] }\n";
+            }
+            Some(Grant::Password) => keys += "username = \"u\"\npassword = { exec = [\"true\"] }\n",
+            _ => {}
+        }
+        if *dialect == "oauth2" {
+            keys += "client_id = \"me\"\nclient_secret = { exec = [\"true\"] }\n";
+        }
+        for need in needs.iter().filter(|need| !["username", "password"].contains(&need.as_str())) {
+            keys += &match need.as_str() {
+                "url" | "base_url" => format!("{need} = \"https://vendor.example\"\n"),
+                "client_secret" => "client_secret = { exec = [\"true\"] }\n".to_owned(),
+                "scope" => "scope = [\"a\"]\n".to_owned(),
+                key => format!("{key} = \"me\"\n"),
+            };
+        }
+        let identity = if needs.iter().any(|need| need == "identity") {
+            format!("[identity.me]\ncert = {:?}\nkey = {:?}\n", issued.cert, issued.key)
+        } else {
+            String::new()
+        };
+        let config = format!("[token.api]\n{keys}{ROUTE}{identity}");
+        let (code, _, stderr) = check(&config);
+        let memory = compiled.grant == Some(Grant::AuthorizationCode);
+        let fine = stderr.is_empty() || (memory && stderr.lines().count() == 1 && stderr.contains("[store]"));
+        assert!(code == 0 && fine, "{config}{stderr}");
+        let lacking = keys.lines().filter(|line| !line.starts_with("headers.") && !line.starts_with("params."));
+        let lacking: String =
+            lacking.filter(|line| !line.starts_with("vars.")).map(|line| format!("{line}\n")).collect();
+        for need in needs.iter().filter(|need| need.contains('.')) {
+            let problems = problems(&format!("[token.api]\n{lacking}{ROUTE}{identity}"));
+            let expected = format!("token.api: the dialect {dialect} needs `{need}`; add it to this table");
+            assert!(problems.iter().any(|line| line.contains(&expected)), "{expected}: {problems:#?}");
+        }
+    }
+}
+
+#[test]
+fn what_goes_with_a_token_is_on_every_route_that_does_not_say_otherwise() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = r#"
+[token.api]
+dialect = "mine"
+client_id = "my-app"
+client_secret = "s"
+headers = { Comap-Key = "k1" }
+vars = { area = "north" }
+[route.plain]
+listen = "127.0.0.1:8403"
+upstream = "https://api.example"
+token = "api"
+[route.own]
+listen = "127.0.0.1:8404"
+upstream = "https://api.example"
+token = "api"
+header = "X-Area"
+headers = { comap-key = "k2" }
+[route.none]
+listen = "127.0.0.1:8405"
+upstream = "https://api.example"
+token = false
+[dialect.mine]
+extends = "comap"
+vars = { area = "south" }
+[dialect.mine.inject]
+headers = { X-Client = "id {client_id}", X-Area = "{area}", X-Absent = "{headers.X-Absent}" }
+"#;
+    let file = write(directory.path(), "tokenbroker.toml", text);
+    let (config, report) = tokenbroker::config::load(&file, jiff::Timestamp::UNIX_EPOCH);
+    let config = config.unwrap_or_else(|| panic!("{:#?}", report.problems));
+    let sent = |route: &str| {
+        let headers = config.routes[route].headers.iter();
+        let sent = headers.map(|(name, source)| match source {
+            SecretSource::Inline(value) => (name.to_string(), value.expose().to_owned()),
+            other => panic!("{other:?}"),
+        });
+        sent.collect::<Vec<_>>()
+    };
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let mut plain = sent("plain");
+    plain.sort();
+    assert_eq!(plain, [pair("comap-key", "k1"), pair("x-area", "north"), pair("x-client", "id my-app")]);
+    assert_eq!(sent("own"), [pair("comap-key", "k2"), pair("x-client", "id my-app")]);
+    assert_eq!(sent("none"), []);
+    let token = &config.tokens["api"];
+    assert_eq!(token.limit.map(|limit| limit.max), Some(5), "the dialect's");
+    assert!(!format!("{token:?}{:?}", config.routes["plain"]).contains("k1\""), "{token:?}");
+}
+
+#[test]
+fn a_tokens_own_names_and_its_budget_are_checked() {
+    let token = |keys: &str| {
+        let client = "client_id = \"c\"\nclient_secret = { exec = [\"true\"] }";
+        format!("[token.api]\ndialect = \"vault-approle\"\nbase_url = \"https://v.example\"\n{client}\n{keys}\n{ROUTE}")
+    };
+    let at = "tokenbroker.toml:6:";
+    for (keys, expected) in [
+        (
+            "vars = { mont = \"a\" }",
+            "10: token.api.vars.mont: the dialect vault-approle has no such name; did you mean `mount`?",
+        ),
+        ("vars = { mount = \"\" }", "18: token.api.vars.mount: is empty; write what the vendor calls it, or remove it"),
+        ("vars = { mount = 7 }", "18: token.api.vars.mount: expected text in quotes, found a whole number"),
+        (
+            "limit = \"5 in 5m\"",
+            "9: token.api.limit: \"5 in 5m\" is not understood; a budget is written like \"5 per 5m\": from 1 to 1000000 requests, in a second or more",
+        ),
+    ] {
+        let problems = problems(&token(keys));
+        assert_eq!(problems, [format!("{at}{expected}")], "{keys}");
+    }
+    problem(
+        &format!("[token.api]\ngrant = \"static\"\naccess_token = \"t\"\nlimit = \"5 per 5m\"\n{ROUTE}"),
+        "tokenbroker.toml:4:1: token.api.limit: is not used by the grant static, which makes no request; remove it, or set the grant that is meant",
+    );
+    problem(
+        &format!(
+            "[token.api]\ndialect = \"netrex\"\nclient_id = \"c\"\nclient_secret = {{ exec = [\"true\"] }}\n{ROUTE}"
+        ),
+        "tokenbroker.toml:1:8: token.api.grant: the grant authorization_code, for the dialect netrex, is not yet there in this version; set grant = \"refresh_token\", with a refresh token that was obtained elsewhere",
+    );
 }
 
 #[test]
@@ -950,7 +1099,9 @@ fn the_reference_shows_every_key_with_its_default_and_nothing_else() {
     let mut known = Vec::new();
     keys(&schema, &schema, "", &mut known);
     let is_table = |key: &str| {
-        let inside = ["acquire", "renew", "answer", "error", "inject"].map(|table| format!("dialect.*.{table}"));
+        let inside =
+            ["acquire", "renew", "exchange", "revoke", "authorize", "secrets", "clients", "answer", "error", "inject"];
+        let inside = inside.map(|table| format!("dialect.*.{table}"));
         ["store", "admin", "limits", "identity", "token", "route", "dialect"].contains(&key)
             || inside.iter().any(|t| t == key)
     };
@@ -963,8 +1114,13 @@ fn the_reference_shows_every_key_with_its_default_and_nothing_else() {
         let line = line.strip_prefix("# ").unwrap_or(line);
         if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.trim_start_matches('[').split(']').next()) {
             let parts: Vec<_> = name.split('.').collect();
-            table =
-                parts.iter().enumerate().map(|(i, part)| if i == 1 { "*" } else { part }).collect::<Vec<_>>().join(".");
+            let named = |i: usize| i == 1 || (i == 3 && ["secrets", "clients"].contains(&parts[2]));
+            table = parts
+                .iter()
+                .enumerate()
+                .map(|(i, part)| if named(i) { "*" } else { part })
+                .collect::<Vec<_>>()
+                .join(".");
         } else if let Some((key, value)) = line.split_once(" =")
             && key.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c == '2')
         {

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use http::StatusCode;
 use jiff::Timestamp;
@@ -8,20 +9,24 @@ use tokenbroker::oauth::builtin::{BUILT_IN, built_in, extended};
 use tokenbroker::oauth::dialect::Dialect;
 use tokenbroker::oauth::error::{Class, Outcome};
 use tokenbroker::oauth::file::{ClientAuth, Grant, Op};
+use tokenbroker::oauth::manage::{self, Item};
+use tokenbroker::oauth::operation::Managed;
 use tokenbroker::oauth::place::Reply;
-use tokenbroker::oauth::request::{self, Inputs};
+use tokenbroker::oauth::request::{self, Given, Inputs};
 use tokenbroker::oauth::response::{self, Access};
+use tokenbroker::oauth::rules::SameToken;
 use tokenbroker::secret::Secret;
-use tokenbroker::units::Span;
+use tokenbroker::units::{Budget, Span};
 
 /// All worked examples of all built-in dialects.
-const EXAMPLES: usize = 17;
+const EXAMPLES: usize = 114;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Example {
     about: String,
-    op: Op,
+    /// `acquire`, `renew`, `exchange`, `revoke`, `authorize`, or `secrets.list` and its like.
+    op: String,
     now: String,
     given: BTreeMap<String, String>,
     request: Option<ExpectedRequest>,
@@ -30,6 +35,15 @@ struct Example {
     answer: Option<GivenAnswer>,
     token: Option<ExpectedToken>,
     class: Option<Class>,
+    /// Words of what the operator is told to do.
+    fix: Option<String>,
+    /// Words of the vendor's message as it is shown.
+    says: Option<String>,
+    /// What a management request brings.
+    items: Option<Vec<Item>>,
+    /// The answer is a success that brings nothing.
+    #[serde(default)]
+    done: bool,
 }
 
 #[derive(Deserialize)]
@@ -67,9 +81,19 @@ fn inputs(dialect: &Dialect, given: &BTreeMap<String, String>) -> Inputs {
     let secret = |name: &str| text(name).map(Secret::new);
     let grant = text("grant").map(|grant| word(&grant)).or(dialect.grant);
     let client_auth = text("client_auth").map(|auth| word(&auth)).or(dialect.client_auth);
-    Inputs {
-        grant: grant.unwrap_or(Grant::ClientCredentials),
-        client_auth: client_auth.unwrap_or(ClientAuth::ClientSecretBasic),
+    let known = [
+        "url",
+        "base_url",
+        "grant",
+        "client_auth",
+        "client_id",
+        "client_secret",
+        "username",
+        "password",
+        "refresh_token",
+        "scope",
+    ];
+    let mut inputs = Inputs {
         url: text("url"),
         base_url: text("base_url").or_else(|| dialect.base_url.clone()),
         client_id: text("client_id"),
@@ -78,9 +102,24 @@ fn inputs(dialect: &Dialect, given: &BTreeMap<String, String>) -> Inputs {
         password: secret("password"),
         refresh_token: secret("refresh_token"),
         scope: text("scope"),
-        params: BTreeMap::new(),
-        headers: Vec::new(),
+        vars: dialect.vars.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?))).collect(),
+        secret_age: text("secret_age").map(|age| tokenbroker::units::duration(&age).unwrap()),
+        ..Inputs::new(grant.unwrap_or(Grant::ClientCredentials), client_auth.unwrap_or(ClientAuth::ClientSecretBasic))
+    };
+    for (key, value) in given.iter().filter(|(key, _)| !known.contains(&key.as_str()) && *key != "secret_age") {
+        if let Some(header) = key.strip_prefix("headers.") {
+            inputs.headers.push((header.parse().unwrap(), Secret::new(value.clone())));
+        } else if let Some(param) = key.strip_prefix("params.") {
+            inputs.params.insert(param.to_owned(), Secret::new(value.clone()));
+        } else if let Some(var) = key.strip_prefix("vars.") {
+            assert!(dialect.vars.contains_key(var), "{}: {var}", dialect.name);
+            inputs.vars.insert(var.to_owned(), value.clone());
+        } else {
+            let value = serde_json::from_str(value).unwrap_or_else(|_| value.as_str().into());
+            inputs.values.insert(key.clone().leak(), Given::Plain(value));
+        }
     }
+    inputs
 }
 
 fn reply(status: u16, headers: &BTreeMap<String, String>, body: &str) -> Reply {
@@ -88,35 +127,80 @@ fn reply(status: u16, headers: &BTreeMap<String, String>, body: &str) -> Reply {
     Reply { status: StatusCode::from_u16(status).unwrap(), headers, body: body.into() }
 }
 
+fn requested(dialect: &Dialect, example: &Example, inputs: &Inputs) -> Result<http::Request<Vec<u8>>, TokenError> {
+    match example.op.split_once('.') {
+        None if example.op == "authorize" => {
+            let url = request::authorize_url(dialect, inputs)?;
+            Ok(http::Request::get(url).body(Vec::new()).unwrap())
+        }
+        None => request::build(dialect, word(&example.op), inputs),
+        Some(_) => request::manage(managed(dialect, &example.op), inputs),
+    }
+}
+
+fn managed<'d>(dialect: &'d Dialect, op: &str) -> &'d Managed {
+    match op.split_once('.').unwrap() {
+        ("secrets", name) => &dialect.secrets[name],
+        ("clients", name) => &dialect.clients[name],
+        (table, _) => panic!("{table}"),
+    }
+}
+
 fn run(dialect: &Dialect, example: &Example) {
     let about = format!("{}: {}", dialect.name, example.about);
     let inputs = inputs(dialect, &example.given);
     if let Some(expected) = &example.request {
-        let made = request::build(dialect, example.op, &inputs).unwrap();
+        let made = requested(dialect, example, &inputs).unwrap_or_else(|error| panic!("{about}: {error}"));
         assert_eq!(made.method().as_str(), expected.method, "{about}");
         assert_eq!(made.uri().to_string(), expected.url, "{about}");
         assert_eq!(String::from_utf8_lossy(made.body()), expected.body, "{about}");
         for (name, value) in &example.request_headers {
-            assert_eq!(made.headers()[name], value.as_str(), "{about}: {name}");
+            assert_eq!(made.headers().get(name).map(|v| v.to_str().unwrap()), Some(value.as_str()), "{about}: {name}");
         }
     }
     let Some(given) = &example.answer else { return };
     let reply = reply(given.status, &given.headers, &given.body);
-    let read = response::read(dialect, example.op, &inputs, &reply, example.now.parse().unwrap());
-    match (&example.token, example.class, read) {
-        (Some(expected), None, Ok(answer)) => {
+    let now = example.now.parse().unwrap();
+    let error = match (&example.token, &example.items, example.done) {
+        (Some(expected), None, false) => {
+            let answer = response::read(dialect, word(&example.op), &inputs, &reply, now);
+            let answer = answer.unwrap_or_else(|error| panic!("{about}: {error}"));
             let access = answer.access.unwrap_or_else(|error| panic!("{about}: {error}"));
             assert_eq!(access.token.expose(), expected.access_token, "{about}");
             assert_eq!(access.lifetime, expected.lifetime.map(|span| span.0), "{about}");
             let refresh_token = answer.refresh_token.as_ref().map(|token| token.expose().to_owned());
             assert_eq!(refresh_token, expected.refresh_token, "{about}");
             assert_eq!(answer.refresh_lifetime, expected.refresh_lifetime.map(|span| span.0), "{about}");
+            None
         }
-        (None, Some(class), read) => {
-            let class_read = read.and_then(|answer| answer.access).map(|_| ()).map_err(|error| error.class);
-            assert_eq!(class_read, Err(class), "{about}");
+        (None, Some(items), false) => {
+            let read = manage::read(dialect, managed(dialect, &example.op), &inputs, &reply, now);
+            assert_eq!(read.as_ref(), Ok(items), "{about}");
+            None
         }
-        (_, _, read) => panic!("{about}: {read:?}"),
+        (None, None, true) => response::done(dialect, word(&example.op), &inputs, &reply, now).err(),
+        (None, None, false) if example.op.contains('.') => {
+            manage::read(dialect, managed(dialect, &example.op), &inputs, &reply, now).err()
+        }
+        (None, None, false) if example.op == "revoke" => {
+            response::done(dialect, Op::Revoke, &inputs, &reply, now).err()
+        }
+        (None, None, false) => {
+            response::read(dialect, word(&example.op), &inputs, &reply, now).and_then(|answer| answer.access).err()
+        }
+        _ => panic!("{about}: says more than one thing of the answer"),
+    };
+    assert_eq!(error.as_ref().map(|error| error.class), example.class, "{about}");
+    let shown = error.as_ref().map(|error| format!("{error} {error:?}")).unwrap_or_default();
+    for secret in inputs.secrets().into_iter().map(Secret::expose).filter(|secret| secret.len() >= 4) {
+        assert!(!shown.contains(secret), "{about}: {shown}");
+    }
+    for (words, text) in [
+        (&example.fix, error.as_ref().map(|error| error.fix.clone())),
+        (&example.says, error.and_then(|error| error.vendor)),
+    ] {
+        let Some(words) = words else { continue };
+        assert!(text.as_ref().is_some_and(|text| text.contains(words)), "{about}: {text:?}");
     }
 }
 
@@ -136,6 +220,225 @@ fn every_worked_example_of_every_dialect_holds() {
         }
     }
     assert_eq!(ran, EXAMPLES);
+}
+
+#[test]
+fn the_documentation_lists_every_built_in_with_what_it_needs() {
+    let docs = include_str!("../../docs/dialects.md");
+    let section = docs.split("## The built-ins").nth(1).unwrap().split("\n## ").next().unwrap();
+    let listed: Vec<_> = section.lines().filter(|line| line.starts_with("| `")).skip(1).collect();
+    let there: Vec<_> = BUILT_IN
+        .iter()
+        .map(|(name, text)| {
+            let table: toml::Table = text.parse().unwrap();
+            let dialect = built_in(name).unwrap();
+            let needs: Vec<_> = dialect.needs.iter().map(|need| format!("`{need}`")).collect();
+            let (about, grant) = (table["about"].as_str().unwrap(), dialect.grant.unwrap().as_str());
+            assert!(text.starts_with("# "), "{name} does not say what is stated, found and assumed");
+            format!("| `{name}` | {about} | `{grant}` | {} |", needs.join(", "))
+        })
+        .collect();
+    assert_eq!(listed, there);
+}
+
+#[test]
+fn a_new_secret_that_is_refused_is_another_thing_than_an_old_one() {
+    let table = toml::toml! {
+        extends = "oauth2"
+        [[error]]
+        when = { code = "invalid_client", secret_younger_than = "20m" }
+        class = "transient"
+        fix = "wait a little"
+    };
+    let dialect = extended("mine", &table).unwrap();
+    let class = |age: Option<&str>| {
+        let given = age.map(|age| ("secret_age".to_owned(), age.to_owned())).into_iter().collect();
+        let reply = reply(401, &BTreeMap::new(), r#"{"error":"invalid_client"}"#);
+        let read = response::read(&dialect, Op::Acquire, &inputs(&dialect, &given), &reply, Timestamp::UNIX_EPOCH);
+        let error = read.unwrap_err();
+        (error.class, error.fix == "wait a little")
+    };
+    assert_eq!(class(Some("19m")), (Class::Transient, true));
+    assert_eq!(class(Some("20m")), (Class::ClientRejected, false));
+    assert_eq!(class(None), (Class::ClientRejected, false), "a secret of which nobody knows the age counts as old");
+}
+
+#[test]
+fn a_code_that_success_names_is_an_error_only_with_another_value() {
+    let table = toml::toml! {
+        extends = "oauth2"
+        [answer]
+        error_code = "json:result"
+        success = { equals = { result = "0000" } }
+        [[error]]
+        when = { code = "1007" }
+        class = "user_action"
+    };
+    let dialect = extended("mine", &table).unwrap();
+    assert!(read(&dialect, r#"{"access_token":"t","result":"0000"}"#).is_ok());
+    assert_eq!(read(&dialect, r#"{"access_token":"t","result":"1007"}"#).unwrap_err().class, Class::UserAction);
+    assert!(read(&dialect, r#"{"access_token":"t"}"#).is_err());
+    let other = toml::toml! {
+        extends = "oauth2"
+        [answer]
+        error_code = "json:result"
+    };
+    let other = extended("other", &other).unwrap();
+    assert!(read(&other, r#"{"access_token":"t","result":"0000"}"#).is_err(), "text that is not empty is an error");
+}
+
+#[test]
+fn whether_a_server_repeats_or_ends_tokens_and_its_budget_are_typed() {
+    let same = |name: &str| built_in(name).unwrap().answer.same_token;
+    assert_eq!((same("oauth2"), same("covata")), (SameToken::Never, SameToken::UntilExpiry));
+    assert_eq!(same("feishu"), SameToken::UntilRemaining(Duration::from_secs(1800)));
+    assert!(built_in("covata").unwrap().answer.exclusive && !built_in("oauth2").unwrap().answer.exclusive);
+    assert_eq!(built_in("comap").unwrap().limit, Some(Budget { max: 5, per: Duration::from_secs(300) }));
+    let table = toml::toml! {
+        extends = "covata"
+        limit = "1 per 2h"
+        [answer]
+        same_token = { until_remaining = "10m" }
+    };
+    let mine = extended("mine", &table).unwrap();
+    assert_eq!(mine.answer.same_token, SameToken::UntilRemaining(Duration::from_secs(600)));
+    assert_eq!(mine.limit, Some(Budget { max: 1, per: Duration::from_secs(7200) }));
+}
+
+#[test]
+fn what_is_only_assumed_of_a_vendor_can_be_changed() {
+    let table = toml::toml! {
+        extends = "netrex"
+        client_auth = "client_secret_basic"
+        [renew]
+        encoding = "form"
+        params = { refresh_token = {}, token = "{refresh_token}" }
+        [answer]
+        access_token = "json:token"
+        error_code = "json:code"
+        success = { status = 201 }
+        [inject]
+        header = "x-auth-token"
+        format = "{access_token}"
+        headers = { x-auth-type = "4" }
+    };
+    let dialect = extended("mine", &table).unwrap();
+    let given = [("client_id", "c"), ("client_secret", "s"), ("refresh_token", "r-1")];
+    let given = given.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let inputs = inputs(&dialect, &given);
+    let made = request::build(&dialect, Op::Renew, &inputs).unwrap();
+    assert_eq!(made.uri(), "https://system2.netrex.cz/oauth2/token");
+    assert_eq!(made.body(), b"grant_type=refresh_token&token=r-1");
+    assert_eq!(made.headers()["authorization"], "Basic Yzpz");
+    let reply = reply(201, &BTreeMap::new(), r#"{"token":"t"}"#);
+    let answer = response::read(&dialect, Op::Renew, &inputs, &reply, Timestamp::UNIX_EPOCH).unwrap();
+    assert_eq!(answer.access.unwrap().token.expose(), "t");
+    assert_eq!((dialect.inject_header.as_str(), dialect.inject_headers.len()), ("x-auth-token", 1));
+}
+
+#[test]
+fn names_of_its_own_are_declared_have_a_default_and_take_nobody_elses_place() {
+    let table = toml::toml! {
+        needs = ["vars.tenant"]
+        vars = { mount = "a/b", state = "x", "no name" = "y" }
+        client_auth = "none"
+        [acquire]
+        url = "https://a.example/{tenant}/{mount}"
+        params = { t = "{tenant}", u = "{tenat}" }
+    };
+    let faults = extended("mine", &table).unwrap_err();
+    let told: Vec<_> = faults.iter().map(|f| format!("{}: {}", f.key, f.problem)).collect();
+    assert_eq!(
+        told,
+        [
+            "vars.no name: is not a usable name",
+            "vars.state: this name has a meaning already",
+            "acquire.params.u: there is no `{tenat}` here"
+        ]
+    );
+    let table = toml::toml! {
+        needs = ["vars.tenant"]
+        vars = { mount = "a/b" }
+        client_auth = "none"
+        [acquire]
+        url = "https://a.example/{tenant}/{mount}"
+        encoding = "json"
+        params = { t = "{tenant}" }
+    };
+    let dialect = extended("mine", &table).unwrap();
+    let given = BTreeMap::from([("vars.tenant".to_owned(), "acme & co".to_owned())]);
+    let made = request::build(&dialect, Op::Acquire, &inputs(&dialect, &given)).unwrap();
+    assert_eq!(made.uri(), "https://a.example/acme%20%26%20co/a%2Fb");
+    assert_eq!(made.body(), br#"{"t":"acme & co"}"#);
+    let error = request::build(&dialect, Op::Acquire, &inputs(&dialect, &BTreeMap::new())).unwrap_err();
+    assert_eq!(error.class, Class::Config, "a URL needs all of its values");
+}
+
+#[test]
+fn a_login_page_holds_nothing_secret_and_keeps_its_own_query() {
+    let table = toml::toml! {
+        [authorize]
+        url = "https://a.example/login"
+        params = { client_id = "{client_id}", secret = "{client_secret}", scope = "{scope}" }
+    };
+    let faults = extended("mine", &table).unwrap_err();
+    assert_eq!((faults.len(), faults[0].key.as_str()), (1, "authorize.params.secret"));
+    let table = toml::toml! {
+        extends = "oauth2"
+        [authorize]
+        params = { prompt = "consent" }
+    };
+    let dialect = extended("mine", &table).unwrap();
+    let given = [("authorize_url", "https://a.example/login?x=1"), ("client_id", "c"), ("params.audience", "geheim")];
+    let given = given.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let url = request::authorize_url(&dialect, &inputs(&dialect, &given)).unwrap();
+    let expected =
+        "https://a.example/login?x=1&client_id=c&code_challenge_method=S256&prompt=consent&response_type=code";
+    assert_eq!(url, expected, "the token's own params may be secrets: they are not shown to a browser");
+    let none = extended("none", &toml::Table::new()).unwrap();
+    assert_eq!(request::authorize_url(&none, &inputs(&none, &given)).unwrap_err().class, Class::Config);
+    assert_eq!(request::build(&none, Op::Exchange, &inputs(&none, &given)).unwrap_err().class, Class::Config);
+}
+
+#[test]
+fn management_requests_are_checked_and_prove_nothing_by_the_client() {
+    let table = toml::toml! {
+        [secrets.list]
+        url = "https://a.example/{client_id}"
+        answer = { id = "json:id", colour = "json:c" }
+        [secrets.rotate]
+        url = "https://a.example"
+        [clients.delete]
+        method = "DELETE"
+        [clients.list]
+        url = "https://a.example/{password}"
+    };
+    let faults = extended("mine", &table).unwrap_err();
+    let keys: Vec<_> = faults.iter().map(|fault| fault.key.as_str()).collect();
+    assert_eq!(keys, ["secrets.list.answer.colour", "secrets.rotate", "clients.delete.url", "clients.list.url"]);
+    let dialect = built_in("covata").unwrap();
+    let mut given = BTreeMap::from([("base_url".to_owned(), "https://a.example".to_owned())]);
+    for (key, value) in [("client_id", "c"), ("client_secret", "s"), ("params.x", "y"), ("access_token", "admin")] {
+        given.insert(key.to_owned(), value.to_owned());
+    }
+    let made = request::manage(&dialect.clients["list"], &inputs(&dialect, &given)).unwrap();
+    assert_eq!(made.uri(), "https://a.example/api/v1/clientapps", "without values there is no query");
+    assert_eq!(made.headers()["authorization"], "Bearer admin");
+    assert!(made.headers()["authorization"].is_sensitive());
+}
+
+#[test]
+fn what_goes_with_a_token_on_api_requests_is_checked() {
+    let table = toml::toml! {
+        extends = "oauth2"
+        [inject]
+        header = "X-Token"
+        format = "{access_token}"
+        headers = { X-A = "key {headers.X-A}", X-B = "{client_secret}", X-Token = "x", Host = "x", X-C = "{client_id}/1" }
+    };
+    let faults = extended("mine", &table).unwrap_err();
+    let keys: Vec<_> = faults.iter().map(|fault| fault.key.as_str()).collect();
+    assert_eq!(keys, ["inject.headers.Host", "inject.headers.X-B", "inject.headers.X-A", "inject.headers.X-Token"]);
 }
 
 fn oauth2() -> Dialect {
@@ -186,6 +489,7 @@ fn a_moment_may_be_seconds_milliseconds_or_rfc_3339_with_any_fraction() {
         "\"2026-01-01T01:00:00.1234567Z\"",
         "\"2026-01-01T02:00:00.123456789+01:00\"",
         "\"2026-01-01T01:00:00\"",
+        "\"Thu, 01 Jan 2026 01:00:00 GMT\"",
     ] {
         assert_eq!(lifetime(value).unwrap().lifetime.unwrap().as_secs(), 3600, "{value}");
     }

@@ -77,6 +77,18 @@ fn an_application_that_knows_nothing_of_tokens_gets_its_answers() {
 }
 
 #[test]
+fn what_a_dialect_sends_beside_the_token_reaches_the_api_and_no_client_can_change_it() {
+    let oauth = OAuth::start(Duration::from_secs(60));
+    let dialect =
+        "[dialect.keyed]\nextends = \"oauth2\"\n[dialect.keyed.inject]\nheaders = { X-Key = \"{headers.X-Key}\" }";
+    let token = "dialect = \"keyed\"\nheaders = { X-Key = { file = \"password\" } }";
+    let broker = oauth.broker(token, dialect);
+    let reply = broker.request("api", "GET", "/", &[("X-Key", "mine"), ("X_Key", "mine")], b"");
+    assert_eq!((reply.status, reply.json()["headers"]["x-key"].as_str()), (200, Some(OAuth2::PASSWORD)));
+    assert!(reply.json()["headers"].get("x_key").is_none());
+}
+
+#[test]
 fn tokens_are_renewed_while_requests_go_on_and_none_is_refused() {
     for token in ["", "grant = \"password\"\nusername = \"alice\"\npassword = { file = \"password\" }"] {
         let oauth = OAuth::start(Duration::from_secs(2));

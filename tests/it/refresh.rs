@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -166,18 +166,11 @@ impl Exchange for Script {
 
     async fn prepare(&self, _: Op) -> Result<Prepared, TokenError> {
         let inputs = Inputs {
-            grant: Grant::Password,
-            client_auth: ClientAuth::ClientSecretBasic,
-            url: None,
-            base_url: None,
             client_id: Some("c".into()),
             client_secret: Some(Secret::new(self.0.client_secret.lock().unwrap().clone())),
             username: Some("u".into()),
             password: Some(Secret::new(self.0.password.lock().unwrap().clone())),
-            refresh_token: None,
-            scope: None,
-            params: BTreeMap::new(),
-            headers: Vec::new(),
+            ..Inputs::new(Grant::Password, ClientAuth::ClientSecretBasic)
         };
         Ok(Prepared { inputs, access_token: None })
     }

@@ -1,12 +1,15 @@
 //! The requests that get a token: could they be made, and does every key of the token change something?
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use super::Check;
 use crate::config::file::TokenFile;
+use crate::config::problem::nearest;
 use crate::oauth::dialect::Dialect;
 use crate::oauth::file::{ClientAuth, Encoding, Grant};
 use crate::oauth::operation::{Operation, REQUEST_NAMES};
+use crate::oauth::request::escaped;
 
 /// One token, as its requests see it.
 pub(super) struct Requests<'c> {
@@ -28,9 +31,11 @@ impl<'c> Requests<'c> {
     ) -> Self {
         let acquire = dialect.acquire.as_ref().map(|operation| ("acquire", operation));
         let renew = dialect.renew.as_ref().map(|operation| ("renew", operation));
+        let exchange = dialect.exchange.as_ref().map(|operation| ("exchange", operation));
         let operations = match grant {
             Grant::ClientCredentials => acquire.into_iter().collect(),
             Grant::Password => acquire.into_iter().chain(renew).collect(),
+            Grant::AuthorizationCode => exchange.into_iter().chain(renew).collect(),
             Grant::RefreshToken => renew.into_iter().collect(),
             Grant::Static => Vec::new(),
         };
@@ -39,6 +44,11 @@ impl<'c> Requests<'c> {
 
     fn uses(&self, key: &str) -> bool {
         self.operations.iter().any(|(_, operation)| operation.places(key))
+    }
+
+    /// Is it named by what gets no token: logins, revocations, management?
+    fn named(&self, key: &str) -> bool {
+        self.dialect.other_urls().any(|(_, url)| url.uses(key))
     }
 
     /// What a URL is made of; secrets are not looked at, and stand as an x.
@@ -55,7 +65,10 @@ impl<'c> Requests<'c> {
             "username" => there(self.file.username.is_some()),
             "password" => there(self.file.password.is_some()),
             "scope" => there(!self.file.scope.is_empty()),
-            _ => there(true),
+            name => {
+                let own = self.file.vars.get(name).or_else(|| self.dialect.vars.get(name)?.as_ref());
+                own.map(|value| escaped(value).into()).or_else(|| there(true))
+            }
         }
     }
 }
@@ -69,13 +82,14 @@ impl Check<'_> {
         for (op, operation) in &requests.operations {
             self.address(requests, op, operation);
         }
+        self.others(requests);
         self.overrides(requests);
         let file = requests.file;
         let secret = matches!(requests.auth, ClientAuth::ClientSecretBasic | ClientAuth::ClientSecretPost);
         let silent = requests.operations.iter().all(|(_, operation)| operation.encoding == Encoding::None);
         for (key, given, used) in [
             ("url", file.url.is_some(), requests.uses("url")),
-            ("base_url", file.base_url.is_some(), requests.uses("base_url")),
+            ("base_url", file.base_url.is_some(), requests.uses("base_url") || requests.named("base_url")),
             ("scope", !file.scope.is_empty(), requests.uses("scope")),
             ("client_secret", file.client_secret.is_some(), secret || requests.uses("client_secret")),
             ("params", !file.params.is_empty(), !silent),
@@ -96,6 +110,28 @@ impl Check<'_> {
         }
     }
 
+    /// The values of the dialect's own names, its own where the token has none.
+    pub(super) fn vars(&mut self, name: &str, file: &TokenFile, dialect: &Dialect) -> BTreeMap<String, String> {
+        for (var, value) in &file.vars {
+            let path = ["token", name, "vars", var];
+            if !dialect.vars.contains_key(var) {
+                let known: Vec<_> = dialect.vars.keys().map(String::as_str).collect();
+                let hint = match nearest(var, known.iter().copied()) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None if known.is_empty() => "remove it".to_owned(),
+                    None => format!("known here: {}", known.join(", ")),
+                };
+                self.wrong_key(&path, &format!("the dialect {} has no such name", dialect.name), &hint);
+            } else if value.is_empty() {
+                self.problem(&path, "is empty", "write what the vendor calls it, or remove it");
+            }
+        }
+        let known = dialect.vars.iter();
+        let value =
+            |(var, own): (&String, &Option<String>)| Some((var.clone(), file.vars.get(var).or(own.as_ref()).cloned()?));
+        known.filter_map(value).collect()
+    }
+
     fn unused(&self, requests: &Requests<'_>) -> String {
         format!("is not used by the requests of the dialect {}", requests.dialect.name)
     }
@@ -111,6 +147,7 @@ impl Check<'_> {
             ("scope", !file.scope.is_empty()),
             ("params", !file.params.is_empty()),
             ("headers", !file.headers.is_empty()),
+            ("limit", file.limit.is_some()),
             ("identity", file.identity.is_some()),
         ] {
             if given {
@@ -140,6 +177,21 @@ impl Check<'_> {
             let problem = format!("the URL of the {op} request: {problem}");
             let token = ["token", name];
             self.problem(if self.document.has(&own) { &own } else { &token }, &problem, hint);
+        }
+    }
+
+    /// The URLs of what gets no token: they are not asked for, but where they are known they are good ones.
+    fn others(&mut self, requests: &Requests<'_>) {
+        let name = &requests.dialect.name;
+        if self.refused(&["dialect", name]) || self.refused(&["token", requests.name, "base_url"]) {
+            return;
+        }
+        for (op, url) in requests.dialect.other_urls() {
+            let steps: Vec<_> = ["dialect", name].into_iter().chain(op.split('.')).chain(["url"]).collect();
+            let fault = url.render(|name| requests.value(name)).filter(|_| self.document.has(&steps));
+            if let Some((problem, hint)) = fault.and_then(|url| Self::token_url_fault(&url)) {
+                self.problem(&steps, problem, hint);
+            }
         }
     }
 

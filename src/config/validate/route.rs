@@ -1,5 +1,6 @@
 //! `[route.NAME]`: does it lead somewhere, and to one place only?
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -16,6 +17,8 @@ use crate::oauth::client::is_loopback;
 use crate::oauth::dialect::credential_format;
 use crate::oauth::file::OneOrMany;
 use crate::oauth::template::Template;
+use crate::secret::Secret;
+use crate::secret::source::SecretSource;
 
 const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
@@ -67,13 +70,18 @@ impl Check<'_> {
             Some(format) => self.format(format, &key("format")),
             None => dialect.map(|dialect| dialect.inject_format.clone()),
         };
-        let headers = self.headers(&file.headers, &key("headers"));
+        let mut headers = self.headers(&file.headers, &key("headers"));
         if token.is_some() && headers.iter().any(|(name, _)| *name == header) {
             self.wrong_key(
                 &key("headers"),
                 "names the field that carries the token",
                 "remove it, or set token = false",
             );
+        }
+        for (name, source) in config.into_iter().flat_map(|token| injected(token)) {
+            if name != header && headers.iter().all(|(own, _)| *own != name) {
+                headers.push((name, source));
+            }
         }
         Route {
             name: name.to_owned(),
@@ -290,4 +298,19 @@ impl Check<'_> {
             }
         }
     }
+}
+
+/// The fields that go with a token on every API request, as its dialect says; one without a value is left out.
+fn injected(token: &Token) -> impl Iterator<Item = (HeaderName, SecretSource)> {
+    let value = |name: &str| match name {
+        "client_id" => token.client_id.as_deref().map(Cow::Borrowed),
+        own => token.vars.get(own).map(|value| value.as_str().into()),
+    };
+    token.dialect.inject_headers.iter().filter_map(move |(name, template)| {
+        let source = match template.alone().and_then(|name| name.strip_prefix("headers.")) {
+            Some(wanted) => token.headers.iter().find(|(own, _)| own.as_str().eq_ignore_ascii_case(wanted))?.1.clone(),
+            None => SecretSource::Inline(Secret::new(template.render(value)?.to_string())),
+        };
+        Some((name.clone(), source))
+    })
 }

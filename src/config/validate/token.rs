@@ -88,6 +88,7 @@ impl Check<'_> {
             scope: (!file.scope.is_empty()).then(|| file.scope.join(&dialect.scope_separator)),
             params: self.secrets(&file.params, &["token", name, "params"]).collect(),
             headers: self.headers(&file.headers, &["token", name, "headers"]),
+            vars: self.vars(name, file, &dialect),
             identity: identity.and_then(|identity| Some((file.identity.clone()?, identity.leaf.clone()))),
             tls,
             server_name,
@@ -95,6 +96,7 @@ impl Check<'_> {
             refresh_at,
             default_lifetime: self.timeout(file.default_lifetime, 300, &["token", name, "default_lifetime"]),
             timeout: self.exchange_timeout(name, file),
+            limit: file.limit.or(dialect.limit),
             eager: file.eager.unwrap_or(true),
             required: file.required.unwrap_or(true),
             dialect,
@@ -122,14 +124,9 @@ impl Check<'_> {
         let found = builtin::built_in(wanted);
         if found.is_none() {
             let key = ["token", name, "dialect"];
-            if builtin::is_planned(wanted) {
-                let problem = format!("{wanted:?} is not yet there in this version");
-                self.problem(&key, &problem, builtin::PLANNED_HINT);
-            } else {
-                let built_in = builtin::BUILT_IN.iter().map(|(name, _)| (*name).to_owned());
-                let known: Vec<_> = built_in.chain(named.dialects.keys().cloned()).collect();
-                self.unknown(&key, "dialect", wanted, &known);
-            }
+            let built_in = builtin::BUILT_IN.iter().map(|(name, _)| (*name).to_owned());
+            let known: Vec<_> = built_in.chain(named.dialects.keys().cloned()).collect();
+            self.unknown(&key, "dialect", wanted, &known);
         }
         found
     }
@@ -140,6 +137,9 @@ impl Check<'_> {
             let there = match need.split_once('.') {
                 Some(("headers", header)) => file.headers.keys().any(|key| key.eq_ignore_ascii_case(header)),
                 Some(("params", param)) => file.params.contains_key(param),
+                Some(("vars", var)) => {
+                    file.vars.contains_key(var) || dialect.vars.get(var).is_some_and(Option::is_some)
+                }
                 _ => match need.as_str() {
                     "url" => file.url.is_some(),
                     "base_url" => file.base_url.is_some() || dialect.base_url.is_some(),
@@ -164,6 +164,7 @@ impl Check<'_> {
         let needs: &[(&str, bool)] = match grant {
             Grant::ClientCredentials => &[],
             Grant::Password => &[("username", file.username.is_some()), ("password", file.password.is_some())],
+            Grant::AuthorizationCode => return self.no_login(name, dialect),
             Grant::RefreshToken => &[("refresh_token", file.refresh_token.is_some())],
             Grant::Static => &[("access_token", file.access_token.is_some())],
         };
@@ -172,6 +173,7 @@ impl Check<'_> {
         }
         let operation = match grant {
             Grant::ClientCredentials | Grant::Password => dialect.acquire.is_some(),
+            Grant::AuthorizationCode => dialect.exchange.is_some(),
             Grant::RefreshToken => dialect.renew.is_some(),
             Grant::Static => true,
         };
@@ -195,6 +197,14 @@ impl Check<'_> {
             let problem = "a rotated refresh token is lost at a restart: the store is in memory";
             self.warning(&["token", name, "grant"], problem, "set [store] kind = \"file\", with path and key");
         }
+    }
+
+    /// The requests of an interactive login are known; there is nobody yet who makes them.
+    fn no_login(&mut self, name: &str, dialect: &Dialect) {
+        let problem =
+            format!("the grant authorization_code, for the dialect {}, is not yet there in this version", dialect.name);
+        let hint = "set grant = \"refresh_token\", with a refresh token that was obtained elsewhere";
+        self.problem(&["token", name, "grant"], &problem, hint);
     }
 
     fn client_needs(&mut self, name: &str, file: &TokenFile, auth: ClientAuth) {
