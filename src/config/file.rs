@@ -113,7 +113,7 @@ pub struct TokenFile {
     /// The client's name at the vendor.
     pub client_id: Option<String>,
     /// The client's secret, for the client authentications that send one.
-    pub client_secret: Option<SecretFile>,
+    pub client_secret: Option<OneOrMany<SecretFile>>,
     /// How the client proves who it is; the dialect's when not given.
     pub client_auth: Option<ClientAuth>,
     /// For the `password` grant.
