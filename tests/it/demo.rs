@@ -178,8 +178,9 @@ fn a_fault_comes_with_every_other_call_and_the_old_token_serves_meanwhile() {
     }
     // One vendor's renewal ended the old token before its answer was lost: the next exchange mends that.
     eventually("all are served", || statuses(&demo) == [200; 6]);
-    for token in VENDORS {
-        eventually("it is well again", || {
+    // Where the lost answer took a refresh token with it, the password is not sent again so soon.
+    for token in VENDORS.into_iter().filter(|token| *token != "comodo") {
+        eventually(&format!("{token} is well again"), || {
             let status = call(address, "GET", "/api/status", &[], b"").json();
             status["tokens"][token]["state"] == "valid"
         });

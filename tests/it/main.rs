@@ -58,3 +58,7 @@ mod store;
 mod tidy;
 /// Hosts that cannot be reached, each in its own way, and who is not concerned.
 mod unreachable;
+/// ComAp and Vanco, end to end with the tables of the examples; and what holds for all five vendors.
+mod vendors;
+/// The vendors where somebody logs in: Comodo One, Covata, Netrex.
+mod vendors_users;
