@@ -6,8 +6,8 @@ use tokenbroker::standin::pki::{Clients, Pki};
 use tokenbroker::standin::{Covata, Fault, Netrex, Quirk};
 use toml::{Table, Value};
 
-use crate::support::{Broker, eventually, write};
-use crate::vendors::{HOUR, Setup, Stand, issuer, readme_is_right};
+use crate::support::{Broker, HOUR, Setup, Stand, eventually, issuer, write};
+use crate::vendors::readme_is_right;
 
 /// As a user's own dialect: the built-in `extends` with something else.
 fn own<V: tokenbroker::standin::demo::Vendor>(setup: &mut Setup<V>, changes: &str) {
