@@ -99,6 +99,8 @@ fn readme_shows_the_examples_as_they_are_and_each_is_short() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("examples/{name}.toml"));
         let text = std::fs::read_to_string(path).unwrap();
         assert!(readme.contains(&format!("```toml\n{text}```")), "README.md does not show examples/{name}.toml");
+        let listen = text.split("listen = \"").nth(1).unwrap().split('"').next().unwrap();
+        assert!(readme.contains(&format!("\n    curl http://{listen}/")), "{name}: the first request");
         let lines = text.split("\n[token.").nth(1).unwrap().lines().filter(|line| !line.is_empty()).count();
         assert!((5..=10).contains(&lines), "{name}: {lines}");
     }

@@ -52,6 +52,17 @@ fn comodos_words_are_of_the_right_class_and_name_what_to_do() {
         assert!(serial.contains(words), "{words}: {serial}");
     }
     assert_eq!((stand.get().code().as_str(), stand.calls()), ("credentials_rejected", 1), "final");
+    // Where the server lets everybody in, it is the service that misses the certificate.
+    let mut none = Setup::comodo(HOUR, Clients::May);
+    own(&mut none, "extends = \"comodo-one\"\nneeds = []");
+    none.token().remove("identity");
+    none.config.remove("identity");
+    let (none, stand) = none.fails("rejected", "user_action");
+    assert!(
+        none.contains("the client certificate that `identity` names") && none.ends_with("Certificate is not verified"),
+        "{none}"
+    );
+    assert_eq!(stand.calls(), 1, "final");
     readme_is_right("Comodo One", "api.one.comodo.com", &[wrong, password, invalid, null, serial, other_ca()]);
 }
 
@@ -228,6 +239,21 @@ fn netrexs_parameters_are_in_the_query_alone_and_an_answer_without_a_refresh_tok
     assert!(seen.iter().all(|call| call.body.is_empty() && call.query().get("client_secret").is_some()));
     let log = stand.broker.log();
     assert!(!log.contains("client_secret=") && !log.contains(Netrex::CLIENT_SECRET), "no URL with a secret in the log");
+}
+
+#[test]
+fn a_token_that_somebody_made_in_netrexs_portal_needs_no_login_and_its_end_is_the_apis_401() {
+    let mut setup = netrex();
+    setup.vendor.issuer.issue("made-by-hand", HOUR, None);
+    *setup.token() = "dialect = \"netrex\"\ngrant = \"static\"\naccess_token = { file = \"portal\" }".parse().unwrap();
+    let stand = setup.write("portal", "made-by-hand").start();
+    assert_eq!((stand.get().status, stand.calls()), (200, 0));
+    stand.vendor.issuer.revoke_access_tokens();
+    let reply = stand.get();
+    assert_eq!((reply.status, reply.json()["error"].as_str()), (401, Some("Invalid access token")));
+    stand.vendor.issuer.issue("another", HOUR, None);
+    write(stand.broker.directory.path(), "portal", "another");
+    eventually("the new one is taken from its file", || stand.get().status == 200);
 }
 
 #[test]
