@@ -30,6 +30,8 @@ mod dialects;
 mod door;
 /// Token servers that answer wrongly, and identities that do not fit.
 mod exchange;
+/// `explain` and `dialects`: what every class, state and code means, and the built-ins to copy.
+mod explain;
 /// A certified OAuth server, for every grant and client authentication.
 mod idp;
 /// What no log, status, metric, error or process table may show.
@@ -58,3 +60,7 @@ mod store;
 mod tidy;
 /// Hosts that cannot be reached, each in its own way, and who is not concerned.
 mod unreachable;
+/// ComAp and Vanco, end to end with the tables of the examples; and what holds for all five vendors.
+mod vendors;
+/// The vendors where somebody logs in: Comodo One, Covata, Netrex.
+mod vendors_users;
