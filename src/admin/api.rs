@@ -9,7 +9,9 @@ use tokio::sync::oneshot;
 
 use super::{Admin, Answer, Order, RouteView, TokenView, nothing_here};
 use crate::clock::{Now, rfc3339};
+use crate::oauth::Class;
 use crate::problem::Problem;
+use crate::secret::source::SecretSource;
 
 /// What a POST asks for.
 pub(super) enum Asked<'p> {
@@ -117,7 +119,15 @@ fn token_status(token: &TokenView, now: Now) -> Value {
         "certificate_expires_at": token.config.identity.as_ref().map(|(_, leaf)| rfc3339(leaf.not_after)),
         "last_error": error.map(std::string::ToString::to_string),
         "attempts": snapshot.attempts,
+        "client_secrets": client_secrets(token, snapshot.secrets),
     })
+}
+
+/// Where each is read from, which is used, and why each was last refused.
+fn client_secrets(token: &TokenView, (used, refused): (usize, [Option<Class>; 2])) -> Value {
+    let sources = token.config.client_secrets.iter().zip(refused).enumerate();
+    let one = |(index, (source, refused)): (usize, (&SecretSource, Option<Class>))| json!({ "source": source.described(), "in_use": index == used, "refused": refused.map(Class::as_str) });
+    sources.map(one).collect()
 }
 
 fn route_status(route: &RouteView) -> Value {

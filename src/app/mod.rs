@@ -210,5 +210,9 @@ fn policy(config: &config::Token) -> Policy {
         default_lifetime: (config.grant != Grant::Static).then_some(config.default_lifetime),
         eager: config.eager,
         rereads: config.secrets().any(SecretSource::is_command),
+        secrets: config.client_secrets.len(),
+        same_token: config.dialect.answer.same_token,
+        limit: config.limit.filter(|_| config.grant != Grant::Static),
+        timeout: config.timeout,
     }
 }

@@ -112,8 +112,9 @@ pub struct TokenFile {
     pub base_url: Option<String>,
     /// The client's name at the vendor.
     pub client_id: Option<String>,
-    /// The client's secret, for the client authentications that send one.
-    pub client_secret: Option<SecretFile>,
+    /// The client's secret, for the client authentications that send one; or two, of which the second is tried when the first is
+    /// refused.
+    pub client_secret: Option<OneOrMany<SecretFile>>,
     /// How the client proves who it is; the dialect's when not given.
     pub client_auth: Option<ClientAuth>,
     /// For the `password` grant.

@@ -132,7 +132,8 @@ pub struct Token {
     pub url: Option<String>,
     pub base_url: Option<String>,
     pub client_id: Option<String>,
-    pub client_secret: Option<SecretSource>,
+    /// At most two; the second is tried when the first is refused.
+    pub client_secrets: Vec<SecretSource>,
     pub username: Option<String>,
     pub password: Option<SecretSource>,
     pub refresh_token: Option<SecretSource>,
@@ -162,9 +163,9 @@ pub struct Token {
 impl Token {
     /// Everything that is read for an exchange.
     pub fn secrets(&self) -> impl Iterator<Item = &SecretSource> {
-        let single = [&self.client_secret, &self.password, &self.refresh_token, &self.access_token];
+        let single = [&self.password, &self.refresh_token, &self.access_token];
         let headers = self.headers.iter().map(|(_, source)| source);
-        single.into_iter().flatten().chain(self.params.values()).chain(headers)
+        self.client_secrets.iter().chain(single.into_iter().flatten()).chain(self.params.values()).chain(headers)
     }
 
     /// Stands for whose refresh token it is: with another of these, one that was kept must not be sent.

@@ -38,11 +38,6 @@ pub const COMMANDS: &[(&str, &str)] = &[
 const LOGINS: &str = "with the interactive logins and the other vendors";
 const TOOLS: &str = "last, with the tools for first steps and scripts";
 
-/// Is that a key that will take a list some day?
-pub fn is_list(path: &[String]) -> bool {
-    path.len() == 3 && path[0] == "token" && path[2] == "client_secret"
-}
-
 /// Is `word` in the row of `table` whose pattern matches the path? `*` stands for any one step.
 pub fn has(table: &[(&str, &[&str])], path: &[String], word: &str) -> bool {
     table.iter().any(|(pattern, words)| {

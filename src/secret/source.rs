@@ -108,7 +108,8 @@ impl SecretSource {
         Ok(bytes)
     }
 
-    fn described(&self) -> String {
+    /// Where it is read from, in words; nothing of what is there.
+    pub fn described(&self) -> String {
         match self {
             Self::Inline(_) => "the secret".to_owned(),
             Self::File(path) => format!("the file {}", path.display()),

@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub barred: bool,
     /// No exchange starts because of a refused token before this time since boot.
     pub suspects_from: Option<Duration>,
+    /// Which of the client secrets is used, and why each was last refused.
+    pub secrets: (usize, [Option<Class>; 2]),
     /// Another slot has taken the place of this one.
     pub retired: bool,
     pub refreshes_at: Option<Timestamp>,

@@ -37,6 +37,10 @@ pub struct Kept {
     /// Logins that were about to be sent when the process ended, one after the other.
     pub unanswered: u32,
     pub hold: Option<KeptHold>,
+    /// When each request of the vendor's budget stops to count.
+    pub spent: Vec<KeptMoment>,
+    /// Which of the client secrets is used.
+    pub secret: usize,
     pub error: Option<KeptError>,
     /// What counts within one process only.
     #[serde(skip)]

@@ -4,6 +4,7 @@
 //! a lock.
 
 pub mod backoff;
+pub mod budget;
 pub mod cache;
 pub mod keeper;
 pub mod kept;

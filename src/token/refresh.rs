@@ -192,8 +192,8 @@ impl<E: Exchange> Refresher<E> {
     /// One exchange. Security: what may panic, such as a parser, runs in a task of its own: it costs one exchange, not the
     /// token.
     async fn once(&mut self, op: Op) -> Result<(), (TokenError, Credential)> {
-        let exchange = Arc::clone(&self.exchange);
-        let prepared = own_task(async move { exchange.prepare(op).await }).await;
+        let (exchange, (secret, _)) = (Arc::clone(&self.exchange), self.schedule.secrets());
+        let prepared = own_task(async move { exchange.prepare(op, secret).await }).await;
         let mut prepared = prepared.map_err(|error| (error, Credential::none()))?;
         if op == Op::Renew {
             prepared.inputs.refresh_token = self.schedule.refresh_token().cloned();
@@ -203,14 +203,16 @@ impl<E: Exchange> Refresher<E> {
         if let Some(error) = self.schedule.barred(&credential) {
             return Err(failed(error.clone().of(Outcome::NotSent)));
         }
-        if self.schedule.begins(op) {
+        let can_wait = self.snapshot.usable(self.task.clock.now());
+        let durable = self.schedule.begins(op, self.task.clock.now(), can_wait).map_err(failed)?;
+        if durable {
             let error = self.snapshot.error.clone();
             self.save(error.as_deref()).await;
         }
         let sent = self.task.clock.now();
         let exchange = Arc::clone(&self.exchange);
         let answer = own_task(async move { exchange.exchange(op, &prepared).await }).await;
-        self.schedule.answered();
+        self.schedule.answered(self.task.clock.now());
         let refused = match &answer {
             Ok(answer) => answer.access.as_ref().err(),
             Err(error) => Some(error),
@@ -268,7 +270,8 @@ impl<E: Exchange> Refresher<E> {
             exchanging: false,
             finished: self.snapshot.finished,
             error,
-            not_before: self.schedule.not_before(),
+            not_before: self.schedule.not_before(self.task.clock.now()),
+            secrets: self.schedule.secrets(),
             barred: self.schedule.is_barred(),
             retired: false,
             suspects_from: self.schedule.suspects_from(self.task.clock.now()),

@@ -2,20 +2,23 @@
 //! `now`, chance comes from a seeded generator.
 
 mod keep;
+mod outcome;
 mod renewal;
 
 use std::time::Duration;
 
-use fastrand::Rng;
 use jiff::Timestamp;
 
+use super::Token;
+use super::budget::Spent;
 use super::cache::Wishes;
 use super::refusals::{Credential, Refusals};
-use super::{Token, backoff};
 use crate::clock::{Moment, Now};
 use crate::oauth::file::{Grant, Op};
+use crate::oauth::rules::SameToken;
 use crate::oauth::{Class, Outcome, TokenError};
 use crate::secret::Secret;
+use crate::units::Budget;
 
 /// No two exchanges start closer together, whatever lifetimes a server claims.
 const SPACING: Duration = Duration::from_secs(1);
@@ -44,6 +47,14 @@ pub struct Policy {
     pub eager: bool,
     /// Do its secrets come from commands, so that only reading them again shows that one changed?
     pub rereads: bool,
+    /// Client secrets to choose from.
+    pub secrets: usize,
+    /// Does a login give the token again that is there?
+    pub same_token: SameToken,
+    /// The vendor's budget of requests.
+    pub limit: Option<Budget>,
+    /// How long a request may take to arrive.
+    pub timeout: Duration,
 }
 
 /// What to do next.
@@ -101,6 +112,12 @@ pub struct Schedule {
     repeated: bool,
     /// A person asked: a dead refresh token may give way to the configured one.
     pardoned: bool,
+    spent: Spent,
+    /// Which client secret is used, and what was last said of each.
+    secret: usize,
+    refused_secrets: [Option<Class>; 2],
+    /// The other one was tried in this row.
+    other_tried: bool,
 }
 
 impl Schedule {
@@ -121,6 +138,10 @@ impl Schedule {
             refusals: Refusals::default(),
             repeated: false,
             pardoned: false,
+            spent: Spent::new(policy.limit),
+            secret: 0,
+            refused_secrets: [None; 2],
+            other_tried: false,
         }
     }
 
@@ -131,19 +152,21 @@ impl Schedule {
             self.refusals.pardon();
         }
         let spaced = self.started.map(|started| started + SPACING);
-        let earliest = self.not_before().max(spaced).filter(|start| *start > now.boot);
+        let urgent = wishes.forced || token.is_none_or(|token| !token.usable(now));
+        // Who asks for one is told at once if there is none to be had.
+        let free = if wishes.forced { None } else { self.spent.free_at(now, !urgent) };
+        let earliest = self.held_until().max(spaced).max(free).filter(|start| *start > now.boot);
         let due = wishes.forced
             || match token {
                 None => self.policy.eager || wishes.wanted || self.failures > 0,
                 Some(token) => !token.usable(now) || self.failures > 0 || self.due.is_some_and(|due| due.reached(now)),
             };
+        let left = |moment: Option<Moment>| moment.map_or(Duration::MAX, |moment| moment.left(now));
+        let ends = left(token.and_then(|token| token.expires)).max(SPACING);
         let wait = match (earliest, token) {
-            (Some(start), _) => start - now.boot,
+            (Some(start), _) => (start - now.boot).min(ends),
             (None, _) if due || (wishes.suspect && self.may_suspect(now)) => return Next::Exchange,
-            (None, Some(token)) => {
-                let left = |moment: Option<Moment>| moment.map_or(Duration::MAX, |moment| moment.left(now));
-                left(self.due).min(left(token.expires))
-            }
+            (None, Some(token)) => left(self.due).min(left(token.expires)),
             (None, None) => Duration::MAX,
         };
         Next::Wait(wait)
@@ -163,8 +186,8 @@ impl Schedule {
 
     /// Since boot; `None` when a refused token may cause a refresh now.
     pub fn suspects_from(&self, now: Now) -> Option<Duration> {
-        let earliest = self.suspects.iter().copied().min().flatten()? + SUSPECT_WINDOW;
-        (earliest > now.boot).then_some(earliest)
+        let window = self.suspects.iter().copied().min().flatten().map(|first| first + SUSPECT_WINDOW);
+        window.max(self.spent.free_at(now, true)).filter(|earliest| *earliest > now.boot)
     }
 
     /// A file that holds a secret changed: what a person had to mend may be mended. A server that asked for time gets it, and
@@ -179,6 +202,7 @@ impl Schedule {
     /// The exchange to start with, given the configured refresh token.
     pub fn start(&mut self, now: Now, configured: Option<&Secret>) -> Op {
         self.started = Some(now.boot);
+        self.other_tried = false;
         self.configured = configured.cloned();
         if let Some(configured) = configured.filter(|configured| Some(configured.digest()) != self.seed) {
             self.take_over(configured);
@@ -190,15 +214,26 @@ impl Schedule {
         if self.policy.grant == Grant::RefreshToken || (self.policy.renews && alive) { Op::Renew } else { Op::Acquire }
     }
 
-    /// An exchange is about to be sent. True if that has to be durable first: whoever goes on after a crash must know of it.
-    pub fn begins(&mut self, op: Op) -> bool {
+    /// An exchange is about to be sent: `Ok(true)` if that has to be durable first, because whoever goes on after a crash must
+    /// know of it. `Err` if the vendor's budget does not allow it now.
+    pub fn begins(&mut self, op: Op, now: Now, can_wait: bool) -> Result<bool, TokenError> {
+        if let (Some(until), Some(limit)) = (self.spent.free_at(now, can_wait), self.spent.limit()) {
+            let Budget { max, per } = limit;
+            let problem = format!("the limit of {max} requests in {} s is used up", per.as_secs());
+            let mut error =
+                TokenError::new(Class::RateLimited, problem, "nothing: the next one is sent when it may be");
+            error.retry_after = Some(until.saturating_sub(now.boot));
+            return Err(error.of(Outcome::NotSent));
+        }
+        self.spent.spend(now, self.policy.timeout);
         let login = op == Op::Acquire && self.policy.grant == Grant::Password;
         self.unanswered = self.unanswered.saturating_add(login.into());
-        login
+        Ok(login || self.spent.limit().is_some())
     }
 
     /// The outcome of what was sent is known, or will not be any more.
-    pub fn answered(&mut self) {
+    pub fn answered(&mut self, now: Now) {
+        self.spent.answered(now);
         self.unanswered = 0;
     }
 
@@ -210,9 +245,18 @@ impl Schedule {
         Some(self.refresh_token.as_ref()?.expires?.wall)
     }
 
-    /// Since boot; `Duration::MAX` for never.
-    pub fn not_before(&self) -> Option<Duration> {
+    /// When the next exchange may start that cannot wait, since boot; `Duration::MAX` for never.
+    pub fn not_before(&self, now: Now) -> Option<Duration> {
+        self.held_until().max(self.spent.free_at(now, false))
+    }
+
+    fn held_until(&self) -> Option<Duration> {
         self.hold.as_ref().map(|hold| hold.until)
+    }
+
+    /// Which of the client secrets is used, and why each was last refused.
+    pub fn secrets(&self) -> (usize, [Option<Class>; 2]) {
+        (self.secret, self.refused_secrets)
     }
 
     pub fn failures(&self) -> u32 {
@@ -222,69 +266,6 @@ impl Schedule {
     /// Why a password or refresh token may not be sent any more.
     pub fn barred(&self, credential: &Credential) -> Option<&TokenError> {
         self.refusals.barred(credential)
-    }
-
-    /// The lifetime of an access token, given what its answer tells.
-    pub fn lifetime(&self, told: Option<Duration>) -> Option<Duration> {
-        told.or(self.policy.default_lifetime)
-    }
-
-    /// Takes note of a success; `same` if the server gave the token that was there already.
-    pub fn succeeded(&mut self, by: &Credential, lives: Lives, sent: Now, now: Now, same: bool, rng: &mut Rng) {
-        self.refusals.forget(by);
-        (self.failures, self.unclear, self.hold, self.pardoned) = (0, 0, None, false);
-        let fraction = (self.policy.refresh_at + JITTER * (2.0 * rng.f64() - 1.0)).clamp(0.0, 1.0);
-        self.due = lives.access.map(|access| {
-            let mut due = access.mul_f64(fraction);
-            if let Some(refresh) = lives.refresh {
-                due = due.min(refresh.mul_f64(fraction).max(10 * SPACING));
-            }
-            if same {
-                Moment::after(now, (Moment::after(sent, access).left(now) / 2).max(10 * SPACING))
-            } else {
-                Moment::after(sent, due)
-            }
-        });
-    }
-
-    /// Takes note of a failure of `op` with this credential.
-    pub fn failed(&mut self, op: Op, by: Credential, error: &TokenError, now: Now, rng: &mut Rng) -> Then {
-        if op == Op::Renew && error.outcome == Outcome::Lost && !self.repeated {
-            self.repeated = true;
-            return Then::Now(Op::Renew);
-        }
-        let login = op == Op::Acquire && self.policy.grant == Grant::Password;
-        let refused = login && error.outcome == Outcome::Refused;
-        // What is wrong with the rest of the request says nothing of the password.
-        let elsewhere = matches!(error.class, Class::Config | Class::UserAction | Class::SecretExpired);
-        if refused && !elsewhere {
-            self.refusals.note(by, error, error.class == Class::GrantRejected);
-        }
-        if op == Op::Renew
-            && self.renewal_is_dead(by, error)
-            && let Some(instead) = self.instead()
-        {
-            return Then::Now(instead);
-        }
-        (self.failures, self.pardoned) = (self.failures.saturating_add(1), false);
-        let unclear = login && error.outcome == Outcome::Unclear;
-        self.unclear = self.unclear.saturating_add(unclear.into());
-        let barred = self.barred(&by).is_some();
-        let delay = match error.class {
-            _ if barred || error.class == Class::GrantRejected => {
-                // Nothing is sent then but what has changed.
-                if self.policy.rereads && barred { REJECTED_RETRY } else { Duration::MAX }
-            }
-            _ if refused => REJECTED_RETRY,
-            _ if unclear && self.unclear > UNCLEAR_SOON => UNCLEAR_RETRY,
-            _ if unclear => REJECTED_RETRY,
-            class if class.passes() => backoff::delay(self.failures, error.retry_after, rng),
-            _ => REJECTED_RETRY,
-        };
-        let asked = error.outcome == Outcome::Refused || error.outcome == Outcome::Unclear;
-        let mendable = barred || !error.class.passes() || (asked && error.retry_after.is_none());
-        self.hold = Some(Hold { until: now.boot.saturating_add(delay), mendable, barred });
-        Then::Later
     }
 
     /// Is nothing sent any more until something changes?

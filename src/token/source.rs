@@ -24,7 +24,9 @@ pub trait Exchange: Send + Sync + 'static {
 
     /// Reads everything that `op` needs, and nothing else: a password that cannot be read does not keep a refresh token from
     /// being used.
-    fn prepare(&self, op: Op) -> impl Future<Output = Result<Prepared, TokenError>> + Send;
+    ///
+    /// `secret` is which of the client secrets, from 0.
+    fn prepare(&self, op: Op, secret: usize) -> impl Future<Output = Result<Prepared, TokenError>> + Send;
 
     /// One exchange.
     fn exchange(&self, op: Op, prepared: &Prepared) -> impl Future<Output = Result<Answer, TokenError>> + Send;
@@ -53,6 +55,8 @@ pub struct Prepared {
     pub inputs: Inputs,
     /// The token itself, for the grant `static`.
     pub access_token: Option<Secret>,
+    /// Stands for the client's own credentials.
+    pub proof: Option<Secret>,
 }
 
 impl Prepared {
@@ -63,7 +67,7 @@ impl Prepared {
             (Op::Renew, Some(token), _) => Credential::refresh_token(token),
             (Op::Acquire, _, Some(password)) => {
                 let nothing = Secret::new(String::new());
-                let secret = inputs.client_secret.as_ref().unwrap_or(&nothing);
+                let secret = self.proof.as_ref().unwrap_or(&nothing);
                 let text = |text: &'_ Option<String>| text.clone().unwrap_or_default();
                 Credential::login(&text(&inputs.username), password, &text(&inputs.client_id), secret)
             }
@@ -91,14 +95,14 @@ impl Source {
         Self { config, client, clock }
     }
 
-    async fn read_all(&self, op: Op) -> Result<Prepared, TokenError> {
+    async fn read_all(&self, op: Op, secret: usize) -> Result<Prepared, TokenError> {
         let config = &self.config;
         let login = config.password.as_ref().filter(|_| op == Op::Acquire);
         let mut inputs = Inputs {
             url: config.url.clone(),
             base_url: config.base_url.clone(),
             client_id: config.client_id.clone(),
-            client_secret: read(config.client_secret.as_ref()).await?,
+            client_secret: read(config.client_secrets.get(secret).or(config.client_secrets.first())).await?,
             username: config.username.clone(),
             password: read(login).await?,
             scope: config.scope.clone(),
@@ -111,7 +115,12 @@ impl Source {
         for (name, source) in &config.headers {
             inputs.headers.push((name.clone(), source.read().await.map_err(unreadable)?));
         }
-        Ok(Prepared { inputs, access_token: read(config.access_token.as_ref()).await? })
+        let proof = match config.client_secrets.len() {
+            0 | 1 => inputs.client_secret.clone(),
+            // Whichever is tried: the login is the same.
+            _ => Some(Secret::new(config.client_secrets.iter().map(told).collect())),
+        };
+        Ok(Prepared { inputs, access_token: read(config.access_token.as_ref()).await?, proof })
     }
 
     /// What only this side can add to an answer's error: who gave it, and to whose certificate.
@@ -129,7 +138,7 @@ impl Exchange for Source {
         read(self.config.refresh_token.as_ref()).await
     }
 
-    async fn prepare(&self, op: Op) -> Result<Prepared, TokenError> {
+    async fn prepare(&self, op: Op, secret: usize) -> Result<Prepared, TokenError> {
         let late = || {
             TokenError::new(
                 Class::Transient,
@@ -137,7 +146,7 @@ impl Exchange for Source {
                 "see why their commands take so long",
             )
         };
-        tokio::time::timeout(EXEC_TIMEOUT, self.read_all(op)).await.unwrap_or_else(|_| Err(late()))
+        tokio::time::timeout(EXEC_TIMEOUT, self.read_all(op, secret)).await.unwrap_or_else(|_| Err(late()))
     }
 
     async fn exchange(&self, op: Op, prepared: &Prepared) -> Result<Answer, TokenError> {
@@ -167,12 +176,10 @@ impl Exchange for Source {
         let (mut proofs, mut rest) = (String::new(), String::new());
         for source in config.secrets() {
             // These prove who one is to the token server: with another of them, the token is the same.
-            let proof =
-                [&config.client_secret, &config.password].into_iter().flatten().any(|p| std::ptr::eq(p, source));
+            let proof = config.client_secrets.iter().chain(&config.password).any(|proof| std::ptr::eq(proof, source));
             let of = if proof { &mut proofs } else { &mut rest };
             match source.is_command() {
-                // One that cannot be read is none, and another once it can.
-                false => of.push_str(&format!("{:?}", source.look().ok().map(|secret| secret.digest()))),
+                false => of.push_str(&told(source)),
                 true if proof => {}
                 // Nobody knows what it will say this time: as good as changed.
                 true => of.push_str(&format!("{}", fastrand::u128(..))),
@@ -194,6 +201,12 @@ async fn read(source: Option<&SecretSource>) -> Result<Option<Secret>, TokenErro
         Some(source) => source.read().await.map(Some).map_err(unreadable),
         None => Ok(None),
     }
+}
+
+/// Stands for the value of a secret, as far as that can be had without running a command.
+fn told(source: &SecretSource) -> String {
+    // One that cannot be read is none, and another once it can.
+    format!("{:?}", source.look().ok().map(|secret| secret.digest()))
 }
 
 /// A command that failed may work a second later; anything else has to be mended.

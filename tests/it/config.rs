@@ -728,7 +728,10 @@ fn secrets_come_from_files_environment_commands_and_systemd_and_only_inline_ones
         ("{ credential = \"nowhere\" }", "cannot read the file"),
         ("{ file = \"secret\", env = \"API_SECRET\" }", "needs exactly one key"),
         ("{}", "needs exactly one key"),
-        ("7", "expected text in quotes or a table, found a whole number"),
+        ("7", "expected text in quotes or a table or a list, found a whole number"),
+        ("[{ file = \"secret\" }, { file = \"nowhere\" }]", ": token.api.client_secret.1: cannot read the file"),
+        ("[\"a\", \"b\", \"c\"]", ": token.api.client_secret: there are more than two"),
+        ("[]", "must not be empty"),
     ] {
         let (code, stderr) = run(wrong);
         assert!(code == 78 && stderr.contains(why), "{wrong}: {stderr}");

@@ -16,7 +16,10 @@ use tokenbroker::oauth::request::{self, Given, Inputs};
 use tokenbroker::oauth::response::{self, Access};
 use tokenbroker::oauth::rules::SameToken;
 use tokenbroker::secret::Secret;
+use tokenbroker::standin::demo;
 use tokenbroker::units::{Budget, Span};
+
+use crate::support::{Broker, RUNTIME};
 
 /// All worked examples of all built-in dialects.
 const EXAMPLES: usize = 115;
@@ -757,4 +760,25 @@ fn query_parameters_and_url_values_are_encoded() {
     assert_eq!(made.uri(), "https://a.example/x%2F..%2Fy/token?secret=a%26b%3Dc+d");
     assert!(made.body().is_empty());
     assert_eq!(made.headers()["content-length"], "0");
+}
+
+#[test]
+fn each_stand_in_gives_tokens_to_the_built_in_of_its_vendor_and_its_api_takes_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let shown = RUNTIME.block_on(demo::start(directory.path(), Duration::from_secs(60), None)).unwrap();
+    let config: String = shown.iter().map(|shown| shown.config.as_str()).collect();
+    let broker = Broker::start_in(directory, &config, |_| {});
+    for route in shown.iter().map(|shown| shown.route) {
+        let reply = broker.get(route, "/hello");
+        assert_eq!((reply.status, reply.json()["token_accepted"].as_bool()), (200, Some(true)), "{route}");
+    }
+    let seen = shown.iter().find(|shown| shown.route == "comap").unwrap().echo.seen();
+    assert!(seen.iter().all(|call| call.headers.contains_key("comap-key")));
+    for route in ["covata", "comodo", "netrex"] {
+        let before = broker.token(route)["fingerprint"].clone();
+        let reply = broker.admin("POST", &format!("/api/tokens/{route}/refresh"));
+        assert_eq!(reply.status, 200, "{route}");
+        assert_ne!(broker.token(route)["fingerprint"], before, "{route}: renewed");
+        assert_eq!(broker.get(route, "/hello").status, 200, "{route}");
+    }
 }

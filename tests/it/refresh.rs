@@ -8,6 +8,7 @@ use tokenbroker::clock::{Clock, Now};
 use tokenbroker::oauth::file::{ClientAuth, Grant, Op};
 use tokenbroker::oauth::request::Inputs;
 use tokenbroker::oauth::response::{Access, Answer};
+use tokenbroker::oauth::rules::SameToken;
 use tokenbroker::oauth::template::Template;
 use tokenbroker::oauth::{Class, Outcome, TokenError};
 use tokenbroker::secret::Secret;
@@ -16,6 +17,7 @@ use tokenbroker::token::cache::{Slot, State};
 use tokenbroker::token::refresh::{Ended, Refresher, Task};
 use tokenbroker::token::schedule::Policy;
 use tokenbroker::token::source::{Exchange, Prepared, With};
+use tokenbroker::units::Budget;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -64,6 +66,7 @@ pub struct Inner {
     pub start: Instant,
     pub outcomes: Mutex<VecDeque<Step>>,
     pub calls: Mutex<Vec<Call>>,
+    secrets_used: Mutex<Vec<usize>>,
     pub lifetime: Mutex<Option<Duration>>,
     pub refresh_lifetime: Mutex<Option<Duration>>,
     pub takes: Mutex<Duration>,
@@ -100,6 +103,7 @@ impl Script {
             start: Instant::now(),
             outcomes: Mutex::default(),
             calls: Mutex::default(),
+            secrets_used: Mutex::default(),
             lifetime: Mutex::new(Some(100 * S)),
             refresh_lifetime: Mutex::default(),
             takes: Mutex::new(Duration::from_millis(100)),
@@ -164,7 +168,8 @@ impl Exchange for Script {
         Ok(self.0.seed.lock().unwrap().clone().map(Secret::new))
     }
 
-    async fn prepare(&self, _: Op) -> Result<Prepared, TokenError> {
+    async fn prepare(&self, _: Op, secret: usize) -> Result<Prepared, TokenError> {
+        self.0.secrets_used.lock().unwrap().push(secret);
         let inputs = Inputs {
             client_id: Some("c".into()),
             client_secret: Some(Secret::new(self.0.client_secret.lock().unwrap().clone())),
@@ -172,7 +177,8 @@ impl Exchange for Script {
             password: Some(Secret::new(self.0.password.lock().unwrap().clone())),
             ..Inputs::new(Grant::Password, ClientAuth::ClientSecretBasic)
         };
-        Ok(Prepared { inputs, access_token: None })
+        let proof = inputs.client_secret.clone();
+        Ok(Prepared { inputs, access_token: None, proof })
     }
 
     async fn exchange(&self, op: Op, prepared: &Prepared) -> Result<Answer, TokenError> {
@@ -230,6 +236,10 @@ pub fn policy(grant: Grant) -> Policy {
         default_lifetime: (grant != Grant::Static).then_some(300 * S),
         eager: true,
         rereads: false,
+        secrets: 1,
+        same_token: SameToken::Never,
+        limit: None,
+        timeout: 10 * S,
     }
 }
 
@@ -902,4 +912,96 @@ async fn a_static_token_is_read_again_when_its_file_changes() {
     script.0.stamp.fetch_add(1, Ordering::Relaxed);
     sleep(31 * S).await;
     assert_eq!(bench.token().unwrap(), "Bearer at-2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vendors_limit_is_never_exceeded_and_its_last_place_is_for_who_cannot_wait() {
+    let script = Script::new(false);
+    *script.0.lifetime.lock().unwrap() = Some(40 * S);
+    let limit = Some(Budget { max: 5, per: 300 * S });
+    let bench = start(&script, Policy { limit, ..policy(Grant::ClientCredentials) });
+    let mut without = 0;
+    for _ in 0..3600 {
+        // The API refuses each token at once, and an operator asks now and then.
+        without += u32::from(bench.wait().await.is_err());
+        bench.refused().await;
+        if fastrand::u8(..) < 8 {
+            bench.slot.refresh(Duration::from_millis(50)).await;
+        }
+        sleep(S).await;
+    }
+    let calls = script.calls();
+    for window in calls.windows(6) {
+        assert!(window[5].at - window[0].at > 300.0, "{window:?}");
+    }
+    assert!(calls.len() > 50, "{}: what is allowed is used", calls.len());
+    assert!(without > 0, "five tokens of 40 s do not last for 300 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_one_place_left_no_refresh_is_made_ahead_and_a_request_without_a_token_has_it() {
+    let script = Script::new(false);
+    *script.0.lifetime.lock().unwrap() = Some(100 * S);
+    let limit = Some(Budget { max: 2, per: 1000 * S });
+    let bench = start(&script, Policy { limit, ..policy(Grant::ClientCredentials) });
+    assert!(bench.wait().await.is_ok());
+    sleep(95 * S).await;
+    assert_eq!(script.calls().len(), 1, "due at 75 s, but it can wait");
+    sleep(10 * S).await;
+    assert_eq!((script.calls().len(), bench.wait().await.is_ok()), (2, true));
+    sleep(100 * S).await;
+    let wait = bench.wait().await.unwrap_err();
+    assert!((790..=801).contains(&wait), "{wait}: told when the next one may be sent");
+    assert_eq!(script.calls().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_client_secrets_the_other_is_tried_at_once_and_the_one_that_works_is_kept() {
+    for class in [Class::SecretExpired, Class::ClientRejected] {
+        let script = Script::new(false);
+        script.fail(class, 1);
+        let bench = start(&script, Policy { secrets: 2, ..policy(Grant::ClientCredentials) });
+        assert!(bench.wait().await.is_ok());
+        assert_eq!(*script.0.secrets_used.lock().unwrap(), [0, 1]);
+        assert_eq!(bench.slot.snapshot().secrets, (1, [Some(class), None]));
+        sleep(100 * S).await;
+        let used = script.0.secrets_used.lock().unwrap().clone();
+        assert!(used.len() > 2 && used[2..].iter().all(|one| *one == 1), "{used:?}");
+        // Both are refused: two requests, and then the long wait.
+        script.fail(class, 2);
+        let before = script.calls().len();
+        bench.slot.refresh(S).await;
+        sleep(60 * S).await;
+        assert_eq!(script.calls().len(), before + 2);
+        assert_eq!(bench.slot.snapshot().secrets.1, [Some(class), Some(class)]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_password_is_sent_twice_at_most_also_with_two_client_secrets() {
+    let script = Script::new(false);
+    script.fail(Class::ClientRejected, 100);
+    let bench = start(&script, Policy { secrets: 2, ..policy(Grant::Password) });
+    sleep(24 * 3600 * S).await;
+    assert_eq!(script.calls().len(), 2);
+    assert_eq!(bench.slot.state(), State::Rejected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_a_login_gives_the_same_token_until_its_end_it_is_not_asked_for_before() {
+    let script = Script::new(false);
+    let bench = start(&script, Policy { same_token: SameToken::UntilExpiry, ..policy(Grant::ClientCredentials) });
+    assert!(bench.wait().await.is_ok());
+    sleep(99 * S).await;
+    assert_eq!(script.calls().len(), 1);
+    sleep(2 * S).await;
+    assert_eq!(script.calls().len(), 2, "at its end, without being asked");
+    let script = Script::new(false);
+    let remaining = SameToken::UntilRemaining(10 * S);
+    let bench = start(&script, Policy { same_token: remaining, ..policy(Grant::ClientCredentials) });
+    assert!(bench.wait().await.is_ok());
+    sleep(89 * S).await;
+    assert_eq!(script.calls().len(), 1);
+    sleep(2 * S).await;
+    assert_eq!(script.calls().len(), 2);
 }

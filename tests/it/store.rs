@@ -228,6 +228,59 @@ fn commands_find_the_broker_by_its_store_and_its_key_there_also_through_a_link()
 }
 
 #[test]
+fn a_vendors_limit_holds_across_crashes_and_restarts() {
+    let oauth = OAuth::start(HOUR);
+    let home = Home::new(&oauth, "limit = \"3 per 1h\"");
+    oauth.oauth.faults.set(Some(Fault::Status(503, None)), None);
+    let mut waits = Vec::new();
+    for round in 0..8 {
+        let mut broker = home.broker();
+        let reply = broker.get("api", "/");
+        waits.push(reply.header("retry-after").unwrap().parse::<u64>().unwrap());
+        if round % 2 == 0 {
+            kill(broker);
+        } else {
+            assert_eq!(broker.stop().code(), Some(0));
+        }
+        // What a person asks for does not go beyond it either.
+        let broker = home.broker();
+        broker.admin("POST", "/api/tokens/api/refresh");
+        kill(broker);
+    }
+    assert_eq!(oauth.oauth.faults.calls(), 3);
+    assert!((3500..=3601).contains(waits.last().unwrap()), "{waits:?}");
+    let broker = home.broker();
+    broker.admin("POST", "/api/tokens/api/refresh");
+    let error = broker.token("api")["last_error"].as_str().unwrap().to_owned();
+    assert!(error.contains("the limit of 3 requests in 3600 s is used up"), "{error}");
+}
+
+#[test]
+fn the_client_secret_that_works_is_remembered() {
+    let oauth = OAuth::start(HOUR);
+    let home = Home::new(&oauth, "");
+    let two = home
+        .config
+        .replace("client_secret = { file = \"secret\" }", "client_secret = [\"an-old-one\", { file = \"secret\" }]");
+    let home = Home { config: two, ..home };
+    let broker = home.broker();
+    broker.wait_for_state("api", "valid");
+    let secrets = broker.token("api")["client_secrets"].clone();
+    assert_eq!(
+        (&secrets[0]["in_use"], &secrets[0]["refused"]),
+        (&false.into(), &"client_rejected".into()),
+        "{secrets}"
+    );
+    assert_eq!((&secrets[1]["in_use"], &secrets[1]["refused"]), (&true.into(), &serde_json::Value::Null), "{secrets}");
+    assert!(secrets[1]["source"].as_str().unwrap().starts_with("the file /"), "{secrets}");
+    assert_eq!(oauth.oauth.faults.calls(), 2);
+    kill(broker);
+    let broker = home.broker();
+    assert_eq!(broker.admin("POST", "/api/tokens/api/refresh").status, 200);
+    assert_eq!(oauth.oauth.faults.calls(), 3, "with the right one at once");
+}
+
+#[test]
 fn the_key_of_the_store_may_be_any_bytes() {
     let oauth = OAuth::start(HOUR);
     let home = Home::new(&oauth, "");

@@ -13,7 +13,7 @@ use crate::config::Token;
 use crate::config::file::{SecretFile, TokenFile};
 use crate::oauth::builtin;
 use crate::oauth::dialect::Dialect;
-use crate::oauth::file::{ClientAuth, Grant};
+use crate::oauth::file::{ClientAuth, Grant, OneOrMany};
 use crate::oauth::response::handmade;
 use crate::secret::source::SecretSource;
 
@@ -80,7 +80,7 @@ impl Check<'_> {
             url: file.url.clone(),
             base_url: file.base_url.clone().or_else(|| dialect.base_url.clone()),
             client_id: file.client_id.clone(),
-            client_secret: self.optional(name, "client_secret", file.client_secret.as_ref()),
+            client_secrets: self.client_secrets(name, file),
             username: file.username.clone(),
             password: self.optional(name, "password", file.password.as_ref()),
             refresh_token: self.optional(name, "refresh_token", file.refresh_token.as_ref()),
@@ -249,6 +249,23 @@ impl Check<'_> {
             self.problem(&path, &e.problem, &e.fix);
         }
         Some(source)
+    }
+
+    /// One, or two of which the second is tried when the first is refused.
+    fn client_secrets(&mut self, name: &str, file: &TokenFile) -> Vec<SecretSource> {
+        let path = ["token", name, "client_secret"];
+        match &file.client_secret {
+            None => Vec::new(),
+            Some(OneOrMany::One(one)) => vec![self.secret(one.clone(), &path, true)],
+            Some(OneOrMany::Many(many)) => {
+                if many.len() > 2 {
+                    self.problem(&path, "there are more than two", "leave the two that the vendor may accept");
+                }
+                let many = many.iter().take(2).enumerate();
+                many.map(|(i, one)| self.secret(one.clone(), &[path[0], path[1], path[2], &i.to_string()], true))
+                    .collect()
+            }
+        }
     }
 
     fn optional(&mut self, name: &str, key: &str, secret: Option<&SecretFile>) -> Option<SecretSource> {

@@ -24,6 +24,8 @@ impl Schedule {
             failures: self.failures,
             unclear: self.unclear,
             unanswered: self.unanswered,
+            spent: self.spent.keep(now),
+            secret: self.secret,
             hold,
             ..Kept::default()
         }
@@ -52,6 +54,8 @@ impl Schedule {
             Hold { until, mendable: hold.mendable, barred: hold.barred }
         });
         self.due = due;
+        self.spent.restore(&kept.spent, same_boot, now);
+        self.secret = if kept.secret < self.policy.secrets { kept.secret } else { 0 };
         if let Some(Process { started, suspects, repeated }) = kept.process {
             (self.started, self.suspects, self.repeated) = (started, suspects, repeated);
         }
