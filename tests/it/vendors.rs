@@ -10,7 +10,7 @@ use tokenbroker::oauth::request::{self, Given, Inputs};
 use tokenbroker::secret::Secret;
 use tokenbroker::standin::demo::Vendor;
 use tokenbroker::standin::pki::Clients;
-use tokenbroker::standin::{Comap, Covata, Fault, Netrex, Quirk, Vanco};
+use tokenbroker::standin::{Comap, Covata, Fault, Netrex, Quirk, Slot, Vanco};
 use toml::{Table, Value};
 
 use crate::support::{Action, HOUR, Setup, Upstream, call, eventually, issuer, write};
@@ -119,7 +119,7 @@ fn comaps_refusals_are_told_apart_and_name_what_to_do() {
     assert!(expired.contains("get a new client secret from the vendor") && expired.contains("HTTP 401, 7000222"));
     // The new secret is taken as soon as it is there.
     stand.vendor.faults.turn(Quirk::SecretExpired, false);
-    let new = tokenbroker::standin::Slot::new("new", jiff::Timestamp::now(), None);
+    let new = Slot::new("new", jiff::Timestamp::now(), None);
     stand.vendor.secrets.lock().push(new.clone());
     write(stand.broker.directory.path(), "comap_secret", &new.value);
     stand.broker.wait_for_state("comap", "valid");
@@ -140,6 +140,24 @@ fn comaps_refusals_are_told_apart_and_name_what_to_do() {
     let (key, _) = comap().write("comap_key", "another key").fails("rejected", "config");
     assert!(key.contains("check the token's headers.Comap-Key") && key.contains("invalid subscription key"), "{key}");
     readme_is_right("ComAp Cloud", "api.websupervisor.net", &[malformed, expired, wrong, unknown, key, limited()]);
+}
+
+#[test]
+fn comaps_second_secret_takes_over_at_once_when_the_first_has_ended() {
+    let mut setup = comap();
+    let second = Slot::new("second", jiff::Timestamp::now(), None);
+    {
+        let mut slots = setup.vendor.secrets.lock();
+        slots[0].ends = Some(jiff::Timestamp::now());
+        slots.push(second.clone());
+    }
+    let files = "of = [{ file = \"comap_secret\" }, { file = \"comap_second\" }]".parse::<Table>().unwrap();
+    setup.token().insert("client_secret".into(), files["of"].clone());
+    let stand = setup.write("comap_second", &second.value).start();
+    eventually("it is served", || stand.get().status == 200);
+    assert_eq!(stand.calls(), 2, "the first was tried once");
+    assert_eq!(stand.refresh().status, 200);
+    assert_eq!(stand.calls(), 3, "and not again");
 }
 
 /// The sixth token within five minutes.
