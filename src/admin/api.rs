@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
@@ -19,6 +20,8 @@ pub(super) enum Asked<'p> {
     Refresh(&'p str),
     /// `/api/store/NAME/forget`
     Forget(&'p str),
+    /// `/api/login/NAME`
+    Login(&'p str),
 }
 
 /// `None` for a path that takes no POST.
@@ -26,6 +29,7 @@ pub(super) fn post(path: &str) -> Option<Asked<'_>> {
     let (table, rest) = path.strip_prefix("/api/")?.split_once('/').unwrap_or(("", &path[5..]));
     let (name, verb) = rest.split_once('/').unwrap_or(("", rest));
     match (table, name, verb) {
+        ("login", "", name) if !name.is_empty() => Some(Asked::Login(name)),
         ("", "", "reload") => Some(Asked::Reload),
         ("tokens", name, "refresh") if !name.is_empty() => Some(Asked::Refresh(name)),
         ("store", name, "forget") if !name.is_empty() => Some(Asked::Forget(name)),
@@ -48,8 +52,9 @@ impl Admin {
         })
     }
 
-    pub(super) async fn act(&self, asked: Asked<'_>) -> Result<Answer, Problem> {
+    pub(super) async fn act(&self, asked: Asked<'_>, body: Incoming) -> Result<Answer, Problem> {
         match asked {
+            Asked::Login(name) => self.login(name, body).await,
             Asked::Refresh(name) => self.refresh(name).await,
             Asked::Reload => {
                 let done = self.order(|reply| Order::Reload(Some(reply))).await?;
@@ -76,7 +81,7 @@ impl Admin {
     }
 
     /// Has it carried out, after what was asked for before.
-    async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, Problem> {
+    pub(super) async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, Problem> {
         let not_now = |code, detail| Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail);
         let ending = || not_now("draining", "the broker is about to end");
         let (reply, answer) = oneshot::channel();
@@ -100,7 +105,7 @@ impl Admin {
     }
 }
 
-fn token_status(token: &TokenView, now: Now) -> Value {
+pub(super) fn token_status(token: &TokenView, now: Now) -> Value {
     let snapshot = token.slot.snapshot();
     let current = snapshot.token.as_ref();
     let error = snapshot.error.as_ref();

@@ -1,11 +1,14 @@
 //! The command line: one file a command.
 
+mod alone;
 mod ask;
+mod callback;
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
 mod harden;
 mod healthcheck;
+mod login;
 mod reload;
 mod run;
 mod status;
@@ -74,6 +77,8 @@ enum Command {
     Status(status::Args),
     /// Have the running broker read its configuration again
     Reload,
+    /// Log in with a browser, for a token that needs it
+    Login(login::Args),
     /// What is kept across restarts: list it, forget it, export it
     Store(store::Args),
 }
@@ -109,6 +114,7 @@ pub fn main() -> ExitCode {
         Command::Healthcheck(args) => healthcheck::main(&cli, args),
         Command::Status(args) => status::main(&cli, args),
         Command::Reload => reload::main(&cli),
+        Command::Login(args) => login::main(&cli, args),
         Command::Store(args) => store::main(&cli, args),
     }
 }

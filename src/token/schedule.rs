@@ -46,6 +46,13 @@ pub struct Policy {
     pub rereads: bool,
 }
 
+impl Policy {
+    /// Is a refresh token all that brings another access token?
+    pub(super) fn only_renews(&self) -> bool {
+        matches!(self.grant, Grant::RefreshToken | Grant::AuthorizationCode)
+    }
+}
+
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -187,7 +194,7 @@ impl Schedule {
             let over = token.expires.is_some_and(|expires| expires.reached(now));
             !over && self.barred(&Credential::refresh_token(&token.secret)).is_none()
         });
-        if self.policy.grant == Grant::RefreshToken || (self.policy.renews && alive) { Op::Renew } else { Op::Acquire }
+        if self.policy.only_renews() || (self.policy.renews && alive) { Op::Renew } else { Op::Acquire }
     }
 
     /// An exchange is about to be sent. True if that has to be durable first: whoever goes on after a crash must know of it.
@@ -234,7 +241,8 @@ impl Schedule {
         self.refusals.forget(by);
         (self.failures, self.unclear, self.hold, self.pardoned) = (0, 0, None, false);
         let fraction = (self.policy.refresh_at + JITTER * (2.0 * rng.f64() - 1.0)).clamp(0.0, 1.0);
-        self.due = lives.access.map(|access| {
+        let last = self.policy.only_renews() && self.refresh_token.is_none();
+        self.due = lives.access.filter(|_| !last).map(|access| {
             let mut due = access.mul_f64(fraction);
             if let Some(refresh) = lives.refresh {
                 due = due.min(refresh.mul_f64(fraction).max(10 * SPACING));

@@ -25,7 +25,11 @@ impl Schedule {
     }
 
     /// Keeps the refresh token of an answer, before anything else of it is judged. The one before may be dead already.
-    pub fn took(&mut self, answer: &Answer, sent: Now) {
+    pub fn took(&mut self, answer: &Answer, sent: Now, op: Op) {
+        if op == Op::Exchange && answer.access.is_ok() {
+            // Security: another person may have logged in; what is left of the one before must not come back.
+            self.refresh_token = None;
+        }
         if let Some(secret) = &answer.refresh_token
             && (self.policy.renews || self.policy.grant == Grant::RefreshToken)
         {
@@ -38,7 +42,7 @@ impl Schedule {
     /// the client; an answer that makes no sense counts too where a login can take its place.
     pub(super) fn renewal_is_dead(&mut self, by: Credential, error: &TokenError) -> bool {
         let client = matches!(error.class, Class::ClientRejected | Class::SecretExpired | Class::UserAction);
-        let unclear = error.outcome == Outcome::Unclear && self.policy.grant != Grant::RefreshToken;
+        let unclear = error.outcome == Outcome::Unclear && !self.policy.only_renews();
         if error.class == Class::GrantRejected {
             self.refusals.note(by, error, true);
         } else if (error.outcome == Outcome::Refused || unclear) && !client {
@@ -49,7 +53,7 @@ impl Schedule {
 
     /// What can be done without the current refresh token: a login, or, when a person asked, the configured one.
     pub(super) fn instead(&mut self) -> Option<Op> {
-        if self.policy.grant != Grant::RefreshToken {
+        if !self.policy.only_renews() {
             return Some(Op::Acquire);
         }
         let seed = self.configured.clone().filter(|seed| self.refresh_token() != Some(seed))?;
