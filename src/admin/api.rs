@@ -1,7 +1,5 @@
 //! `/api/…`: status as JSON, and what an operator can ask for.
 
-use std::time::Duration;
-
 use http::StatusCode;
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
@@ -22,6 +20,8 @@ pub(super) enum Asked<'p> {
     Forget(&'p str),
     /// `/api/login/NAME`
     Login(&'p str),
+    /// `/api/tokens/NAME/access_token`
+    AccessToken(&'p str),
 }
 
 /// `None` for a path that takes no POST.
@@ -32,6 +32,7 @@ pub(super) fn post(path: &str) -> Option<Asked<'_>> {
         ("login", "", name) if !name.is_empty() => Some(Asked::Login(name)),
         ("", "", "reload") => Some(Asked::Reload),
         ("tokens", name, "refresh") if !name.is_empty() => Some(Asked::Refresh(name)),
+        ("tokens", name, "access_token") if !name.is_empty() => Some(Asked::AccessToken(name)),
         ("store", name, "forget") if !name.is_empty() => Some(Asked::Forget(name)),
         _ => None,
     }
@@ -55,6 +56,7 @@ impl Admin {
     pub(super) async fn act(&self, asked: Asked<'_>, body: Incoming) -> Result<Answer, Problem> {
         match asked {
             Asked::Login(name) => self.login(name, body).await,
+            Asked::AccessToken(name) => self.access_token(name).await,
             Asked::Refresh(name) => self.refresh(name).await,
             Asked::Reload => {
                 let done = self.order(|reply| Order::Reload(Some(reply))).await?;
@@ -96,9 +98,7 @@ impl Admin {
     pub(super) async fn refresh(&self, name: &str) -> Result<Answer, Problem> {
         let shown = self.shown.load_full();
         let token = shown.tokens.iter().find(|token| token.config.name == name).ok_or_else(nothing_here)?;
-        // One in flight, a refused renewal, and the login after it.
-        let wait = token.config.exchange_max() * 3 + Duration::from_secs(1);
-        let snapshot = token.slot.refresh(wait).await;
+        let snapshot = token.slot.refresh(token.config.row_max()).await;
         let failed = snapshot.exchanging || snapshot.error.is_some();
         let status = if failed { StatusCode::BAD_GATEWAY } else { StatusCode::OK };
         Ok(super::json(status, &token_status(token, (self.now)())))

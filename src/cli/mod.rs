@@ -13,6 +13,7 @@ mod reload;
 mod run;
 mod status;
 mod store;
+mod token;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -79,6 +80,8 @@ enum Command {
     Reload,
     /// Log in with a browser, for a token that needs it
     Login(login::Args),
+    /// Print an access token, for scripts
+    Token(token::Args),
     /// What is kept across restarts: list it, forget it, export it
     Store(store::Args),
 }
@@ -115,6 +118,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::main(&cli, args),
         Command::Reload => reload::main(&cli),
         Command::Login(args) => login::main(&cli, args),
+        Command::Token(args) => token::main(&cli, args),
         Command::Store(args) => store::main(&cli, args),
     }
 }

@@ -190,6 +190,11 @@ impl Token {
     pub fn exchange_max(&self) -> Duration {
         self.timeout + 2 * EXEC_TIMEOUT
     }
+
+    /// What somebody who asks for a token waits for: an exchange in flight, a refused renewal, and the login after it.
+    pub fn row_max(&self) -> Duration {
+        self.exchange_max() * 3 + Duration::from_secs(1)
+    }
 }
 
 /// Where an application connects, and the API behind it.

@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokenbroker::clock::Clock;
 use tokenbroker::secret::Secret;
 use tokenbroker::standin::demo::{Shown, Vendor};
 use tokenbroker::standin::{Fault, Issuer, Netrex, Quirk};
 
-use crate::store::STORE;
+use crate::exchange::OAuth;
+use crate::store::{Home, STORE};
 use crate::support::{
     ADMIN_KEY, Action, Broker, RUNTIME, Reply, Upstream, Wire, binary, call, eventually, run_to_end, write,
 };
@@ -506,4 +507,54 @@ fn a_login_is_configured_with_a_page_and_a_place_to_come_back_to() {
         &["login", "api"],
     );
     assert!(code == 1 && stderr.contains("nobody logs in for the grant static"), "{stderr}");
+}
+
+#[test]
+fn a_script_gets_a_token_from_the_broker_from_the_store_or_by_an_exchange() {
+    let oauth = OAuth::start(HOUR);
+    let home = Home::new(&oauth, "eager = false");
+    let broker = home.broker();
+    let (code, token, stderr) = broker.command(&["token", "api"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(oauth.oauth.issuer.is_good(token.trim_end()), "{token}");
+    assert_eq!(broker.command(&["token", "api", "--header"]).1, format!("Authorization: Bearer {token}"));
+    let (_, as_json, _) = broker.command(&["token", "api", "--json"]);
+    let as_json: Value = serde_json::from_str(&as_json).unwrap();
+    let expires_at = broker.token("api")["expires_at"].clone();
+    assert_eq!(as_json, json!({ "access_token": token.trim_end(), "expires_at": expires_at }));
+    let answer = broker.admin("POST", "/api/tokens/api/access_token");
+    assert_eq!((answer.status, answer.header("cache-control")), (200, Some("no-store")));
+    assert_eq!(broker.admin("GET", "/api/tokens/api/access_token").status, 405);
+    assert_eq!(broker.request("admin", "POST", "/api/tokens/api/access_token", &[], b"").status, 401);
+    assert_eq!(oauth.oauth.issuer.issued(), 1, "one exchange for all of them");
+    drop(broker);
+    assert_eq!(home.run(&["token", "api"]).1, token, "that of the store");
+    assert_eq!(oauth.oauth.issuer.issued(), 1);
+    oauth.oauth.issuer.revoke_access_tokens();
+    home.run(&["store", "forget", "token.api"]);
+    let (code, another, stderr) = home.run(&["token", "api"]);
+    assert!(code == 0 && another != token, "{stderr}");
+    assert_eq!(home.run(&["token", "api"]).1, another, "what an exchange brought is kept");
+    assert_eq!(oauth.oauth.issuer.issued(), 2);
+    let mut home = home;
+    home.config = home.config.replace(STORE, "");
+    let (code, third, _) = home.run(&["token", "api"]);
+    assert!(code == 0 && oauth.oauth.issuer.is_good(third.trim_end()), "without a store");
+    oauth.oauth.faults.set(Some(Fault::Status(401, None)), None);
+    let (code, stdout, stderr) = home.run(&["token", "api"]);
+    assert!(code == 1 && stdout.is_empty() && stderr.contains("client_rejected"), "{stderr}");
+    let (code, _, stderr) = home.run(&["token", "nobody"]);
+    assert!(code == 1 && stderr.contains("there are: api"), "{stderr}");
+}
+
+#[test]
+fn a_token_that_nobody_logged_in_for_is_not_printed() {
+    let site = netrex(HOUR);
+    let broker = site.broker(|_| {});
+    let (code, stdout, stderr) = broker.command(&["token", "cams"]);
+    assert!(code == 1 && stdout.is_empty() && stderr.contains("tokenbroker login cams"), "{stderr}");
+    assert_eq!(broker.admin("POST", "/api/tokens/cams/access_token").code(), "login_required");
+    drop(broker);
+    let (code, stdout, stderr) = site.run(&["token", "cams"]);
+    assert!(code == 1 && stdout.is_empty() && stderr.contains("tokenbroker login cams"), "{stderr}");
 }
