@@ -1,8 +1,7 @@
 //! `/api/…`: status as JSON, and what an operator can ask for.
 
-use std::time::Duration;
-
 use http::StatusCode;
+use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
@@ -21,6 +20,10 @@ pub(super) enum Asked<'p> {
     Refresh(&'p str),
     /// `/api/store/NAME/forget`
     Forget(&'p str),
+    /// `/api/login/NAME`
+    Login(&'p str),
+    /// `/api/tokens/NAME/access_token`
+    AccessToken(&'p str),
 }
 
 /// `None` for a path that takes no POST.
@@ -28,8 +31,10 @@ pub(super) fn post(path: &str) -> Option<Asked<'_>> {
     let (table, rest) = path.strip_prefix("/api/")?.split_once('/').unwrap_or(("", &path[5..]));
     let (name, verb) = rest.split_once('/').unwrap_or(("", rest));
     match (table, name, verb) {
+        ("login", "", name) if !name.is_empty() => Some(Asked::Login(name)),
         ("", "", "reload") => Some(Asked::Reload),
         ("tokens", name, "refresh") if !name.is_empty() => Some(Asked::Refresh(name)),
+        ("tokens", name, "access_token") if !name.is_empty() => Some(Asked::AccessToken(name)),
         ("store", name, "forget") if !name.is_empty() => Some(Asked::Forget(name)),
         _ => None,
     }
@@ -50,8 +55,10 @@ impl Admin {
         })
     }
 
-    pub(super) async fn act(&self, asked: Asked<'_>) -> Result<Answer, Problem> {
+    pub(super) async fn act(&self, asked: Asked<'_>, body: Incoming) -> Result<Answer, Problem> {
         match asked {
+            Asked::Login(name) => self.login(name, body).await,
+            Asked::AccessToken(name) => self.access_token(name).await,
             Asked::Refresh(name) => self.refresh(name).await,
             Asked::Reload => {
                 let done = self.order(|reply| Order::Reload(Some(reply))).await?;
@@ -78,7 +85,7 @@ impl Admin {
     }
 
     /// Has it carried out, after what was asked for before.
-    async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, Problem> {
+    pub(super) async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, Problem> {
         let not_now = |code, detail| Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail);
         let ending = || not_now("draining", "the broker is about to end");
         let (reply, answer) = oneshot::channel();
@@ -93,16 +100,14 @@ impl Admin {
     pub(super) async fn refresh(&self, name: &str) -> Result<Answer, Problem> {
         let shown = self.shown.load_full();
         let token = shown.tokens.iter().find(|token| token.config.name == name).ok_or_else(nothing_here)?;
-        // One in flight, a refused renewal, and the login after it.
-        let wait = token.config.exchange_max() * 3 + Duration::from_secs(1);
-        let snapshot = token.slot.refresh(wait).await;
+        let snapshot = token.slot.refresh(token.config.row_max()).await;
         let failed = snapshot.exchanging || snapshot.error.is_some();
         let status = if failed { StatusCode::BAD_GATEWAY } else { StatusCode::OK };
         Ok(super::json(status, &token_status(token, (self.now)())))
     }
 }
 
-fn token_status(token: &TokenView, now: Now) -> Value {
+pub(super) fn token_status(token: &TokenView, now: Now) -> Value {
     let snapshot = token.slot.snapshot();
     let current = snapshot.token.as_ref();
     let error = snapshot.error.as_ref();

@@ -4,7 +4,9 @@
 //! admin key. Liveness depends on nothing.
 
 mod api;
+mod body;
 pub mod key;
+mod logins;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -23,10 +25,12 @@ use tower::{Service, service_fn};
 use crate::clock::Now;
 use crate::config::{Listen, Token};
 use crate::door;
+use crate::oauth::TokenError;
 use crate::problem::Problem;
 use crate::secret::Secret;
 use crate::telemetry::metrics::{self, Metrics, RouteMetrics};
 use crate::token::cache::{Slot, State};
+use crate::token::refresh::Code;
 
 type Answer = Response<Full<Bytes>>;
 
@@ -65,9 +69,12 @@ pub enum Order {
     Reload(Option<oneshot::Sender<Result<(), Vec<String>>>>),
     /// Forget the records of that name, such as `token.api`: those that there were, or why it cannot be done.
     Forget(String, oneshot::Sender<Result<Vec<String>, String>>),
+    /// Exchange the code of a login for that token. `None`: there is no such token.
+    Login(String, Code, oneshot::Sender<Option<Result<(), TokenError>>>),
 }
 
 /// A token, as the operator sees it.
+#[derive(Clone)]
 pub struct TokenView {
     pub config: Arc<Token>,
     pub slot: Arc<Slot>,
@@ -98,21 +105,21 @@ pub fn service(
     service_fn(move |request: Request<Incoming>| {
         let admin = Arc::clone(&admin);
         async move {
-            let (head, _body) = request.into_parts();
-            Ok(admin.answer(&head).await.unwrap_or_else(|problem| problem.response()))
+            let (head, body) = request.into_parts();
+            Ok(admin.answer(&head, body).await.unwrap_or_else(|problem| problem.response()))
         }
     })
 }
 
 impl Admin {
-    async fn answer(&self, head: &Parts) -> Result<Answer, Problem> {
+    async fn answer(&self, head: &Parts, body: Incoming) -> Result<Answer, Problem> {
         self.admit(head)?;
         let path = head.uri.path();
         let reads = head.method == Method::GET || head.method == Method::HEAD;
         match (path, api::post(path)) {
             (_, Some(asked)) if head.method == Method::POST => {
                 self.authorize(head)?;
-                self.act(asked).await
+                self.act(asked, body).await
             }
             (_, Some(_)) => Err(method_refused("POST")),
             ("/livez", _) if reads => Ok(text(StatusCode::OK, "ok\n".into())),

@@ -205,7 +205,7 @@ fn policy(config: &config::Token) -> Policy {
     Policy {
         grant: config.grant,
         // A server has no reason to give a refresh token for client credentials (RFC 6749 §4.4.3): asking again is as good.
-        renews: config.dialect.renew.is_some() && config.grant == Grant::Password,
+        renews: config.dialect.renew.is_some() && matches!(config.grant, Grant::Password | Grant::AuthorizationCode),
         refresh_at: config.refresh_at,
         default_lifetime: (config.grant != Grant::Static).then_some(config.default_lifetime),
         eager: config.eager,

@@ -5,6 +5,9 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use serde_json::Value;
+use zeroize::Zeroizing;
+
 use super::block_on;
 use crate::admin::key;
 use crate::config::{self, Listen};
@@ -59,26 +62,38 @@ impl Operator {
 
     /// The answer to a GET, at most so many bytes of it. An error is a line for the person.
     pub fn get(&self, path: &str, bytes_max: u64) -> Result<Answer, String> {
-        self.ask("GET", path, "", (TIMEOUT, bytes_max))
+        self.ask("GET", path, "\r\n", (TIMEOUT, bytes_max))
     }
 
     /// The good answer to a POST with the admin key; another one is an error, in the broker's words.
-    pub fn post(&self, path: &str) -> Result<Answer, Failure> {
+    pub fn post(&self, path: &str, body: Option<&Value>) -> Result<Answer, Failure> {
         // Security: whoever else listens there must not get the key.
         if !self.runs {
             return Err("no broker runs with this configuration: nobody owns its store".to_owned().into());
         }
         let key = self.admin_key()?;
         // Security: on its way to the listener of this user's own broker.
-        let field = zeroize::Zeroizing::new(format!("Authorization: Bearer {}\r\nContent-Length: 0\r\n", key.expose()));
-        let answer = self.ask("POST", path, &field, (POST_TIMEOUT, POST_ANSWER_MAX))?;
+        let body = Zeroizing::new(body.map(Value::to_string).unwrap_or_default());
+        let fields = format!("Authorization: Bearer {}\r\nContent-Length: {}\r\n", key.expose(), body.len());
+        let rest = Zeroizing::new([&*Zeroizing::new(fields), "\r\n", &body].concat());
+        let answer = self.ask("POST", path, &rest, (POST_TIMEOUT, POST_ANSWER_MAX))?;
         if answer.status == 200 {
             return Ok(answer);
         }
-        let problem: serde_json::Value = serde_json::from_str(&answer.body).unwrap_or_default();
+        let problem: Value = serde_json::from_str(&answer.body).unwrap_or_default();
         let word = |key: &str| problem[key].as_str().map(str::to_owned);
         let text = word("detail").unwrap_or_else(|| format!("it answers {}", answer.status));
         Err(Failure { text, code: word("code") })
+    }
+
+    /// Does a broker run with this configuration? Where no store tells, it is the one that keeps its admin key, or answers.
+    pub fn runs(&self) -> bool {
+        if self.store.is_some() {
+            return self.runs;
+        }
+        let port = self.listen.port().map(|port| port.to_string());
+        let keeps = || key::find(&key::runtime_directory(), port.as_deref()).is_some();
+        (self.key.is_some() || keeps()) && self.get("/livez", 1024).is_ok()
     }
 
     /// The configured one, or the one that the broker made at its start.
@@ -93,8 +108,8 @@ impl Operator {
         SecretSource::File(file).look().map_err(|e| format!("no admin key: {e}"))
     }
 
-    fn ask(&self, method: &str, path: &str, fields: &str, limits: (Duration, u64)) -> Result<Answer, String> {
-        let answer = self.exchange(method, path, fields, limits).map_err(|error| {
+    fn ask(&self, method: &str, path: &str, rest: &str, limits: (Duration, u64)) -> Result<Answer, String> {
+        let answer = self.exchange(method, path, rest, limits).map_err(|error| {
             format!("no answer from {}: {error}; is the broker running with this configuration?", self.listen)
         })?;
         let status = answer.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
@@ -106,10 +121,10 @@ impl Operator {
         Ok(Answer { status, body })
     }
 
-    fn exchange(&self, method: &str, path: &str, fields: &str, limits: (Duration, u64)) -> std::io::Result<String> {
+    fn exchange(&self, method: &str, path: &str, rest: &str, limits: (Duration, u64)) -> std::io::Result<String> {
         let (timeout, bytes_max) = limits;
         let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
-        let request = zeroize::Zeroizing::new([&head, fields, "\r\n"].concat());
+        let request = Zeroizing::new([&head, rest].concat());
         match &self.listen {
             Listen::Tcp(address) => {
                 let stream = TcpStream::connect_timeout(address, TIMEOUT)?;

@@ -9,9 +9,9 @@ use std::time::Duration;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 
 use super::{Cli, LogFormat, complain, lines, print, run};
-use crate::admin::key;
 use crate::clock::Clock;
 use crate::config::{self, Listen};
+use crate::secret::Secret;
 use crate::server::Running;
 use crate::standin::demo::{Shown, keep, start};
 use crate::standin::fault;
@@ -51,7 +51,7 @@ fn demo(directory: &Path, fault: Option<&str>) -> Result<ExitCode, Error> {
     })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let shown = runtime.block_on(start(directory, LIFETIME, fault))?;
-    keep(directory, "admin_key", key::make()?.expose())?;
+    keep(directory, "admin_key", Secret::random()?.expose())?;
     let admin = "[admin]\nlisten = \"127.0.0.1:0\"\nkey = { file = \"admin_key\" }\n".to_owned();
     let tables: Vec<_> = std::iter::once(admin).chain(shown.iter().map(|one| one.config.clone())).collect();
     keep(directory, "tokenbroker.toml", &tables.join("\n"))?;

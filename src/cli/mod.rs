@@ -1,6 +1,8 @@
 //! The command line: one file a command.
 
+mod alone;
 mod ask;
+mod callback;
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
@@ -8,10 +10,12 @@ mod dialects;
 mod explain;
 mod harden;
 mod healthcheck;
+mod login;
 mod reload;
 mod run;
 mod status;
 mod store;
+mod token;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -80,6 +84,10 @@ enum Command {
     Status(status::Args),
     /// Have the running broker read its configuration again
     Reload,
+    /// Log in with a browser, for a token that needs it
+    Login(login::Args),
+    /// Print an access token, for scripts
+    Token(token::Args),
     /// What is kept across restarts: list it, forget it, export it
     Store(store::Args),
 }
@@ -117,6 +125,8 @@ pub fn main() -> ExitCode {
         Command::Healthcheck(args) => healthcheck::main(&cli, args),
         Command::Status(args) => status::main(&cli, args),
         Command::Reload => reload::main(&cli),
+        Command::Login(args) => login::main(&cli, args),
+        Command::Token(args) => token::main(&cli, args),
         Command::Store(args) => store::main(&cli, args),
     }
 }

@@ -9,7 +9,7 @@ pub(super) fn main(cli: &Cli) -> ExitCode {
         Ok(operator) => operator,
         Err(code) => return code,
     };
-    match operator.post("/api/reload") {
+    match operator.post("/api/reload", None) {
         Ok(_) => print("reloaded\n"),
         Err(error) => {
             complain(&error.text);

@@ -221,7 +221,7 @@ fn failed(text: &str, code: ExitCode) -> ExitCode {
 fn make_key(admin: &Bound, store: Option<&Store>) -> Result<Option<(Secret, KeyFile)>, ExitCode> {
     let other = admin.listen.port().map_or_else(|| std::process::id().to_string(), |port| port.to_string());
     let directory = store.map_or_else(key::runtime_directory, |store| store.path.clone());
-    let made = key::make().and_then(|key| Ok((key::keep(&key, &directory, &other)?, key)));
+    let made = Secret::random().and_then(|key| Ok((key::keep(&key, &directory, &other)?, key)));
     match made {
         Ok((file, key)) => {
             info!(file = %file.path.display(), "the admin key of this start");
@@ -252,6 +252,9 @@ async fn carry_out(work: Work, reload: &mut Reload, running: &mut Running) {
         }
         Work::Order(Order::Forget(name, reply)) => {
             let _ = reply.send(running.forget(&name).await.map_err(|e| e.to_string()));
+        }
+        Work::Order(Order::Login(token, code, reply)) => {
+            let _ = reply.send(running.login(&token, &code).await);
         }
     }
 }

@@ -130,7 +130,7 @@ fn forget(cli: &Cli, directory: &Path, seal: Seal, name: &str) -> Result<ExitCod
         }
         Err(StoreError::Owned { .. }) => {
             let Ok(operator) = cli.operator() else { return Ok(ExitCode::from(CONFIG)) };
-            let answer = operator.post(&format!("/api/store/{name}/forget")).map_err(|e| e.text)?;
+            let answer = operator.post(&format!("/api/store/{name}/forget"), None).map_err(|e| e.text)?;
             let answer: Value = serde_json::from_str(&answer.body).unwrap_or_default();
             let names = answer["forgotten"].as_array().into_iter().flatten();
             names.filter_map(|name| name.as_str().map(str::to_owned)).collect()

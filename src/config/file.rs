@@ -1,5 +1,4 @@
-//! The configuration file as a person writes it: a mirror for serde and for the JSON Schema, no logic. The comments here
-//! are what `tokenbroker schema` says of each key; `Config` is what the program uses.
+//! The configuration as a person writes it: a mirror for serde, and for the JSON Schema, which has the comments here.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -110,10 +109,15 @@ pub struct TokenFile {
     pub url: Option<String>,
     /// The vendor's base URL; the dialect's when not given.
     pub base_url: Option<String>,
+    /// The page where a person logs in; the dialect's when not given.
+    pub authorize_url: Option<String>,
+    /// Where a token is ended; the dialect's when not given.
+    pub revoke_url: Option<String>,
+    /// Where a login comes back to, exactly as it is registered; a free port of 127.0.0.1 when not given.
+    pub redirect_uri: Option<String>,
     /// The client's name at the vendor.
     pub client_id: Option<String>,
-    /// The client's secret, for the client authentications that send one; or two, of which the second is tried when the first is
-    /// refused.
+    /// The client's secret; or two, of which the second is tried when the first is refused.
     pub client_secret: Option<OneOrMany<SecretFile>>,
     /// How the client proves who it is; the dialect's when not given.
     pub client_auth: Option<ClientAuth>,

@@ -131,6 +131,9 @@ pub struct Token {
     pub client_auth: ClientAuth,
     pub url: Option<String>,
     pub base_url: Option<String>,
+    pub authorize_url: Option<String>,
+    pub revoke_url: Option<String>,
+    pub redirect_uri: Option<String>,
     pub client_id: Option<String>,
     /// At most two; the second is tried when the first is refused.
     pub client_secrets: Vec<SecretSource>,
@@ -187,6 +190,11 @@ impl Token {
     /// What one exchange may take, with the reading of its secrets before it.
     pub fn exchange_max(&self) -> Duration {
         self.timeout + 2 * EXEC_TIMEOUT
+    }
+
+    /// What somebody who asks for a token waits for: an exchange in flight, a refused renewal, and the login after it.
+    pub fn row_max(&self) -> Duration {
+        self.exchange_max() * 3 + Duration::from_secs(1)
     }
 }
 

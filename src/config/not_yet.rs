@@ -5,7 +5,7 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ("store", &["url", "prefix"]),
     ("admin", &["probes"]),
     ("identity.*", &["p12", "password"]),
-    ("token.*", &["issuer", "authorize_url", "revoke_url", "redirect_uri", "secret_expires", "rotate"]),
+    ("token.*", &["issuer", "secret_expires", "rotate"]),
     ("route.*", &["forwarded", "clients", "unsafe_listen", "http2"]),
 ];
 
@@ -23,9 +23,7 @@ const CLIENT_AUTHS: &[&str] = &["client_secret_jwt", "private_key_jwt"];
 
 /// Commands of the program, and when each comes.
 pub const COMMANDS: &[(&str, &str)] = &[
-    ("login", LOGINS),
     ("logout", LOGINS),
-    ("token", LOGINS),
     ("client", LOGINS),
     ("secret", "with the rotation of client secrets"),
     ("exec", TOOLS),

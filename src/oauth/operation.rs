@@ -106,6 +106,13 @@ pub struct Authorize {
     pub params: BTreeMap<String, Template>,
 }
 
+impl Authorize {
+    /// Does it say where `name` goes?
+    pub fn uses(&self, name: &str) -> bool {
+        self.url.uses(name) || self.params.values().any(|param| param.uses(name))
+    }
+}
+
 /// A compiled request of `[secrets]` or `[clients]`.
 #[derive(Clone, Debug)]
 pub struct Managed {

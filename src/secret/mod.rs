@@ -9,6 +9,7 @@ use std::fmt;
 
 use http::HeaderValue;
 use ring::digest;
+use ring::rand::{SecureRandom, SystemRandom};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -19,6 +20,14 @@ pub struct Secret(Zeroizing<String>);
 impl Secret {
     pub fn new(value: String) -> Self {
         Self(Zeroizing::new(value))
+    }
+
+    /// 256 random bits, in hexadecimal.
+    pub fn random() -> std::io::Result<Self> {
+        let mut bytes = [0_u8; 32];
+        let none = |_| std::io::Error::other("the system gives no random numbers");
+        SystemRandom::new().fill(&mut bytes).map_err(none)?;
+        Ok(Self::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
     }
 
     /// The value itself. Security: never into a log, an error, a metric or argv.

@@ -6,6 +6,7 @@
 
 mod accept;
 mod bind;
+mod orders;
 mod stream;
 mod tokens;
 mod worker;
@@ -34,8 +35,6 @@ use worker::{Opened, Worker};
 use crate::app::{App, Parts, Place, Plan};
 use crate::config::{Limits, Listen};
 use crate::proxy::{Route, Routes, Tunnels};
-use crate::store::StoreError;
-use crate::token::kept::Kept;
 
 /// After an exchange: what the last saves may take.
 const SAVES_MAX: Duration = Duration::from_secs(60);
@@ -136,33 +135,6 @@ impl Running {
         // The next change may want to listen there again.
         let _ = tokio::time::timeout(CLOSING_MAX, join_all(ending.iter().map(TaskTracker::wait))).await;
         Ok(())
-    }
-
-    /// Forgets what the store has under that name, such as `token.api`, and starts that token anew. The records that there were.
-    pub async fn forget(&mut self, record: &str) -> Result<Vec<String>, StoreError> {
-        let Some(store) = self.app.store.clone() else { return Ok(Vec::new()) };
-        let token = record.strip_prefix("token.").map_or("", |rest| rest.split('.').next().unwrap_or_default());
-        let running = self.refreshing.take(token);
-        let mut ended = match running {
-            Some(running) => running.end().await,
-            None => None,
-        };
-        let forgotten = store.forget_all(record);
-        if let Some(ended) = &mut ended {
-            let own = |names: &Vec<String>| {
-                ended.keeper.as_ref().is_some_and(|keeper| names.iter().any(|name| name == keeper.record()))
-            };
-            match &forgotten {
-                Ok(names) if own(names) => ended.kept = Kept::default(),
-                Ok(_) => {}
-                // Nobody knows what is left of it.
-                Err(_) => ended.saved = false,
-            }
-        }
-        if let Some(part) = self.parts.tokens.get(token) {
-            self.refreshing.start(self.app.again(part, ended), &self.app.metrics);
-        }
-        forgotten
     }
 
     /// Has every worker accept there.

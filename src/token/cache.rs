@@ -173,8 +173,18 @@ impl Slot {
     /// As [`Self::credential`], waiting up to `wait` for an exchange that is in flight or about to start. Fails at once if
     /// one that it waited for failed, or if the next is known to start later.
     pub async fn credential_within(&self, format: usize, wait: Duration) -> Result<Credential, Unavailable> {
-        if let Some(credential) = self.credential(format) {
-            return Ok(credential);
+        self.within(wait, || self.credential(format)).await
+    }
+
+    /// The same of the token itself.
+    pub async fn token_within(&self, wait: Duration) -> Result<Arc<Token>, Unavailable> {
+        let usable = || self.snapshot().token.clone().filter(|token| token.usable(self.clock.now()));
+        self.within(wait, usable).await
+    }
+
+    async fn within<T>(&self, wait: Duration, get: impl Fn() -> Option<T>) -> Result<T, Unavailable> {
+        if let Some(found) = get() {
+            return Ok(found);
         }
         let deadline = Instant::now() + wait;
         let mut changed = self.changed.subscribe();
@@ -182,8 +192,8 @@ impl Slot {
         self.wanted.store(true, Ordering::Release);
         self.wake.notify_one();
         loop {
-            if let Some(credential) = self.credential(format) {
-                return Ok(credential);
+            if let Some(found) = get() {
+                return Ok(found);
             }
             let now = self.clock.now();
             let snapshot = self.snapshot();

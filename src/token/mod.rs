@@ -30,7 +30,7 @@ pub struct Token {
     pub obtained_at: Timestamp,
     /// `None`: it does not expire.
     pub expires: Option<Moment>,
-    digest: [u8; 32],
+    secret: Secret,
     values: Vec<HeaderValue>,
 }
 
@@ -57,7 +57,7 @@ impl Token {
             fingerprint: secret.fingerprint(),
             obtained_at,
             expires,
-            digest: secret.digest(),
+            secret: secret.clone(),
             values: formats.iter().map(written).collect::<Option<_>>()?,
         })
     }
@@ -67,6 +67,11 @@ impl Token {
     }
 
     pub fn is(&self, other: &Self) -> bool {
-        self.digest == other.digest
+        self.secret == other.secret
+    }
+
+    /// For whoever asked for the token itself.
+    pub fn secret(&self) -> &Secret {
+        &self.secret
     }
 }

@@ -4,6 +4,7 @@
 //! when the broker stops, the task ends after the exchange that is in flight.
 
 mod durable;
+mod login;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+
+pub use login::Code;
 
 use super::Token;
 use super::cache::{Slot, Snapshot, Wishes};
@@ -92,6 +95,7 @@ impl<E: Exchange> Refresher<E> {
         if let Some(kept) = kept {
             this.restore(kept);
         }
+        this.show_if_nobody_logged_in();
         this
     }
 
@@ -171,9 +175,9 @@ impl<E: Exchange> Refresher<E> {
         let configured = seed.as_ref().ok().and_then(Option::as_ref);
         let mut op = self.schedule.start(self.task.clock.now(), configured);
         if op == Op::Renew && self.schedule.refresh_token().is_none() {
-            let none = || TokenError::new(Class::Config, "there is no refresh token", "set refresh_token");
-            let error = seed.err().unwrap_or_else(none);
-            self.schedule.failed(op, Credential::none(), &error, self.task.clock.now(), &mut self.task.rng);
+            let error = seed.err().unwrap_or_else(|| login::nothing_to_renew(&self.task));
+            // Nothing was sent: no refresh token is to blame.
+            self.schedule.failed(Op::Acquire, Credential::none(), &error, self.task.clock.now(), &mut self.task.rng);
             return Some(error);
         }
         let mut before = None;
@@ -182,7 +186,7 @@ impl<E: Exchange> Refresher<E> {
             if let Some(error) = self.schedule.over_budget(now, self.snapshot.usable(now)) {
                 return before.or(Some(error));
             }
-            let Err((error, credential)) = self.once(op).await else { return None };
+            let Err((error, credential)) = self.once(op, None).await else { return None };
             match self.schedule.failed(op, credential, &error, self.task.clock.now(), &mut self.task.rng) {
                 Then::Now(next) if !cut.is_cancelled() => {
                     info!(token = self.task.name, %error, "trying again at once");
@@ -196,7 +200,7 @@ impl<E: Exchange> Refresher<E> {
 
     /// One exchange. Security: what may panic, such as a parser, runs in a task of its own: it costs one exchange, not the
     /// token.
-    async fn once(&mut self, op: Op) -> Result<(), (TokenError, Credential)> {
+    async fn once(&mut self, op: Op, code: Option<&Code>) -> Result<(), (TokenError, Credential)> {
         let (exchange, (secret, _)) = (Arc::clone(&self.exchange), self.schedule.secrets());
         let prepared = own_task(Outcome::NotSent, async move { exchange.prepare(op, secret).await }).await;
         let mut prepared = prepared.map_err(|error| (error, Credential::none()))?;
@@ -204,6 +208,7 @@ impl<E: Exchange> Refresher<E> {
         if op == Op::Renew {
             prepared.inputs.refresh_token = self.schedule.refresh_token().cloned();
         }
+        prepared.inputs.values.extend(code.into_iter().flat_map(Code::values));
         let credential = prepared.credential(op);
         let failed = |error| (error, credential);
         if let Some(error) = self.schedule.barred(&credential) {
@@ -225,7 +230,7 @@ impl<E: Exchange> Refresher<E> {
         };
         self.task.metrics.refreshed(&self.task.name, refused.map_or("success", |error| error.class.as_str()));
         let answer = answer.map_err(failed)?;
-        self.schedule.took(&answer, sent);
+        self.schedule.took(&answer, sent, op);
         let refresh = answer.refresh_lifetime;
         let access = match answer.access {
             Ok(access) => access,

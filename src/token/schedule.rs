@@ -57,6 +57,13 @@ pub struct Policy {
     pub timeout: Duration,
 }
 
+impl Policy {
+    /// Is a refresh token all that brings another access token?
+    pub(super) fn only_renews(&self) -> bool {
+        matches!(self.grant, Grant::RefreshToken | Grant::AuthorizationCode)
+    }
+}
+
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -211,7 +218,7 @@ impl Schedule {
             let over = token.expires.is_some_and(|expires| expires.reached(now));
             !over && self.barred(&Credential::refresh_token(&token.secret)).is_none()
         });
-        if self.policy.grant == Grant::RefreshToken || (self.policy.renews && alive) { Op::Renew } else { Op::Acquire }
+        if self.policy.only_renews() || (self.policy.renews && alive) { Op::Renew } else { Op::Acquire }
     }
 
     /// Why the vendor's budget does not allow a request now, if it does not.

@@ -11,7 +11,7 @@ use crate::config;
 use crate::connect::Dialer;
 use crate::oauth::client::Client;
 use crate::oauth::file::{Grant, Op};
-use crate::oauth::request::{self, Inputs};
+use crate::oauth::request::{self, Given, Inputs};
 use crate::oauth::response::{self, Answer};
 use crate::oauth::{Class, TokenError};
 use crate::secret::Secret;
@@ -117,6 +117,9 @@ impl Source {
         }
         for (name, source) in &config.headers {
             inputs.headers.push((name.clone(), source.read().await.map_err(unreadable)?));
+        }
+        for (name, url) in [("authorize_url", &config.authorize_url), ("revoke_url", &config.revoke_url)] {
+            inputs.values.extend(url.clone().map(|url| (name, Given::text(url))));
         }
         Ok(Prepared { inputs, access_token: read(config.access_token.as_ref()).await?, secret, proof })
     }

@@ -40,6 +40,8 @@ mod leaks;
 mod lifecycle;
 /// Many connections and requests at once: memory, descriptors, places, panics, drain.
 mod load;
+/// A person's login with a browser, its end, and what commands ask of a token.
+mod login;
 /// What a crash, a full disk or an answer that never came may not take away.
 mod losses;
 /// Token servers that are away, slow or back again, mostly with a clock of the test's own.

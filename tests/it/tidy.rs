@@ -104,10 +104,13 @@ fn the_protocol_engine_is_pure() {
 #[test]
 fn secrets_are_exposed_only_where_they_have_to_be() {
     let listed = BTreeMap::from([
+        ("src/admin/logins.rs", "answers with a token whoever asks for it with the admin key"),
         ("src/admin/key.rs", "writes the admin key into its private file"),
         ("src/app/plan.rs", "makes the header values of a route"),
         ("src/cli/ask.rs", "sends the admin key to the running broker"),
+        ("src/cli/login.rs", "hands a login's code and what proves it to the running broker"),
         ("src/cli/demo.rs", "writes the demo's admin key into its private file"),
+        ("src/cli/token.rs", "prints an access token"),
         ("src/oauth/inputs.rs", "fills templates with credentials"),
         ("src/oauth/request.rs", "puts credentials into a token request"),
         ("src/oauth/response.rs", "checks a token's characters, reads a JWT's end"),

@@ -5,6 +5,7 @@
 mod files;
 mod global;
 mod listen;
+mod login;
 mod request;
 mod route;
 mod store;

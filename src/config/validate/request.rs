@@ -8,7 +8,7 @@ use crate::config::file::TokenFile;
 use crate::config::problem::nearest;
 use crate::oauth::dialect::Dialect;
 use crate::oauth::file::{ClientAuth, Encoding, Grant};
-use crate::oauth::operation::{Operation, REQUEST_NAMES};
+use crate::oauth::operation::{Authorize, Operation, REQUEST_NAMES};
 use crate::oauth::request::escaped;
 
 /// One token, as its requests see it.
@@ -19,6 +19,8 @@ pub(super) struct Requests<'c> {
     auth: ClientAuth,
     /// With their names.
     operations: Vec<(&'static str, &'c Operation)>,
+    /// Where a person logs in, for the grant that needs it.
+    page: Option<&'c Authorize>,
 }
 
 impl<'c> Requests<'c> {
@@ -39,11 +41,13 @@ impl<'c> Requests<'c> {
             Grant::RefreshToken => renew.into_iter().collect(),
             Grant::Static => Vec::new(),
         };
-        Self { name, file, dialect, auth, operations }
+        let page = dialect.authorize.as_ref().filter(|_| grant == Grant::AuthorizationCode);
+        Self { name, file, dialect, auth, operations, page }
     }
 
     fn uses(&self, key: &str) -> bool {
         self.operations.iter().any(|(_, operation)| operation.places(key))
+            || self.page.is_some_and(|page| page.uses(key))
     }
 
     /// Is it named by what gets no token: logins, revocations, management?
@@ -60,6 +64,8 @@ impl<'c> Requests<'c> {
                 let url = self.file.base_url.as_deref().or(self.dialect.base_url.as_deref());
                 url.map(|url| url.trim_end_matches('/').into())
             }
+            "authorize_url" => self.file.authorize_url.as_deref().map(Cow::Borrowed),
+            "revoke_url" => self.file.revoke_url.as_deref().map(Cow::Borrowed),
             "client_id" => there(self.file.client_id.is_some()),
             "client_secret" => there(self.file.client_secret.is_some()),
             "username" => there(self.file.username.is_some()),
@@ -141,6 +147,9 @@ impl Check<'_> {
         for (key, given) in [
             ("url", file.url.is_some()),
             ("base_url", file.base_url.is_some()),
+            ("authorize_url", file.authorize_url.is_some()),
+            ("revoke_url", file.revoke_url.is_some()),
+            ("redirect_uri", file.redirect_uri.is_some()),
             ("client_id", file.client_id.is_some()),
             ("client_secret", file.client_secret.is_some()),
             ("client_auth", file.client_auth.is_some()),

@@ -40,16 +40,7 @@ impl Check<'_> {
         let roots = self.trust(["token", name], file.ca.as_ref(), file.roots);
         let tls = self.tls(["token", name], &roots, identity);
         let server_name = self.server_name(["token", name], file.server_name.as_deref());
-        for (key, url) in [("url", &file.url), ("base_url", &file.base_url)] {
-            if let Some(url) = url {
-                self.token_url(url, &["token", name, key]);
-            }
-        }
-        for (key, text) in [("client_id", &file.client_id), ("username", &file.username)] {
-            if text.as_deref().is_some_and(str::is_empty) {
-                self.problem(&["token", name, key], "is empty", "write what the vendor knows it by, or remove it");
-            }
-        }
+        self.texts(name, file);
         let dialect = self.dialect_of(name, file, named)?;
         let grant = file.grant.or(dialect.grant).unwrap_or(Grant::ClientCredentials);
         let client_auth = file.client_auth.or(dialect.client_auth).unwrap_or(ClientAuth::ClientSecretBasic);
@@ -79,6 +70,9 @@ impl Check<'_> {
             client_auth,
             url: file.url.clone(),
             base_url: file.base_url.clone().or_else(|| dialect.base_url.clone()),
+            authorize_url: file.authorize_url.clone(),
+            revoke_url: file.revoke_url.clone(),
+            redirect_uri: file.redirect_uri.clone(),
             client_id: file.client_id.clone(),
             client_secrets: self.client_secrets(name, file),
             username: file.username.clone(),
@@ -101,6 +95,24 @@ impl Check<'_> {
             required: file.required.unwrap_or(true),
             dialect,
         })
+    }
+
+    fn texts(&mut self, name: &str, file: &TokenFile) {
+        for (key, url) in [
+            ("url", &file.url),
+            ("base_url", &file.base_url),
+            ("authorize_url", &file.authorize_url),
+            ("revoke_url", &file.revoke_url),
+        ] {
+            if let Some(url) = url {
+                self.token_url(url, &["token", name, key]);
+            }
+        }
+        for (key, text) in [("client_id", &file.client_id), ("username", &file.username)] {
+            if text.as_deref().is_some_and(str::is_empty) {
+                self.problem(&["token", name, key], "is empty", "write what the vendor knows it by, or remove it");
+            }
+        }
     }
 
     fn exchange_timeout(&mut self, name: &str, file: &TokenFile) -> Duration {
@@ -165,7 +177,7 @@ impl Check<'_> {
         let needs: &[(&str, bool)] = match grant {
             Grant::ClientCredentials => &[],
             Grant::Password => &[("username", file.username.is_some()), ("password", file.password.is_some())],
-            Grant::AuthorizationCode => return self.no_login(name, dialect),
+            Grant::AuthorizationCode => &[],
             Grant::RefreshToken => &[("refresh_token", file.refresh_token.is_some())],
             Grant::Static => &[("access_token", file.access_token.is_some())],
         };
@@ -174,7 +186,7 @@ impl Check<'_> {
         }
         let operation = match grant {
             Grant::ClientCredentials | Grant::Password => dialect.acquire.is_some(),
-            Grant::AuthorizationCode => dialect.exchange.is_some(),
+            Grant::AuthorizationCode => dialect.authorize.is_some() && dialect.exchange.is_some(),
             Grant::RefreshToken => dialect.renew.is_some(),
             Grant::Static => true,
         };
@@ -194,18 +206,14 @@ impl Check<'_> {
                 self.wrong_key(&["token", name, key], &problem, "set the grant that is meant, or remove it");
             }
         }
-        if grant == Grant::RefreshToken && !self.durable {
-            let problem = "a rotated refresh token is lost at a restart: the store is in memory";
+        self.login(name, file, dialect, grant);
+        if matches!(grant, Grant::RefreshToken | Grant::AuthorizationCode) && !self.durable {
+            let problem = match grant {
+                Grant::RefreshToken => "a rotated refresh token is lost at a restart: the store is in memory",
+                _ => "a login is lost at a restart: the store is in memory",
+            };
             self.warning(&["token", name, "grant"], problem, "set [store] kind = \"file\", with path and key");
         }
-    }
-
-    /// The requests of an interactive login are known; there is nobody yet who makes them.
-    fn no_login(&mut self, name: &str, dialect: &Dialect) {
-        let problem =
-            format!("the grant authorization_code, for the dialect {}, is not yet there in this version", dialect.name);
-        let hint = "set grant = \"refresh_token\", with a refresh token that was obtained elsewhere";
-        self.problem(&["token", name, "grant"], &problem, hint);
     }
 
     fn client_needs(&mut self, name: &str, file: &TokenFile, auth: ClientAuth) {

@@ -24,8 +24,10 @@ impl Schedule {
         (self.failures, self.unclear, self.hold, self.pardoned) = (0, 0, None, false);
         let fraction = (self.policy.refresh_at + JITTER * (2.0 * rng.f64() - 1.0)).clamp(0.0, 1.0);
         self.refused_secrets[self.secret] = None;
-        let renews = self.refresh_token.is_some() && (self.policy.renews || self.policy.grant == Grant::RefreshToken);
-        self.due = lives.access.and_then(|access| {
+        let renews = self.refresh_token.is_some() && (self.policy.renews || self.policy.only_renews());
+        // After a login that was for once, there is nothing to come.
+        let last = self.policy.only_renews() && self.refresh_token.is_none();
+        self.due = lives.access.filter(|_| !last).and_then(|access| {
             let mut due = access.mul_f64(fraction);
             if let Some(refresh) = lives.refresh {
                 due = due.min(refresh.mul_f64(fraction).max(10 * SPACING));

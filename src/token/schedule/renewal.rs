@@ -25,7 +25,11 @@ impl Schedule {
     }
 
     /// Keeps the refresh token of an answer, before anything else of it is judged. The one before may be dead already.
-    pub fn took(&mut self, answer: &Answer, sent: Now) {
+    pub fn took(&mut self, answer: &Answer, sent: Now, op: Op) {
+        if op == Op::Exchange && answer.access.is_ok() {
+            // Security: another person may have logged in; what is left of the one before must not come back.
+            self.refresh_token = None;
+        }
         if let Some(secret) = &answer.refresh_token
             && (self.policy.renews || self.policy.grant == Grant::RefreshToken)
         {
@@ -39,8 +43,8 @@ impl Schedule {
     pub(super) fn renewal_is_dead(&mut self, by: Credential, error: &TokenError) -> bool {
         let client = matches!(error.class, Class::ClientRejected | Class::SecretExpired | Class::UserAction);
         // Where a login can take its place, a request that the server will never take is a reason for that.
-        let client = client || (error.class == Class::Config && self.policy.grant == Grant::RefreshToken);
-        let unclear = error.outcome == Outcome::Unclear && self.policy.grant != Grant::RefreshToken;
+        let client = client || (error.class == Class::Config && self.policy.only_renews());
+        let unclear = error.outcome == Outcome::Unclear && !self.policy.only_renews();
         if error.class == Class::GrantRejected {
             self.refusals.note(by, error, true);
         } else if (error.outcome == Outcome::Refused || unclear) && !client {
@@ -51,7 +55,7 @@ impl Schedule {
 
     /// What can be done without the current refresh token: a login, or, when a person asked, the configured one.
     pub(super) fn instead(&mut self) -> Option<Op> {
-        if self.policy.grant != Grant::RefreshToken {
+        if !self.policy.only_renews() {
             return Some(Op::Acquire);
         }
         let seed = self.configured.clone().filter(|seed| self.refresh_token() != Some(seed))?;

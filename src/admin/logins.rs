@@ -1,0 +1,68 @@
+//! What a person does with a token: `/api/login/NAME`, `/api/tokens/NAME/access_token`.
+
+use http::StatusCode;
+use hyper::body::Incoming;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::api::token_status;
+use super::{Admin, Answer, Order, TokenView, body, json as answer, nothing_here};
+use crate::clock::rfc3339;
+use crate::oauth::file::Grant;
+use crate::problem::Problem;
+use crate::secret::Secret;
+use crate::token::cache::State;
+use crate::token::refresh::Code;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LoginBody {
+    code: String,
+    redirect_uri: String,
+    code_verifier: Option<String>,
+}
+
+impl Admin {
+    /// The token of that name.
+    pub(super) fn token(&self, name: &str) -> Result<TokenView, Problem> {
+        let shown = self.shown.load();
+        shown.tokens.iter().find(|token| token.config.name == name).cloned().ok_or_else(nothing_here)
+    }
+
+    /// Has the code of a login exchanged.
+    pub(super) async fn login(&self, name: &str, body: Incoming) -> Result<Answer, Problem> {
+        let token = self.token(name)?;
+        if token.config.grant != Grant::AuthorizationCode {
+            let detail = format!("nobody logs in for the grant {}", token.config.grant.as_str());
+            return Err(Problem::new(StatusCode::CONFLICT, "login_refused", detail));
+        }
+        let LoginBody { code, redirect_uri, code_verifier } = body::read(body).await?;
+        let code = Code { code: Secret::new(code), redirect_uri, code_verifier: code_verifier.map(Secret::new) };
+        let done = self.order(|reply| Order::Login(name.to_owned(), code, reply)).await?.ok_or_else(nothing_here)?;
+        done.map_err(|error| Problem::new(StatusCode::BAD_GATEWAY, "login_failed", error.to_string()))?;
+        Ok(answer(StatusCode::OK, &token_status(&token, (self.now)())))
+    }
+
+    /// The token itself, after one exchange if there is none: the one answer that holds it.
+    pub(super) async fn access_token(&self, name: &str) -> Result<Answer, Problem> {
+        let token = self.token(name)?;
+        let found = token.slot.token_within(token.config.row_max()).await.map_err(|none| {
+            let error = token.slot.snapshot().error.clone();
+            let detail = error.map_or_else(|| "there is no token yet".to_owned(), |error| error.to_string());
+            let retry_after = Some(none.retry_after);
+            Problem { retry_after, ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, code(none.state), detail) }
+        })?;
+        let expires_at = found.expires.map(|expires| rfc3339(expires.wall));
+        // Security: the admin key was shown, and the answer is not to be stored.
+        Ok(answer(StatusCode::OK, &json!({ "access_token": found.secret().expose(), "expires_at": expires_at })))
+    }
+}
+
+/// As an application is told.
+fn code(state: State) -> &'static str {
+    match state {
+        State::NeedsLogin => "login_required",
+        State::Rejected => "credentials_rejected",
+        _ => "token_unavailable",
+    }
+}

@@ -1,0 +1,48 @@
+//! One token without a running broker: its record in the store, and the same task that the broker would run.
+
+use tokio_util::sync::CancellationToken;
+
+use crate::app::{App, AppError, TokenPart};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::token::refresh::Refresher;
+use crate::token::source::Source;
+
+/// The token, and a task for it that does not run yet.
+pub(super) struct Alone {
+    pub part: TokenPart,
+    pub refresher: Refresher<Source>,
+}
+
+impl Alone {
+    /// Takes the store, if there is one: no broker can start meanwhile.
+    pub async fn open(mut config: Config, token: &str) -> Result<Self, String> {
+        // Nothing else of the configuration has to be in order for this.
+        config.routes.clear();
+        config.tokens.retain(|name, _| name == token);
+        let said = |error: AppError| error.to_string();
+        let app = App::open(&config, Clock::system()).await.map_err(said)?;
+        let mut plan = app.plan(config, None, &Default::default()).await.map_err(said)?;
+        let opened = app.token(&mut plan, token, None, None);
+        let (part, refresher) = opened.ok_or_else(|| format!("there is no token {token}"))?;
+        Ok(Self { part, refresher })
+    }
+
+    /// Does the store have everything?
+    pub async fn saved(self) -> Result<(), String> {
+        self.until(async |_| ()).await.1
+    }
+
+    /// Runs the task until `work` is done; then, whether the store has everything.
+    pub async fn until<T>(self, work: impl AsyncFnOnce(&TokenPart) -> T) -> (T, Result<(), String>) {
+        let (stop, part) = (CancellationToken::new(), self.part);
+        let work = async {
+            let done = work(&part).await;
+            stop.cancel();
+            done
+        };
+        let (done, ended) = tokio::join!(work, self.refresher.run(stop.clone(), stop.clone()));
+        let lost = || "it could not be saved: look at the disk of the store, and do it again".to_owned();
+        (done, if ended.keeper.is_none() || ended.saved { Ok(()) } else { Err(lost()) })
+    }
+}

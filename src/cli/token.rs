@@ -1,0 +1,88 @@
+//! `token`: an access token on stdout, for scripts.
+
+use std::borrow::Cow;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::alone::Alone;
+use super::login::no_token;
+use super::{Cli, block_on, complain, print};
+use crate::clock::rfc3339;
+use crate::config::{Config, Token};
+use crate::secret::Secret;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Its name in the configuration
+    token: String,
+    /// As the header field that carries it, such as "Authorization: Bearer …"
+    #[arg(long, conflicts_with = "json")]
+    header: bool,
+    /// As JSON, with the time when it ends
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
+    let (_, _, config, _) = match cli.load() {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    let found = config.tokens.get(&args.token).cloned().ok_or_else(|| no_token(&args.token, &config));
+    let done = found.and_then(|token| Ok((obtain(cli, config, &token)?, token)));
+    match done {
+        Ok(((secret, expires_at), token)) => shown(args, &token, &secret, expires_at),
+        Err(text) => {
+            complain(&text);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// From the running broker; without one from the store, or by an exchange.
+pub(super) fn obtain(cli: &Cli, config: Config, token: &Arc<Token>) -> Result<(Secret, Option<String>), String> {
+    let Ok(operator) = cli.operator() else { return Err("the configuration cannot be read any more".to_owned()) };
+    if operator.runs() {
+        let path = format!("/api/tokens/{}/access_token", token.name);
+        let answer = operator.post(&path, None).map_err(|e| e.text)?;
+        let answer: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+        let word = |key: &str| answer[key].as_str().map(str::to_owned);
+        let secret = word("access_token").ok_or("the broker's answer holds no access token")?;
+        return Ok((Secret::new(secret), word("expires_at")));
+    }
+    block_on(async {
+        let alone = Alone::open(config, &token.name).await?;
+        let (found, saved) = alone
+            .until(async |part| part.slot.token_within(token.row_max()).await.map_err(|_| part.slot.snapshot()))
+            .await;
+        let found = found.map_err(|none| match &none.error {
+            Some(error) => error.to_string(),
+            None => "there is no token".to_owned(),
+        })?;
+        saved?;
+        Ok((found.secret().clone(), found.expires.map(|expires| rfc3339(expires.wall))))
+    })?
+}
+
+fn shown(args: &Args, token: &Token, secret: &Secret, expires_at: Option<String>) -> ExitCode {
+    let value = secret.expose();
+    if args.json {
+        return print(&format!("{}\n", json!({ "access_token": value, "expires_at": expires_at })));
+    }
+    if !args.header {
+        return print(&format!("{value}\n"));
+    }
+    let dialect = &token.dialect;
+    let written = dialect.inject_format.render(|_| Some(Cow::Borrowed(value))).unwrap_or_default();
+    print(&format!("{}: {}\n", title(dialect.inject_header.as_str()), &*written))
+}
+
+/// `x-api-key` as `X-Api-Key`.
+fn title(name: &str) -> String {
+    let word = |word: &str| {
+        format!("{}{}", word.get(..1).unwrap_or_default().to_uppercase(), word.get(1..).unwrap_or_default())
+    };
+    name.split('-').map(word).collect::<Vec<_>>().join("-")
+}
