@@ -20,6 +20,8 @@ pub(super) enum Asked<'p> {
     Forget(&'p str),
     /// `/api/login/NAME`
     Login(&'p str),
+    /// `/api/tokens/NAME/revoke`
+    Revoke(&'p str),
     /// `/api/tokens/NAME/access_token`
     AccessToken(&'p str),
 }
@@ -32,6 +34,7 @@ pub(super) fn post(path: &str) -> Option<Asked<'_>> {
         ("login", "", name) if !name.is_empty() => Some(Asked::Login(name)),
         ("", "", "reload") => Some(Asked::Reload),
         ("tokens", name, "refresh") if !name.is_empty() => Some(Asked::Refresh(name)),
+        ("tokens", name, "revoke") if !name.is_empty() => Some(Asked::Revoke(name)),
         ("tokens", name, "access_token") if !name.is_empty() => Some(Asked::AccessToken(name)),
         ("store", name, "forget") if !name.is_empty() => Some(Asked::Forget(name)),
         _ => None,
@@ -56,6 +59,7 @@ impl Admin {
     pub(super) async fn act(&self, asked: Asked<'_>, body: Incoming) -> Result<Answer, Problem> {
         match asked {
             Asked::Login(name) => self.login(name, body).await,
+            Asked::Revoke(name) => self.logout(name).await,
             Asked::AccessToken(name) => self.access_token(name).await,
             Asked::Refresh(name) => self.refresh(name).await,
             Asked::Reload => {

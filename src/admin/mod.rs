@@ -30,7 +30,7 @@ use crate::problem::Problem;
 use crate::secret::Secret;
 use crate::telemetry::metrics::{self, Metrics, RouteMetrics};
 use crate::token::cache::{Slot, State};
-use crate::token::refresh::Code;
+use crate::token::refresh::{Code, LoggedOut};
 
 type Answer = Response<Full<Bytes>>;
 
@@ -71,6 +71,8 @@ pub enum Order {
     Forget(String, oneshot::Sender<Result<Vec<String>, String>>),
     /// Exchange the code of a login for that token. `None`: there is no such token.
     Login(String, Code, oneshot::Sender<Option<Result<(), TokenError>>>),
+    /// Give up that token, and have the vendor end it. `None`: there is no such token.
+    Logout(String, oneshot::Sender<Option<LoggedOut>>),
 }
 
 /// A token, as the operator sees it.

@@ -9,6 +9,7 @@ mod demo;
 mod harden;
 mod healthcheck;
 mod login;
+mod logout;
 mod reload;
 mod run;
 mod status;
@@ -80,6 +81,8 @@ enum Command {
     Reload,
     /// Log in with a browser, for a token that needs it
     Login(login::Args),
+    /// Give up a token, and have the vendor end it
+    Logout(logout::Args),
     /// Print an access token, for scripts
     Token(token::Args),
     /// What is kept across restarts: list it, forget it, export it
@@ -118,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::main(&cli, args),
         Command::Reload => reload::main(&cli),
         Command::Login(args) => login::main(&cli, args),
+        Command::Logout(args) => logout::main(&cli, args),
         Command::Token(args) => token::main(&cli, args),
         Command::Store(args) => store::main(&cli, args),
     }

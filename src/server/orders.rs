@@ -7,7 +7,7 @@ use super::Running;
 use crate::oauth::TokenError;
 use crate::store::StoreError;
 use crate::token::kept::Kept;
-use crate::token::refresh::{Code, Refresher};
+use crate::token::refresh::{Code, LoggedOut, Refresher};
 use crate::token::source::Source;
 
 impl Running {
@@ -41,6 +41,11 @@ impl Running {
     /// Has the code of a login exchanged. `None`: there is no such token, or its task broke off.
     pub async fn login(&mut self, token: &str, code: &Code) -> Option<Result<(), TokenError>> {
         self.between(token, async |refresher| refresher.login(code).await).await
+    }
+
+    /// Gives a token up, and has the vendor end it. `None`: there is no such token, or its task broke off.
+    pub async fn logout(&mut self, token: &str) -> Option<LoggedOut> {
+        self.between(token, async |refresher| refresher.logout().await).await
     }
 
     /// Ends a token's task, has `work` done with what it leaves, and starts its successor.

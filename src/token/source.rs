@@ -2,6 +2,8 @@
 //!
 //! A source knows nothing of time, caches or retries; it is what the refresh task calls.
 
+mod vendor;
+
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -28,6 +30,11 @@ pub trait Exchange: Send + Sync + 'static {
 
     /// One exchange.
     fn exchange(&self, op: Op, prepared: &Prepared) -> impl Future<Output = Result<Answer, TokenError>> + Send;
+
+    /// Ends a token at the vendor. `None`: there is no request for its kind.
+    fn revoke(&self, _token: &Secret, _refresh: bool) -> impl Future<Output = Option<Result<(), TokenError>>> + Send {
+        async { None }
+    }
 
     /// Changes when a file that holds a secret does.
     fn stamp(&self) -> u64;
@@ -155,6 +162,10 @@ impl Exchange for Source {
         let reply = self.client.send(request).await?;
         let answered = self.clock.now().wall;
         response::read(&self.config.dialect, op, &prepared.inputs, &reply, answered).map_err(|e| self.told(e, &server))
+    }
+
+    async fn revoke(&self, token: &Secret, refresh: bool) -> Option<Result<(), TokenError>> {
+        self.end(token, refresh).await
     }
 
     fn stamp(&self) -> u64 {

@@ -558,3 +558,91 @@ fn a_token_that_nobody_logged_in_for_is_not_printed() {
     let (code, stdout, stderr) = site.run(&["token", "cams"]);
     assert!(code == 1 && stdout.is_empty() && stderr.contains("tokenbroker login cams"), "{stderr}");
 }
+
+/// The revocations that the stand-in was asked for.
+fn revocations(site: &Site<Netrex>) -> Vec<String> {
+    let calls = site.vendor.seen().into_iter().filter(|call| call.uri.path() == "/oauth2/revoke");
+    calls.map(|call| call.query().get("access_token").unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_logout_ends_the_token_for_requests_at_once_and_at_the_vendor() {
+    let site = netrex(HOUR);
+    let broker = site.broker(|_| {});
+    log_in(&broker);
+    assert_eq!(broker.get("cams", "/").status, 200);
+    let (code, stdout, stderr) = broker.command(&["logout", "cams"]);
+    assert_eq!((code, stdout.as_str()), (0, "cams: logged out, and revoked at the vendor\n"), "{stderr}");
+    assert_eq!((revocations(&site).len(), revocations(&site)), (1, site.vendor.issuer.revoked()));
+    assert_eq!(broker.get("cams", "/").code(), "login_required");
+    let token = broker.token("cams");
+    assert_eq!((&token["state"], &token["fingerprint"]), (&json!("needs_login"), &Value::Null));
+    drop(broker);
+    let broker = site.broker(|_| {});
+    assert_eq!(broker.get("cams", "/").code(), "login_required", "nothing of it comes back");
+    assert_eq!(site.vendor.asked("/oauth2/token"), 1);
+    log_in(&broker);
+    assert_eq!(broker.get("cams", "/").status, 200);
+    drop(broker);
+    let (code, stdout, stderr) = site.run(&["logout", "cams"]);
+    assert_eq!((code, stdout.as_str()), (0, "cams: logged out, and revoked at the vendor\n"), "{stderr}");
+    assert_eq!(site.vendor.issuer.revoked().len(), 2, "without a broker too");
+    assert!(site.run(&["store", "list"]).1.contains("access token none, no refresh token"));
+}
+
+#[test]
+fn a_revocation_that_fails_is_kept_and_tried_again_also_after_a_crash() {
+    let site = netrex(HOUR);
+    let broker = site.broker(|_| {});
+    log_in(&broker);
+    site.vendor.faults.set(Some(Fault::Status(503, None)), None);
+    // A fault loses the answer, not what was done.
+    let (code, stdout, stderr) = broker.command(&["logout", "cams"]);
+    assert!(code == 0 && stdout.contains("the vendor was not told yet"), "{stdout}{stderr}");
+    assert_eq!(broker.get("cams", "/").code(), "login_required");
+    eventually("it is tried again", || revocations(&site).len() > 1);
+    crate::store::kill(broker);
+    let before = revocations(&site).len();
+    let broker = site.broker(|_| {});
+    eventually("the next broker tries again", || revocations(&site).len() > before);
+    site.vendor.faults.set(None, None);
+    eventually("until the vendor says what became of it", || {
+        broker.log().contains("\"revoked\"") || broker.log().contains("not tried again")
+    });
+    let after = revocations(&site).len();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(revocations(&site).len(), after, "then no more");
+    assert!(!broker.log().contains(&revocations(&site)[0]));
+}
+
+#[test]
+fn a_logout_revokes_the_refresh_token_first_and_then_the_access_token() {
+    let token = Upstream::start(|request| match request.line() {
+        line if line.contains("/revoke") => Action::ok(""),
+        _ => Action::ok(r#"{"access_token":"at-1","expires_in":3600,"refresh_token":"rt-1"}"#),
+    });
+    let config = format!(
+        "[token.api]\ngrant = \"refresh_token\"\nclient_auth = \"none\"\nclient_id = \"app\"\nurl = \"{0}/token\"\n\
+         refresh_token = \"rt-0\"\nREVOKE[route.api]\nlisten = \"127.0.0.1:0\"\nupstream = \"{0}\"\n",
+        token.url()
+    );
+    let broker = Broker::start(&config.replace("REVOKE", &format!("revoke_url = \"{}/revoke\"\n", token.url())));
+    broker.wait_for_state("api", "valid");
+    let (code, stdout, stderr) = broker.command(&["logout", "api"]);
+    assert!(code == 0 && stdout.contains("and revoked"), "{stderr}");
+    let asked: Vec<_> =
+        token.requests().iter().map(|request| String::from_utf8_lossy(&request.body).into_owned()).collect();
+    assert_eq!(asked[1..], ["client_id=app&token=rt-1", "client_id=app&token=at-1"]);
+    assert_eq!(broker.token("api")["state"], "needs_login");
+    broker.admin("POST", "/api/tokens/api/refresh");
+    assert_eq!(token.requests().len(), 3, "the configured one is given up, too");
+    assert_eq!(broker.token("api")["state"], "needs_login");
+    let broker = Broker::start(&config.replace("REVOKE", ""));
+    broker.wait_for_state("api", "valid");
+    let (_, stdout, _) = broker.command(&["logout", "api"]);
+    assert!(stdout.contains("no request to revoke"), "{stdout}");
+    let upstream = Upstream::ok();
+    let broker = crate::support::with_static_token(&upstream, "");
+    assert_eq!(broker.admin("POST", "/api/tokens/api/revoke").code(), "logout_refused");
+    assert_eq!(broker.request("admin", "POST", "/api/tokens/api/revoke", &[], b"").status, 401);
+}
