@@ -4,6 +4,7 @@ mod alone;
 mod ask;
 mod callback;
 mod check;
+mod client;
 #[cfg(feature = "demo")]
 mod demo;
 mod harden;
@@ -85,6 +86,8 @@ enum Command {
     Logout(logout::Args),
     /// Print an access token, for scripts
     Token(token::Args),
+    /// Client applications at the vendor: list, register, delete
+    Client(client::Args),
     /// What is kept across restarts: list it, forget it, export it
     Store(store::Args),
 }
@@ -123,6 +126,7 @@ pub fn main() -> ExitCode {
         Command::Login(args) => login::main(&cli, args),
         Command::Logout(args) => logout::main(&cli, args),
         Command::Token(args) => token::main(&cli, args),
+        Command::Client(args) => client::main(&cli, args),
         Command::Store(args) => store::main(&cli, args),
     }
 }

@@ -23,7 +23,6 @@ const CLIENT_AUTHS: &[&str] = &["client_secret_jwt", "private_key_jwt"];
 
 /// Commands of the program, and when each comes.
 pub const COMMANDS: &[(&str, &str)] = &[
-    ("client", LOGINS),
     ("dialects", LOGINS),
     ("explain", LOGINS),
     ("secret", "with the rotation of client secrets"),

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::Running;
 use crate::oauth::TokenError;
+use crate::oauth::manage::Item;
 use crate::store::StoreError;
+use crate::token::clients::Clients;
 use crate::token::kept::Kept;
 use crate::token::refresh::{Code, LoggedOut, Refresher};
 use crate::token::source::Source;
@@ -46,6 +48,11 @@ impl Running {
     /// Gives a token up, and has the vendor end it. `None`: there is no such token, or its task broke off.
     pub async fn logout(&mut self, token: &str) -> Option<LoggedOut> {
         self.between(token, async |refresher| refresher.logout().await).await
+    }
+
+    /// Asks a token's vendor about client applications. `None`: there is no such token.
+    pub async fn clients(&self, token: &str, verb: &str, asked: &Clients) -> Option<Result<Vec<Item>, String>> {
+        Some(self.app.clients(self.parts.tokens.get(token)?, verb, asked).await)
     }
 
     /// Ends a token's task, has `work` done with what it leaves, and starts its successor.

@@ -5,6 +5,7 @@
 
 pub mod backoff;
 pub mod cache;
+pub mod clients;
 pub mod keeper;
 pub mod kept;
 pub mod refresh;

@@ -19,7 +19,7 @@ use tokenbroker::secret::Secret;
 use tokenbroker::units::{Budget, Span};
 
 /// All worked examples of all built-in dialects.
-const EXAMPLES: usize = 114;
+const EXAMPLES: usize = 118;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

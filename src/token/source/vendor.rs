@@ -3,8 +3,10 @@
 use super::{Exchange, Source};
 use crate::oauth::file::Op;
 use crate::oauth::inputs::Given;
-use crate::oauth::{TokenError, request, response};
+use crate::oauth::manage::{self, Item};
+use crate::oauth::{Class, TokenError, request, response};
 use crate::secret::Secret;
+use crate::token::clients::Clients;
 
 impl Source {
     /// Ends a token (RFC 7009, or as the dialect has it).
@@ -28,5 +30,24 @@ impl Source {
         let request = request::build(&self.config.dialect, Op::Revoke, &inputs)?;
         let reply = self.client.send(request).await?;
         response::done(&self.config.dialect, Op::Revoke, &inputs, &reply, self.clock.now().wall)
+    }
+
+    /// A request of the dialect's `[clients]`, with an access token of somebody who may make it.
+    pub async fn clients(&self, verb: &str, access: &Secret, asked: &Clients) -> Result<Vec<Item>, TokenError> {
+        let dialect = &self.config.dialect;
+        let managed = dialect.clients.get(verb).ok_or_else(|| {
+            let problem = format!("the dialect {} has no request to {verb} client applications", dialect.name);
+            TokenError::new(Class::Config, problem, "choose another token, or describe it in [dialect.NAME.clients]")
+        })?;
+        let mut inputs = self.prepare(Op::Manage).await?.inputs;
+        inputs.values.extend(asked.values());
+        inputs.values.insert("access_token", Given::Secret(access.clone()));
+        let request = request::manage(managed, &inputs)?;
+        let reply = self.client.send(request).await?;
+        let mut items = manage::read(dialect, managed, &inputs, &reply, self.clock.now().wall)?;
+        if verb == "list" && !asked.show_secrets {
+            items.iter_mut().for_each(|item| drop(item.remove("client_secret")));
+        }
+        Ok(items)
     }
 }
