@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 
+use super::clients::VERBS;
 use super::{Admin, Answer, Order, RouteView, TokenView, nothing_here};
 use crate::clock::{Now, rfc3339};
 use crate::oauth::Class;
@@ -22,6 +23,10 @@ pub(super) enum Asked<'p> {
     Forget(&'p str),
     /// `/api/login/NAME`
     Login(&'p str),
+    /// `/api/clients/NAME/list`, and so on
+    Clients(&'p str, &'p str),
+    /// `/api/tokens/NAME/revoke`
+    Revoke(&'p str),
     /// `/api/tokens/NAME/access_token`
     AccessToken(&'p str),
 }
@@ -34,6 +39,8 @@ pub(super) fn post(path: &str) -> Option<Asked<'_>> {
         ("login", "", name) if !name.is_empty() => Some(Asked::Login(name)),
         ("", "", "reload") => Some(Asked::Reload),
         ("tokens", name, "refresh") if !name.is_empty() => Some(Asked::Refresh(name)),
+        ("clients", name, verb) if !name.is_empty() && VERBS.contains(&verb) => Some(Asked::Clients(name, verb)),
+        ("tokens", name, "revoke") if !name.is_empty() => Some(Asked::Revoke(name)),
         ("tokens", name, "access_token") if !name.is_empty() => Some(Asked::AccessToken(name)),
         ("store", name, "forget") if !name.is_empty() => Some(Asked::Forget(name)),
         _ => None,
@@ -58,6 +65,8 @@ impl Admin {
     pub(super) async fn act(&self, asked: Asked<'_>, body: Incoming) -> Result<Answer, Problem> {
         match asked {
             Asked::Login(name) => self.login(name, body).await,
+            Asked::Clients(name, verb) => self.clients(name, verb, body).await,
+            Asked::Revoke(name) => self.logout(name).await,
             Asked::AccessToken(name) => self.access_token(name).await,
             Asked::Refresh(name) => self.refresh(name).await,
             Asked::Reload => {

@@ -1,4 +1,4 @@
-//! What a person does with a token: `/api/login/NAME`, `/api/tokens/NAME/access_token`.
+//! What a person does with a token: logs in, out, and takes it.
 
 use http::StatusCode;
 use hyper::body::Incoming;
@@ -12,7 +12,7 @@ use crate::oauth::file::Grant;
 use crate::problem::Problem;
 use crate::secret::Secret;
 use crate::token::cache::State;
-use crate::token::refresh::Code;
+use crate::token::refresh::{Code, LoggedOut};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,6 +41,17 @@ impl Admin {
         let done = self.order(|reply| Order::Login(name.to_owned(), code, reply)).await?.ok_or_else(nothing_here)?;
         done.map_err(|error| Problem::new(StatusCode::BAD_GATEWAY, "login_failed", error.to_string()))?;
         Ok(answer(StatusCode::OK, &token_status(&token, (self.now)())))
+    }
+
+    /// Gives up what there is of a token, at once, and has the vendor end it.
+    pub(super) async fn logout(&self, name: &str) -> Result<Answer, Problem> {
+        if self.token(name)?.config.grant == Grant::Static {
+            let detail = "a token that was made by hand ends where it was made";
+            return Err(Problem::new(StatusCode::CONFLICT, "logout_refused", detail));
+        }
+        let done = self.order(|reply| Order::Logout(name.to_owned(), reply)).await?.ok_or_else(nothing_here)?;
+        let LoggedOut { revoked, refused, queued } = done;
+        Ok(answer(StatusCode::OK, &json!({ "revoked": revoked, "refused": refused, "queued": queued })))
     }
 
     /// The token itself, after one exchange if there is none: the one answer that holds it.

@@ -5,6 +5,7 @@
 
 mod api;
 mod body;
+mod clients;
 pub mod key;
 mod logins;
 
@@ -26,11 +27,13 @@ use crate::clock::Now;
 use crate::config::{Listen, Token};
 use crate::door;
 use crate::oauth::TokenError;
+use crate::oauth::manage::Item;
 use crate::problem::Problem;
 use crate::secret::Secret;
 use crate::telemetry::metrics::{self, Metrics, RouteMetrics};
 use crate::token::cache::{Slot, State};
-use crate::token::refresh::Code;
+use crate::token::clients::Clients;
+use crate::token::refresh::{Code, LoggedOut};
 
 type Answer = Response<Full<Bytes>>;
 
@@ -71,6 +74,10 @@ pub enum Order {
     Forget(String, oneshot::Sender<Result<Vec<String>, String>>),
     /// Exchange the code of a login for that token. `None`: there is no such token.
     Login(String, Code, oneshot::Sender<Option<Result<(), TokenError>>>),
+    /// Give up that token, and have the vendor end it. `None`: there is no such token.
+    Logout(String, oneshot::Sender<Option<LoggedOut>>),
+    /// Ask the vendor of that token to list, register or delete client applications. `None`: there is no such token.
+    Clients(String, String, Box<Clients>, oneshot::Sender<Option<Result<Vec<Item>, String>>>),
 }
 
 /// A token, as the operator sees it.

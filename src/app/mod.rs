@@ -19,12 +19,15 @@ use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::connect::Dialer;
 use crate::oauth::file::Grant;
+use crate::oauth::manage::Item;
 use crate::oauth::template::Template;
 use crate::proxy::{Route, TokenUse, Trouble, Upstream};
+use crate::secret::Secret;
 use crate::secret::source::{SecretError, SecretSource};
 use crate::store::{FileStore, KEY_MIN, Seal, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::token::cache::Slot;
+use crate::token::clients::Clients;
 use crate::token::keeper::Keeper;
 use crate::token::kept::Kept;
 use crate::token::refresh::{Ended, Refresher, Task};
@@ -32,6 +35,7 @@ use crate::token::schedule::Policy;
 use crate::token::source::{Exchange, Source, With};
 
 /// What lives as long as the process.
+#[derive(Clone)]
 pub struct App {
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
@@ -136,6 +140,19 @@ impl App {
             routes.insert(name.clone(), self.route(route, extra, &tokens, &plan.config.limits, old));
         }
         Parts { config: plan.config, tokens, routes }
+    }
+
+    /// Asks the vendor about client applications, with an administrator's token or the token's own.
+    pub async fn clients(&self, part: &TokenPart, verb: &str, asked: &Clients) -> Result<Vec<Item>, String> {
+        let access = match &asked.admin_token {
+            Some(token) => Secret::new(token.to_string()),
+            None => {
+                let found = part.slot.token_within(part.config.row_max()).await;
+                let why = || part.slot.snapshot().error.as_ref().map(ToString::to_string);
+                found.map_err(|_| why().unwrap_or_else(|| "there is no token".to_owned()))?.secret().clone()
+            }
+        };
+        self.source(&part.config).clients(verb, &access, asked).await.map_err(|error| error.to_string())
     }
 
     /// A task that goes on from what another left of the same token.

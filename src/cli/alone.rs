@@ -5,6 +5,8 @@ use tokio_util::sync::CancellationToken;
 use crate::app::{App, AppError, TokenPart};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::oauth::manage::Item;
+use crate::token::clients::Clients;
 use crate::token::refresh::Refresher;
 use crate::token::source::Source;
 
@@ -12,6 +14,7 @@ use crate::token::source::Source;
 pub(super) struct Alone {
     pub part: TokenPart,
     pub refresher: Refresher<Source>,
+    app: App,
 }
 
 impl Alone {
@@ -25,7 +28,19 @@ impl Alone {
         let mut plan = app.plan(config, None, &Default::default()).await.map_err(said)?;
         let opened = app.token(&mut plan, token, None, None);
         let (part, refresher) = opened.ok_or_else(|| format!("there is no token {token}"))?;
-        Ok(Self { part, refresher })
+        Ok(Self { part, refresher, app })
+    }
+
+    /// Asks the vendor about client applications.
+    pub async fn clients(self, verb: &str, asked: &Clients) -> Result<Vec<Item>, String> {
+        if asked.admin_token.is_some() {
+            // No token of ours is needed for that.
+            return self.app.clients(&self.part, verb, asked).await;
+        }
+        let app = self.app.clone();
+        let (items, saved) = self.until(async |part| app.clients(part, verb, asked).await).await;
+        let items = items?;
+        saved.map(|()| items)
     }
 
     /// Does the store have everything?

@@ -4,6 +4,7 @@ mod alone;
 mod ask;
 mod callback;
 mod check;
+mod client;
 #[cfg(feature = "demo")]
 mod demo;
 mod dialects;
@@ -11,6 +12,7 @@ mod explain;
 mod harden;
 mod healthcheck;
 mod login;
+mod logout;
 mod reload;
 mod run;
 mod status;
@@ -86,8 +88,12 @@ enum Command {
     Reload,
     /// Log in with a browser, for a token that needs it
     Login(login::Args),
+    /// Give up a token, and have the vendor end it
+    Logout(logout::Args),
     /// Print an access token, for scripts
     Token(token::Args),
+    /// Client applications at the vendor: list, register, delete
+    Client(client::Args),
     /// What is kept across restarts: list it, forget it, export it
     Store(store::Args),
 }
@@ -126,7 +132,9 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::main(&cli, args),
         Command::Reload => reload::main(&cli),
         Command::Login(args) => login::main(&cli, args),
+        Command::Logout(args) => logout::main(&cli, args),
         Command::Token(args) => token::main(&cli, args),
+        Command::Client(args) => client::main(&cli, args),
         Command::Store(args) => store::main(&cli, args),
     }
 }

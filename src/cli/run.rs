@@ -256,6 +256,12 @@ async fn carry_out(work: Work, reload: &mut Reload, running: &mut Running) {
         Work::Order(Order::Login(token, code, reply)) => {
             let _ = reply.send(running.login(&token, &code).await);
         }
+        Work::Order(Order::Clients(token, verb, asked, reply)) => {
+            let _ = reply.send(running.clients(&token, &verb, &asked).await);
+        }
+        Work::Order(Order::Logout(token, reply)) => {
+            let _ = reply.send(running.logout(&token).await);
+        }
     }
 }
 

@@ -23,8 +23,6 @@ const CLIENT_AUTHS: &[&str] = &["client_secret_jwt", "private_key_jwt"];
 
 /// Commands of the program, and when each comes.
 pub const COMMANDS: &[(&str, &str)] = &[
-    ("logout", LOGINS),
-    ("client", LOGINS),
     ("secret", "with the rotation of client secrets"),
     ("exec", TOOLS),
     ("init", TOOLS),
@@ -33,7 +31,6 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("man", TOOLS),
 ];
 
-const LOGINS: &str = "with the interactive logins and the other vendors";
 const TOOLS: &str = "last, with the tools for first steps and scripts";
 
 /// Is `word` in the row of `table` whose pattern matches the path? `*` stands for any one step.

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use super::Running;
 use crate::oauth::TokenError;
+use crate::oauth::manage::Item;
 use crate::store::StoreError;
+use crate::token::clients::Clients;
 use crate::token::kept::Kept;
-use crate::token::refresh::{Code, Refresher};
+use crate::token::refresh::{Code, LoggedOut, Refresher};
 use crate::token::source::Source;
 
 impl Running {
@@ -41,6 +43,16 @@ impl Running {
     /// Has the code of a login exchanged. `None`: there is no such token, or its task broke off.
     pub async fn login(&mut self, token: &str, code: &Code) -> Option<Result<(), TokenError>> {
         self.between(token, async |refresher| refresher.login(code).await).await
+    }
+
+    /// Gives a token up, and has the vendor end it. `None`: there is no such token, or its task broke off.
+    pub async fn logout(&mut self, token: &str) -> Option<LoggedOut> {
+        self.between(token, async |refresher| refresher.logout().await).await
+    }
+
+    /// Asks a token's vendor about client applications. `None`: there is no such token.
+    pub async fn clients(&self, token: &str, verb: &str, asked: &Clients) -> Option<Result<Vec<Item>, String>> {
+        Some(self.app.clients(self.parts.tokens.get(token)?, verb, asked).await)
     }
 
     /// Ends a token's task, has `work` done with what it leaves, and starts its successor.

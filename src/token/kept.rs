@@ -42,6 +42,8 @@ pub struct Kept {
     /// Which of the client secrets is used.
     pub secret: usize,
     pub error: Option<KeptError>,
+    /// Tokens that were given up, and that the vendor does not know of yet.
+    pub revocations: Vec<KeptRevocation>,
     /// What counts within one process only.
     #[serde(skip)]
     pub process: Option<Process>,
@@ -69,6 +71,15 @@ pub struct KeptAccess {
 pub struct KeptRefresh {
     token: Zeroizing<String>,
     pub expires: Option<KeptMoment>,
+}
+
+/// A token that is to be ended at the vendor.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct KeptRevocation {
+    pub token: KeptRefresh,
+    /// Else it is an access token.
+    pub refresh: bool,
+    pub tries: u32,
 }
 
 /// A time by both clocks, in milliseconds: since 1970, and since boot.

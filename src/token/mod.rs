@@ -6,6 +6,7 @@
 pub mod backoff;
 pub mod budget;
 pub mod cache;
+pub mod clients;
 pub mod keeper;
 pub mod kept;
 pub mod refresh;

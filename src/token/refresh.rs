@@ -5,6 +5,7 @@
 
 mod durable;
 mod login;
+mod logout;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use login::Code;
+pub use logout::LoggedOut;
+use logout::Revocation;
 
 use super::Token;
 use super::cache::{Slot, Snapshot, Wishes};
@@ -73,6 +76,7 @@ pub struct Refresher<E> {
     purpose: String,
     /// Set while the store does not have what is here.
     unsaved: Option<durable::Unsaved>,
+    revocations: Vec<Revocation>,
 }
 
 impl<E: Exchange> Refresher<E> {
@@ -90,6 +94,7 @@ impl<E: Exchange> Refresher<E> {
             access: None,
             purpose: String::new(),
             unsaved: (!saved && kept.is_some()).then(durable::Unsaved::default),
+            revocations: Vec::new(),
             task,
         };
         if let Some(kept) = kept {
@@ -108,7 +113,7 @@ impl<E: Exchange> Refresher<E> {
     /// ends.
     pub async fn run(mut self, stop: CancellationToken, cut: CancellationToken) -> Ended {
         while !stop.is_cancelled() {
-            let wait = self.save_again(false).await;
+            let wait = self.save_again(false).await.min(self.revoke_again().await);
             match self.next() {
                 Next::Exchange => self.exchange(&cut).await,
                 Next::Wait(next) => {
@@ -175,7 +180,7 @@ impl<E: Exchange> Refresher<E> {
         let configured = seed.as_ref().ok().and_then(Option::as_ref);
         let mut op = self.schedule.start(self.task.clock.now(), configured);
         if op == Op::Renew && self.schedule.refresh_token().is_none() {
-            let error = seed.err().unwrap_or_else(|| login::nothing_to_renew(&self.task));
+            let error = seed.err().unwrap_or_else(|| self.nothing_to_renew());
             // Nothing was sent: no refresh token is to blame.
             self.schedule.failed(Op::Acquire, Credential::none(), &error, self.task.clock.now(), &mut self.task.rng);
             return Some(error);

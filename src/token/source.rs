@@ -2,8 +2,11 @@
 //!
 //! A source knows nothing of time, caches or retries; it is what the refresh task calls.
 
+mod vendor;
+
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::refusals::Credential;
 use crate::clock::Clock;
@@ -30,6 +33,11 @@ pub trait Exchange: Send + Sync + 'static {
 
     /// One exchange.
     fn exchange(&self, op: Op, prepared: &Prepared) -> impl Future<Output = Result<Answer, TokenError>> + Send;
+
+    /// Ends a token at the vendor. `None`: there is no request for its kind.
+    fn revoke(&self, _token: &Secret, _refresh: bool) -> impl Future<Output = Option<Result<(), TokenError>>> + Send {
+        async { None }
+    }
 
     /// Changes when a file that holds a secret does.
     fn stamp(&self) -> u64;
@@ -83,6 +91,8 @@ pub struct Source {
     config: Arc<config::Token>,
     client: Client,
     clock: Clock,
+    /// Which client secret was used last.
+    secret: AtomicUsize,
 }
 
 impl Source {
@@ -94,13 +104,14 @@ impl Source {
             certificate: config.identity.as_ref().map(|(name, leaf)| format!("[identity.{name}], {leaf}")),
             timeout: config.timeout,
         };
-        Self { config, client, clock }
+        Self { config, client, clock, secret: AtomicUsize::new(0) }
     }
 
     async fn read_all(&self, op: Op, secret: usize) -> Result<Prepared, TokenError> {
         let config = &self.config;
         let login = config.password.as_ref().filter(|_| op == Op::Acquire);
         let (client_secret, secret, proof) = self.client_secret(secret).await?;
+        self.secret.store(secret, Ordering::Relaxed);
         let mut inputs = Inputs {
             url: config.url.clone(),
             base_url: config.base_url.clone(),
@@ -180,6 +191,10 @@ impl Exchange for Source {
         let reply = self.client.send(request).await?;
         let answered = self.clock.now().wall;
         response::read(&self.config.dialect, op, &prepared.inputs, &reply, answered).map_err(|e| self.told(e, &server))
+    }
+
+    async fn revoke(&self, token: &Secret, refresh: bool) -> Option<Result<(), TokenError>> {
+        self.end(token, refresh).await
     }
 
     fn stamp(&self) -> u64 {

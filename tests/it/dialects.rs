@@ -22,7 +22,7 @@ use tokenbroker::units::{Budget, Span};
 use crate::support::{Broker, RUNTIME};
 
 /// All worked examples of all built-in dialects.
-const EXAMPLES: usize = 121;
+const EXAMPLES: usize = 125;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,5 +1,6 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use tempfile::TempDir;
 use tokenbroker::clock::Clock;
 use tokenbroker::secret::Secret;
 use tokenbroker::standin::demo::{Shown, Vendor};
-use tokenbroker::standin::{Fault, Issuer, Netrex, Quirk};
+use tokenbroker::standin::{Comap, Covata, Fault, Issuer, Netrex, Quirk};
 
 use crate::exchange::OAuth;
 use crate::store::{Home, STORE};
@@ -557,4 +558,242 @@ fn a_token_that_nobody_logged_in_for_is_not_printed() {
     drop(broker);
     let (code, stdout, stderr) = site.run(&["token", "cams"]);
     assert!(code == 1 && stdout.is_empty() && stderr.contains("tokenbroker login cams"), "{stderr}");
+}
+
+/// The revocations that the stand-in was asked for.
+fn revocations(site: &Site<Netrex>) -> Vec<String> {
+    let calls = site.vendor.seen().into_iter().filter(|call| call.uri.path() == "/oauth2/revoke");
+    calls.map(|call| call.query().get("access_token").unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_logout_ends_the_token_for_requests_at_once_and_at_the_vendor() {
+    let site = netrex(HOUR);
+    let broker = site.broker(|_| {});
+    log_in(&broker);
+    assert_eq!(broker.get("cams", "/").status, 200);
+    let (code, stdout, stderr) = broker.command(&["logout", "cams"]);
+    assert_eq!((code, stdout.as_str()), (0, "cams: logged out, and revoked at the vendor\n"), "{stderr}");
+    assert_eq!((revocations(&site).len(), revocations(&site)), (1, site.vendor.issuer.revoked()));
+    assert_eq!(broker.get("cams", "/").code(), "login_required");
+    let token = broker.token("cams");
+    assert_eq!((&token["state"], &token["fingerprint"]), (&json!("needs_login"), &Value::Null));
+    drop(broker);
+    let broker = site.broker(|_| {});
+    assert_eq!(broker.get("cams", "/").code(), "login_required", "nothing of it comes back");
+    assert_eq!(site.vendor.asked("/oauth2/token"), 1);
+    log_in(&broker);
+    assert_eq!(broker.get("cams", "/").status, 200);
+    drop(broker);
+    let (code, stdout, stderr) = site.run(&["logout", "cams"]);
+    assert_eq!((code, stdout.as_str()), (0, "cams: logged out, and revoked at the vendor\n"), "{stderr}");
+    assert_eq!(site.vendor.issuer.revoked().len(), 2, "without a broker too");
+    assert!(site.run(&["store", "list"]).1.contains("access token none, no refresh token"));
+}
+
+#[test]
+fn a_revocation_that_fails_is_kept_and_tried_again_also_after_a_crash() {
+    let site = netrex(HOUR);
+    let broker = site.broker(|_| {});
+    log_in(&broker);
+    site.vendor.faults.set(Some(Fault::Status(503, None)), None);
+    // A fault loses the answer, not what was done.
+    let (code, stdout, stderr) = broker.command(&["logout", "cams"]);
+    assert!(code == 0 && stdout.contains("the vendor was not told yet"), "{stdout}{stderr}");
+    assert_eq!(broker.get("cams", "/").code(), "login_required");
+    eventually("it is tried again", || revocations(&site).len() > 1);
+    crate::store::kill(broker);
+    let before = revocations(&site).len();
+    let broker = site.broker(|_| {});
+    eventually("the next broker tries again", || revocations(&site).len() > before);
+    site.vendor.faults.set(None, None);
+    eventually("until the vendor says what became of it", || {
+        broker.log().contains("\"revoked\"") || broker.log().contains("not tried again")
+    });
+    let after = revocations(&site).len();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(revocations(&site).len(), after, "then no more");
+    assert!(!broker.log().contains(&revocations(&site)[0]));
+}
+
+#[test]
+fn a_logout_revokes_the_refresh_token_first_and_then_the_access_token() {
+    let token = Upstream::start(|request| match request.line() {
+        line if line.contains("/revoke") => Action::ok(""),
+        _ => Action::ok(r#"{"access_token":"at-1","expires_in":3600,"refresh_token":"rt-1"}"#),
+    });
+    let config = format!(
+        "[token.api]\ngrant = \"refresh_token\"\nclient_auth = \"none\"\nclient_id = \"app\"\nurl = \"{0}/token\"\n\
+         refresh_token = \"rt-0\"\nREVOKE[route.api]\nlisten = \"127.0.0.1:0\"\nupstream = \"{0}\"\n",
+        token.url()
+    );
+    let broker = Broker::start(&config.replace("REVOKE", &format!("revoke_url = \"{}/revoke\"\n", token.url())));
+    broker.wait_for_state("api", "valid");
+    let (code, stdout, stderr) = broker.command(&["logout", "api"]);
+    assert!(code == 0 && stdout.contains("and revoked"), "{stderr}");
+    let asked: Vec<_> =
+        token.requests().iter().map(|request| String::from_utf8_lossy(&request.body).into_owned()).collect();
+    assert_eq!(asked[1..], ["client_id=app&token=rt-1", "client_id=app&token=at-1"]);
+    assert_eq!(broker.token("api")["state"], "needs_login");
+    broker.admin("POST", "/api/tokens/api/refresh");
+    assert_eq!(token.requests().len(), 3, "the configured one is given up, too");
+    assert_eq!(broker.token("api")["state"], "needs_login");
+    let broker = Broker::start(&config.replace("REVOKE", ""));
+    broker.wait_for_state("api", "valid");
+    let (_, stdout, _) = broker.command(&["logout", "api"]);
+    assert!(stdout.contains("no request to revoke"), "{stdout}");
+    let upstream = Upstream::ok();
+    let broker = crate::support::with_static_token(&upstream, "");
+    assert_eq!(broker.admin("POST", "/api/tokens/api/revoke").code(), "logout_refused");
+    assert_eq!(broker.request("admin", "POST", "/api/tokens/api/revoke", &[], b"").status, 401);
+}
+
+/// An administrator of the service, as a token.
+fn covata() -> Site<Covata> {
+    let mut site = Site::start(Covata::new, HOUR);
+    write(site.directory.path(), "admin_password", Covata::ADMIN_PASSWORD);
+    site.config = format!(
+        "{STORE}[token.share]\ndialect = \"covata\"\nbase_url = \"{}\"\nclient_id = \"{}\"\n\
+         client_secret = {{ file = \"covata_secret\" }}\nusername = \"{}\"\npassword = {{ file = \"admin_password\" }}\n\
+         [route.share]\nlisten = \"127.0.0.1:0\"\nupstream = \"{}\"\n",
+        site.shown.auth.url(),
+        Covata::CLIENT_ID,
+        Covata::ADMIN,
+        site.shown.api.url(),
+    );
+    site
+}
+
+/// Exit status, stdout, stderr.
+type Ended = (i32, String, String);
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
+}
+
+#[test]
+fn client_applications_are_registered_listed_and_deleted_beside_a_broker_and_without_one() {
+    let site = covata();
+    let broker = site.broker(|_| {});
+    broker.wait_for_state("share", "valid");
+    let with_broker = |arguments: &[&str]| broker.command(arguments);
+    let alone = |arguments: &[&str]| site.run(arguments);
+    let mut kept = 0;
+    let mut use_all = |run: &dyn Fn(&[&str]) -> Ended| {
+        kept += 1;
+        let file = site.path(&format!("new_secret_{kept}"));
+        let to = file.to_str().unwrap();
+        let (code, made, stderr) = run(&["client", "register", "share", "--name", "Second", "--secret-to", to]);
+        assert_eq!(code, 0, "{stderr}");
+        let made = lines(&made).remove(0);
+        let there = site.vendor.clients().iter().find(|client| client["id"] == made["id"]).cloned().unwrap();
+        assert_eq!(there["authorizedGrantTypes"], json!(["password", "refresh_token"]));
+        assert_eq!(
+            (&there["accessTokenValiditySeconds"], &there["refreshTokenValiditySeconds"]),
+            (&json!(3600), &json!(2_592_000))
+        );
+        let secret = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(there["clientSecret"], secret.trim_end());
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(made.get("client_secret").is_none() && secret.len() > 40);
+        let (code, _, stderr) = run(&["client", "register", "share", "--name", "Third", "--secret-to", to]);
+        assert!(code == 1 && stderr.contains("exists"), "{stderr}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), secret, "nobody's file is written over");
+        let options = ["--id", "mine", "--grants", "password,implicit", "--redirect-uri", "https://a.example/1"];
+        let more = ["--redirect-uri", "https://a.example/2", "--access-ttl", "10m", "--refresh-ttl", "7d"];
+        let (code, other, stderr) =
+            run(&[&["client", "register", "share", "--name", "Own"], &options[..], &more[..]].concat());
+        assert_eq!(code, 0, "{stderr}");
+        let other = lines(&other).remove(0);
+        assert_eq!(other["client_id"], "mine");
+        let there = site.vendor.clients().iter().find(|client| client["clientId"] == "mine").cloned().unwrap();
+        assert_eq!(other["client_secret"], there["clientSecret"], "once, on stdout");
+        assert_eq!(there["registeredRedirectUris"], json!(["https://a.example/1", "https://a.example/2"]));
+        assert_eq!(
+            (&there["accessTokenValiditySeconds"], &there["refreshTokenValiditySeconds"]),
+            (&json!(600), &json!(604_800))
+        );
+        let (_, listed, _) = run(&["client", "list", "share"]);
+        assert_eq!(lines(&listed).len(), 3);
+        for hidden in [secret.trim_end(), Covata::CLIENT_SECRET, there["clientSecret"].as_str().unwrap()] {
+            assert!(!listed.contains(hidden), "{listed}");
+        }
+        let (_, shown, _) = run(&["client", "list", "share", "--show-secrets"]);
+        assert!(shown.contains(secret.trim_end()) && shown.contains(Covata::CLIENT_SECRET));
+        let (_, sorted, _) =
+            run(&["client", "list", "share", "--sort", "appName", "--desc", "--limit", "2", "--offset", "1"]);
+        let names: Vec<_> = lines(&sorted).iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(names, ["Own", "Acme Share"]);
+        for id in [&made["id"], &other["id"]] {
+            let (code, _, stderr) = run(&["client", "delete", "share", id.as_str().unwrap()]);
+            assert_eq!(code, 0, "{stderr}");
+        }
+        assert_eq!(site.vendor.clients().len(), 1);
+        let (code, _, stderr) = run(&["client", "delete", "share", "none"]);
+        assert!(code == 1 && stderr.contains("no such client application"), "{stderr}");
+    };
+    use_all(&with_broker);
+    let log = broker.log();
+    assert!(!log.contains(std::fs::read_to_string(site.path("new_secret_1")).unwrap().trim_end()));
+    drop(broker);
+    use_all(&alone);
+}
+
+#[test]
+fn a_list_asks_for_pages_until_it_has_all() {
+    let site = covata();
+    let client = site.vendor.clients()[0].clone();
+    for n in 0..250 {
+        let mut another = client.clone();
+        another.insert("id".into(), format!("id-{n}").into());
+        another.insert("clientId".into(), format!("client-{n}").into());
+        site.vendor.clients().push(another);
+    }
+    let (code, listed, stderr) = site.run(&["client", "list", "share"]);
+    assert_eq!((code, lines(&listed).len()), (0, 251), "{stderr}");
+    let limits: Vec<_> = site
+        .vendor
+        .seen()
+        .iter()
+        .filter(|call| call.uri.path() == "/api/v1/clientapps")
+        .map(|call| call.query().get("limit").unwrap().to_owned())
+        .collect();
+    assert_eq!(limits, ["100", "100", "100"]);
+    assert_eq!(lines(&site.run(&["client", "list", "share", "--limit", "120", "--offset", "5"]).1).len(), 120);
+}
+
+#[test]
+fn the_application_of_a_person_is_managed_with_that_persons_token_from_stdin() {
+    let mut site = Site::start(Comap::new, HOUR);
+    site.config = format!("{STORE}{}", site.shown.config);
+    let person = site.vendor.users.access_token();
+    let client = |arguments: &[&str], token: &str| {
+        let arguments = [&["client"], arguments, &["--admin-token-stdin"]].concat();
+        let mut command = binary();
+        command.arg("-c").arg(site.file()).args(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        writeln!(child.stdin.take().unwrap(), "{token}").unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    };
+    let (code, listed, stderr) = client(&["list", "comap"], &person);
+    assert_eq!((code, lines(&listed)), (0, vec![json!({ "client_id": Comap::CLIENT_ID })]), "{stderr}");
+    let (code, _, stderr) = client(&["delete", "comap", "another"], &person);
+    assert!(code == 1 && stderr.contains("there is no client application another"), "{stderr}");
+    let (code, _, stderr) = client(&["delete", "comap", Comap::CLIENT_ID], &person);
+    assert_eq!(code, 0, "{stderr}");
+    let (code, _, stderr) = client(&["list", "comap"], &person);
+    assert!(code == 1 && stderr.contains("register one first"), "{stderr}");
+    let (code, made, stderr) = client(&["register", "comap"], &person);
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(lines(&client(&["list", "comap"], &person).1), lines(&made));
+    let (code, _, stderr) = client(&["register", "comap", "--name", "x"], &person);
+    assert!(code == 1 && stderr.contains("without --name"), "{stderr}");
+    let (code, _, stderr) = client(&["list", "comap"], "wrong-token-7f3a9c");
+    assert!(code == 1 && stderr.contains("user_action") && !stderr.contains("7f3a9c"), "{stderr}");
+    let (code, _, stderr) = client(&["list", "comap"], "");
+    assert!(code == 1 && stderr.contains("no access token came on stdin"), "{stderr}");
+    assert_eq!(site.vendor.asked("/identity/application/authenticate"), 0, "none of the budget is spent");
 }

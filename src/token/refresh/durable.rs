@@ -31,6 +31,7 @@ impl<E: Exchange> Refresher<E> {
         let knows = same_boot || !kept.saved.is_some_and(|saved| saved.is_ahead(now));
         // Security: one that was obtained for something else must never be sent.
         let access = kept.access.take().filter(|_| knows && kept.purpose == self.with.purpose);
+        self.revocations = kept.revocations.drain(..).map(Into::into).collect();
         let due = access.as_ref().and_then(|access| access.due).map(|due| due.moment(same_boot, now));
         self.schedule.restore(&mut kept, due, same_boot, now);
         if kept.inputs != self.with.inputs {
@@ -74,6 +75,7 @@ impl<E: Exchange> Refresher<E> {
             saved: Some(KeptMoment::at(now)),
             access: self.access.clone(),
             error: error.map(KeptError::from),
+            revocations: self.revocations.iter().map(Into::into).collect(),
             ..self.schedule.keep(now)
         }
     }

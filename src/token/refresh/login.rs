@@ -3,7 +3,7 @@
 
 use tracing::warn;
 
-use super::{Refresher, Task};
+use super::Refresher;
 use crate::oauth::file::{Grant, Op};
 use crate::oauth::inputs::Given;
 use crate::oauth::{Class, TokenError};
@@ -60,18 +60,21 @@ impl<E: Exchange> Refresher<E> {
     pub(super) fn show_if_nobody_logged_in(&mut self) {
         let nothing = self.snapshot.token.is_none() && self.schedule.refresh_token().is_none();
         if self.task.policy.grant == Grant::AuthorizationCode && nothing && self.snapshot.error.is_none() {
-            self.show(Some(nothing_to_renew(&self.task).into()));
+            self.show(Some(self.nothing_to_renew().into()));
         }
     }
-}
 
-/// Why a token that only a refresh token brings cannot be had.
-pub(super) fn nothing_to_renew(task: &Task) -> TokenError {
-    match task.policy.grant {
-        Grant::AuthorizationCode => {
-            let fix = format!("log in: tokenbroker login {}", task.name);
-            TokenError::new(Class::GrantRejected, "there is no refresh token: nobody is logged in", fix)
+    /// Why a token that only a refresh token brings cannot be had.
+    pub(super) fn nothing_to_renew(&self) -> TokenError {
+        match self.task.policy.grant {
+            Grant::AuthorizationCode => {
+                let fix = format!("log in: tokenbroker login {}", self.task.name);
+                TokenError::new(Class::GrantRejected, "there is no refresh token: nobody is logged in", fix)
+            }
+            _ if self.schedule.had_seed() => {
+                TokenError::new(Class::GrantRejected, "the refresh token was logged out", "set another refresh_token")
+            }
+            _ => TokenError::new(Class::Config, "there is no refresh token", "set refresh_token"),
         }
-        _ => TokenError::new(Class::Config, "there is no refresh token", "set refresh_token"),
     }
 }

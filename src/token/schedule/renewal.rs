@@ -1,6 +1,8 @@
 //! Which refresh token is used, and when it is of no more use.
 
-use super::{RefreshToken, Schedule};
+use std::time::Duration;
+
+use super::{Hold, RefreshToken, Schedule};
 use crate::clock::{Moment, Now};
 use crate::oauth::file::{Grant, Op};
 use crate::oauth::response::Answer;
@@ -64,5 +66,22 @@ impl Schedule {
         }
         self.refresh_token = Some(RefreshToken { secret: seed, expires: None });
         Some(Op::Renew)
+    }
+
+    /// Gives up every refresh token, the configured one too, and sends nothing before something changes or a person asks.
+    /// The one that there was.
+    pub fn logged_out(&mut self, configured: Option<&Secret>) -> Option<Secret> {
+        if let Some(configured) = configured.filter(|configured| Some(configured.digest()) != self.seed) {
+            self.take_over(configured);
+        }
+        self.others.clear();
+        (self.due, self.failures) = (None, 0);
+        self.hold = Some(Hold { until: Duration::MAX, mendable: true, barred: true });
+        self.refresh_token.take().map(|token| token.secret)
+    }
+
+    /// Was a configured refresh token taken over once?
+    pub fn had_seed(&self) -> bool {
+        self.seed.is_some()
     }
 }
