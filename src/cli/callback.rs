@@ -183,3 +183,46 @@ pub(super) fn bind(address: SocketAddr) -> Result<Bound, String> {
     let failed = |error| format!("cannot listen on {address} for the browser: {error}; free the port, or use --paste");
     crate::server::bind(&Listen::Tcp(address)).map_err(failed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expected(redirect_uri: &str) -> Expected {
+        let page = "https://auth.example/login?x=1".to_owned();
+        Expected { state: Secret::new("s".into()), redirect_uri: redirect_uri.to_owned(), page }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_for_a_browser_ends_after_five_minutes() {
+        let bound = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        let uri = format!("http://{}/callback", bound.listen);
+        let limits = Limits {
+            connections: 1,
+            head_max: 65536,
+            headers_max: 100,
+            head_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::ZERO,
+            threads: 1,
+        };
+        let began = tokio::time::Instant::now();
+        let came = wait(bound, expected(&uri), limits).await;
+        assert_eq!(came.unwrap_err(), "nobody logged in within 5 minutes");
+        assert!((300..310).contains(&began.elapsed().as_secs()));
+    }
+
+    #[test]
+    fn the_issuer_is_of_the_origin_of_the_page_and_errors_are_a_line() {
+        let expected = expected("http://127.0.0.1:1/");
+        let came = |query: &str| expected.judge(query).unwrap().map(|code| code == Secret::new("c".into()));
+        for iss in ["https://auth.example", "https://AUTH.example:443/tenant"] {
+            assert_eq!(came(&format!("state=s&code=c&iss={iss}")), Ok(true), "{iss}");
+        }
+        for iss in ["", "auth.example", "http://auth.example", "https://auth.example:444", "https://evil.example"] {
+            assert!(came(&format!("state=s&code=c&iss={iss}")).unwrap_err().contains("another server"), "{iss}");
+        }
+        assert_eq!(came("state=s&error=a%0a%1b%5b1mb"), Err("a  [1mb".to_owned()));
+        assert_eq!(came("state=s&code="), Err("the answer has no code".to_owned()));
+        assert_eq!(expected.judge("state=S&code=c").unwrap_err(), "the state is not that of this login");
+    }
+}

@@ -34,7 +34,9 @@ fn faults() -> PossibleValuesParser {
 
 pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
     cli.start_logging_as(Some(cli.log_format.unwrap_or(LogFormat::Text)));
-    let directory = std::env::temp_dir().join(format!("tokenbroker-demo-{}", std::process::id()));
+    // One that was killed leaves its directory, and the number of its process comes again.
+    let name = format!("tokenbroker-demo-{}-{:08x}", std::process::id(), fastrand::u32(..));
+    let directory = std::env::temp_dir().join(name);
     let code = demo(&directory, args.fault.as_deref()).unwrap_or_else(|error| {
         complain(&format!("the demo cannot start: {error}"));
         ExitCode::FAILURE

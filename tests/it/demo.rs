@@ -11,6 +11,8 @@ use crate::support::{PATIENCE, binary, call, eventually, output};
 
 struct Demo {
     child: Child,
+    /// What it leaves when it is killed goes with it.
+    _temporary: tempfile::TempDir,
     out: Arc<Mutex<String>>,
     log: Arc<Mutex<String>>,
 }
@@ -30,9 +32,10 @@ impl Demo {
     fn start(arguments: &[&str]) -> Self {
         let mut command = binary();
         command.arg("demo").args(arguments).current_dir("/").stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let temporary = tempfile::tempdir().unwrap();
+        let mut child = command.env("TMPDIR", temporary.path()).spawn().unwrap();
         let (out, log) = (collect(child.stdout.take().unwrap()), collect(child.stderr.take().unwrap()));
-        let demo = Self { child, out, log };
+        let demo = Self { child, _temporary: temporary, out, log };
         let introduced = || demo.out.lock().unwrap().contains("Ctrl-C ends the demo");
         // Six servers with their certificates, and many of these beside each other.
         let deadline = std::time::Instant::now() + 4 * PATIENCE;
