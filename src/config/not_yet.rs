@@ -5,7 +5,7 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ("store", &["url", "prefix"]),
     ("admin", &["probes"]),
     ("identity.*", &["p12", "password"]),
-    ("token.*", &["issuer", "authorize_url", "revoke_url", "redirect_uri", "secret_expires", "rotate"]),
+    ("token.*", &["issuer", "authorize_url", "revoke_url", "redirect_uri", "rotate"]),
     ("route.*", &["forwarded", "clients", "unsafe_listen", "http2"]),
 ];
 

@@ -76,6 +76,8 @@ pub enum Then {
 struct RefreshToken {
     secret: Secret,
     expires: Option<Moment>,
+    /// Did the last renewal leave its end where it was? Then it ends there, unless a person logs in.
+    fixed: bool,
 }
 
 /// Why nothing is tried for a while.
@@ -243,6 +245,13 @@ impl Schedule {
 
     pub fn refresh_expires_at(&self) -> Option<Timestamp> {
         Some(self.refresh_token.as_ref()?.expires?.wall)
+    }
+
+    /// Does it end there, whatever is renewed, so that a person has to get the next one?
+    pub fn refresh_ends(&self) -> bool {
+        let fixed = self.refresh_token.as_ref().is_some_and(|token| token.fixed);
+        let sooner = |end: Timestamp| self.due.is_none_or(|due| due.wall >= end);
+        self.policy.grant == Grant::RefreshToken && (fixed || self.refresh_expires_at().is_some_and(sooner))
     }
 
     /// When the next exchange may start that cannot wait, since boot; `Duration::MAX` for never.
