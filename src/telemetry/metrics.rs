@@ -89,14 +89,26 @@ impl Metrics {
         r.register("token_refreshes", "Token exchanges, by outcome", self.refreshes.clone());
         r.register("token_expiry_timestamp_seconds", "When the access token expires", self.token_expiry.clone());
         r.register("token_state", "1 for the state the token is in", self.token_state.clone());
-        for (name, help, expiry) in [
-            ("certificate", "When the client certificate expires", &self.certificate_expiry),
-            ("secret", "When the client secret in use expires", &self.secret_expiry),
-            ("refresh_token", "When the refresh token expires", &self.refresh_expiry),
-            ("ca", "When the first certificate of the CA file expires", &self.ca_expiry),
-        ] {
-            r.register(format!("{name}_expiry_timestamp_seconds"), help, expiry.clone());
-        }
+        r.register(
+            "certificate_expiry_timestamp_seconds",
+            "When the client certificate expires",
+            self.certificate_expiry.clone(),
+        );
+        r.register(
+            "secret_expiry_timestamp_seconds",
+            "When the client secret in use expires",
+            self.secret_expiry.clone(),
+        );
+        r.register(
+            "refresh_token_expiry_timestamp_seconds",
+            "When the refresh token expires",
+            self.refresh_expiry.clone(),
+        );
+        r.register(
+            "ca_expiry_timestamp_seconds",
+            "When the first certificate of a CA file expires",
+            self.ca_expiry.clone(),
+        );
         r.register("store_failures", "Saves that failed", self.unsaved.clone());
         r.register("config_reloads", "Reloads of the configuration and the files that it names", self.reloads.clone());
         r.register("panics", "Requests that ended in a caught panic", self.panics.clone());

@@ -249,9 +249,7 @@ impl Schedule {
 
     /// Does it end there, whatever is renewed, so that a person has to get the next one?
     pub fn refresh_ends(&self) -> bool {
-        let fixed = self.refresh_token.as_ref().is_some_and(|token| token.fixed);
-        let sooner = |end: Timestamp| self.due.is_none_or(|due| due.wall >= end);
-        self.policy.grant == Grant::RefreshToken && (fixed || self.refresh_expires_at().is_some_and(sooner))
+        self.policy.grant == Grant::RefreshToken && self.refresh_token.as_ref().is_some_and(|token| token.fixed)
     }
 
     /// When the next exchange may start that cannot wait, since boot; `Duration::MAX` for never.

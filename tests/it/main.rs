@@ -30,6 +30,8 @@ mod dialects;
 mod door;
 /// Token servers that answer wrongly, and identities that do not fit.
 mod exchange;
+/// What ends: in status, metrics, `check`, and once a day in the log.
+mod expiry;
 /// A certified OAuth server, for every grant and client authentication.
 mod idp;
 /// What no log, status, metric, error or process table may show.
