@@ -23,13 +23,13 @@ const LIFETIME: Duration = Duration::from_secs(30);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Let the token servers misbehave: at every other call, or always where it is a way of the server
+    /// Let the token servers misbehave, all or the named: at every other call, or always where it is a way of the server
     #[arg(long, value_name = "NAME", value_parser = faults())]
     fault: Option<String>,
 }
 
 fn faults() -> PossibleValuesParser {
-    PossibleValuesParser::new(fault::names().map(|(name, what)| PossibleValue::new(name).help(what)))
+    PossibleValuesParser::new(fault::names().map(|fault| PossibleValue::new(fault.name).help(fault.help())))
 }
 
 pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
@@ -71,15 +71,18 @@ fn demo(directory: &Path, fault: Option<&str>) -> Result<ExitCode, Error> {
 fn introduction(running: &Running, operator: &Listen, file: &Path, shown: &[Shown]) -> String {
     let mut text = format!(
         "\ntokenbroker demo. The configuration in use: {}\n\n\
-         These APIs answer 401 to a request without a bearer token. Send them one through the broker, which has it:\n",
+         These APIs answer 401 to a request without an access token. Send them one through the broker, which has it:\n",
         file.display()
     );
     for one in shown {
         for (_, listen) in running.addresses().iter().filter(|(route, _)| *route == one.route) {
-            text.push_str(&format!("\n{}\ncurl http://{listen}/hello\n", one.about));
+            let fault = one.fault.map(|fault| format!("; with --fault {} it {}", fault.name, fault.what));
+            let (about, seconds, fault) = (&one.about, one.lifetime.as_secs(), fault.unwrap_or_default());
+            text.push_str(&format!("\n{about}\nTokens live {seconds} s{fault}.\ncurl http://{listen}/hello\n"));
         }
     }
     text.push_str(&format!("\nWhat it thinks of its tokens: http://{operator}/readyz?verbose\n"));
-    text.push_str("\nTokens live 30 s; their refreshes show below. Ctrl-C ends the demo.\n\n");
+    text.push_str(&format!("What went wrong, and what to do: last_error in http://{operator}/api/status\n"));
+    text.push_str("\nTheir refreshes show below, at about three quarters of their lives. Ctrl-C ends the demo.\n\n");
     text
 }

@@ -4,6 +4,8 @@ mod ask;
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
+mod dialects;
+mod explain;
 mod harden;
 mod healthcheck;
 mod reload;
@@ -68,6 +70,10 @@ enum Command {
     Check(check::Args),
     /// Print the JSON Schema of the configuration
     Schema,
+    /// The built-in dialects; or one of them, to copy and change
+    Dialects(dialects::Args),
+    /// What a class, state or code of an error means, and what to do
+    Explain(explain::Args),
     /// Ask the running broker whether it is ready, for container health checks
     Healthcheck(healthcheck::Args),
     /// What the running broker says of its tokens and routes
@@ -106,6 +112,8 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::main(&cli, args),
         Command::Check(args) => check::main(&cli, args),
         Command::Schema => print(&format!("{:#}\n", config::schema::schema())),
+        Command::Dialects(args) => dialects::main(args),
+        Command::Explain(args) => explain::main(args),
         Command::Healthcheck(args) => healthcheck::main(&cli, args),
         Command::Status(args) => status::main(&cli, args),
         Command::Reload => reload::main(&cli),

@@ -27,8 +27,6 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("logout", LOGINS),
     ("token", LOGINS),
     ("client", LOGINS),
-    ("dialects", LOGINS),
-    ("explain", LOGINS),
     ("secret", "with the rotation of client secrets"),
     ("exec", TOOLS),
     ("init", TOOLS),

@@ -62,6 +62,16 @@ impl Expires {
     }
 }
 
+impl Expires {
+    /// Does the answer say, as a lifetime, that nothing is left?
+    pub fn is_nothing_left(&self, reply: &Reply, json: Option<&Value>) -> bool {
+        match self {
+            Self::In(places, _) => places.find(reply, json).as_ref().and_then(number).is_some_and(|left| left <= 0.0),
+            _ => false,
+        }
+    }
+}
+
 /// A server that says it is earlier has no clock to speak of: 2020-01-01.
 const CLOCK_MIN: i64 = 1_577_836_800;
 /// A bare number that would be a later moment than this is none.

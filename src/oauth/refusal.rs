@@ -40,7 +40,7 @@ pub(super) fn refusal(
     let fix = rule.and_then(|rule| rule.fix.as_deref()).unwrap_or_else(|| fix(class, op, inputs));
     let mut error = TokenError::new(class, problem, fix).of(outcome(class, op, code.as_deref(), reply, json));
     // Security: the text of an answer that is none may hold the very token it brings; that of a refusal is the vendor's word.
-    let plain = text.filter(|text| !reply.status.is_success() && !text.trim_start().starts_with('<'));
+    let plain = text.filter(|text| !reply.status.is_success() && !is_page(text));
     error.vendor = message.or_else(|| plain.map(Cow::into_owned)).map(|message| cleaned(&message, inputs));
     error.vendor = error.vendor.filter(|message| !message.is_empty() && Some(message) != code.as_ref());
     error.retry_after = retry_after(reply, now);
@@ -67,8 +67,21 @@ fn applies(rule: &Rule, op: Op, inputs: &Inputs, status: StatusCode, code: Optio
     rule.op.is_none_or(|wanted| wanted == op)
         && (rule.status.is_empty() || rule.status.contains(&status.as_u16()))
         && (rule.code.is_empty() || code.is_some_and(|code| rule.code.iter().any(|wanted| wanted == code)))
-        && rule.message.as_ref().is_none_or(|regex| regex.is_match(message))
+        && rule
+            .message
+            .as_ref()
+            .is_none_or(|regex| regex.is_match(message) && !(is_page(message) && blames(rule.class)))
         && rule.secret_younger_than.is_none_or(|limit| inputs.secret_age.is_some_and(|age| age < limit))
+}
+
+/// Somebody before the token server may have written it.
+fn is_page(text: &str) -> bool {
+    text.trim_start().starts_with('<')
+}
+
+/// Does it blame what we sent, so that it would not be sent again? The words of a page are no ground for that.
+fn blames(class: Class) -> bool {
+    matches!(class, Class::GrantRejected | Class::ClientRejected | Class::SecretExpired | Class::UserAction)
 }
 
 /// What RFC 6749 §5.2, OpenID Connect and HTTP say, where no rule of the dialect does.
@@ -85,7 +98,12 @@ fn by_default(op: Op, inputs: &Inputs, status: StatusCode, code: Option<&str>) -
             "unauthorized_client" | "unsupported_grant_type" | "invalid_scope" | "invalid_request" | "invalid_target",
         ) => Class::Config,
         Some("slow_down") => Class::RateLimited,
-        Some("temporarily_unavailable" | "server_error") => Class::Transient,
+        // Some say that of a password that is wrong.
+        Some("temporarily_unavailable" | "server_error")
+            if op != Op::Acquire || !matches!(status.as_u16(), 401 | 403) =>
+        {
+            Class::Transient
+        }
         _ => match status.as_u16() {
             // It is the administrator's access token that was refused, and not the client.
             401 | 403 if op == Op::Manage => Class::UserAction,

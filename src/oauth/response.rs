@@ -13,6 +13,7 @@ use super::jwt;
 use super::place::{Places, Reply, at};
 use super::refusal::refusal;
 use super::request::Inputs;
+use super::rules::SameToken;
 use crate::secret::Secret;
 
 /// An answer that is no refusal.
@@ -145,6 +146,10 @@ fn access(
     now: Timestamp,
 ) -> Result<Access, TokenError> {
     let mut told = dialect.answer.expires.told(reply, json, token.expose(), now);
+    // A server that gives the same token again may do so in its last second, and then none is left of it.
+    if dialect.answer.same_token != SameToken::Never && dialect.answer.expires.is_nothing_left(reply, json) {
+        told = Told::Over("nothing is left of it".into());
+    }
     let odd = if let Told::Odd(why) = &told { Some(why.clone()) } else { None };
     if matches!(told, Told::Odd(_) | Told::Nothing) {
         told = Expires::Jwt.told(reply, json, token.expose(), now);

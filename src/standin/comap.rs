@@ -288,7 +288,8 @@ fn listed(slot: &Slot, old: bool) -> Value {
 
 impl Vendor for Comap {
     const NAME: &str = "comap";
-    const ABOUT: &str = "ComAp Cloud Identity: client id and secret as JSON, a subscription key, 5 tokens in 5 minutes";
+    const ABOUT: &str =
+        "ComAp Cloud Identity (client id and secret as JSON, a subscription key, 5 tokens in 5 minutes)";
 
     fn files(&self) -> Vec<(&'static str, String)> {
         vec![("comap_secret", Self::SECRET.into()), ("comap_key", Self::KEY.into())]

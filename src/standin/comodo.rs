@@ -125,7 +125,7 @@ impl Handler for Comodo {
 
 impl Vendor for Comodo {
     const NAME: &str = "comodo";
-    const ABOUT: &str = "Comodo One: login with client certificate, Basic and password";
+    const ABOUT: &str = "Comodo One (login with client certificate, Basic and password)";
 
     fn files(&self) -> Vec<(&'static str, String)> {
         vec![("comodo_api_secret", Self::CLIENT_SECRET.into()), ("comodo_password", Self::PASSWORD.into())]

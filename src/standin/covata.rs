@@ -298,7 +298,7 @@ fn spring(status: StatusCode, error: &str, description: &str) -> Reply {
 
 impl Vendor for Covata {
     const NAME: &str = "covata";
-    const ABOUT: &str = "Covata access-service: Basic and password, then refresh tokens";
+    const ABOUT: &str = "Covata access-service (Basic and password, then refresh tokens)";
 
     fn files(&self) -> Vec<(&'static str, String)> {
         vec![("covata_secret", Self::CLIENT_SECRET.into()), ("covata_password", Self::PASSWORD.into())]

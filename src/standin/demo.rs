@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 
+use super::fault::{self, Named};
 use super::http::Handler;
 use super::pki::{Clients, Leaf, Pki};
 use super::{Comap, Comodo, Covata, Echo, Issuer, Netrex, OAuth2, Server, Vanco};
@@ -38,6 +39,10 @@ pub struct Shown {
     /// Name of the route in `config`.
     pub route: &'static str,
     pub about: String,
+    /// How long its tokens live.
+    pub lifetime: Duration,
+    /// How it misbehaves, if it does.
+    pub fault: Option<Named>,
     /// Tables of the configuration file.
     pub config: String,
     pub auth: Server,
@@ -60,49 +65,56 @@ impl Shown {
             keep(directory, name, &text)?;
         }
         let config = vendor.config(&auth.url(), &api.url());
-        let about = format!("{} at {}, API at {}", V::ABOUT, auth.url(), api.url());
-        Ok(Self { route: V::NAME, about, config, auth, api, echo })
+        let about = format!("{}: token server {}, API {}", V::ABOUT, auth.url(), api.url());
+        let lifetime = vendor.issuer.lifetime();
+        Ok(Self { route: V::NAME, about, lifetime, fault: None, config, auth, api, echo })
     }
 }
 
-/// Starts what `demo` shows; certificates and secrets go to `directory`, `fault` is one of [`super::fault::names`].
+/// Starts what `demo` shows; certificates and secrets go to `directory`, `fault` is the name of one of [`fault::names`].
 pub async fn start(directory: &Path, lifetime: Duration, fault: Option<&str>) -> Result<Vec<Shown>> {
-    Ok(vec![comodo(directory, lifetime, fault).await?, oauth2(directory, lifetime, fault).await?])
+    let fault = fault.and_then(|fault| fault::names().find(|known| known.name == fault));
+    let issuer = |lifetime| Arc::new(Issuer::new(Clock::system(), lifetime));
+    Ok(vec![
+        // With its budget, shorter lives would end before the next token may be asked for.
+        plain(directory, Comap::new(issuer(BUDGETED)), fault).await?,
+        plain(directory, Vanco::new(issuer(lifetime)), fault).await?,
+        comodo(directory, issuer(lifetime), fault).await?,
+        plain(directory, Covata::new(issuer(lifetime)), fault).await?,
+        plain(directory, Netrex::new(issuer(lifetime)), fault).await?,
+        plain(directory, OAuth2::new(issuer(lifetime)), fault).await?,
+    ])
 }
 
-/// As [`start`], all there are.
-pub async fn all(directory: &Path, lifetime: Duration, fault: Option<&str>) -> Result<Vec<Shown>> {
-    let mut all = start(directory, lifetime, fault).await?;
-    // With its budget, shorter lives would end before the next token may be asked for.
-    all.push(plain(directory, Comap::new(issuer(Duration::from_secs(300))), fault).await?);
-    all.push(plain(directory, Covata::new(issuer(lifetime)), fault).await?);
-    all.push(plain(directory, Netrex::new(issuer(lifetime)), fault).await?);
-    all.push(plain(directory, Vanco::new(issuer(lifetime)), fault).await?);
-    Ok(all)
-}
-
-fn issuer(lifetime: Duration) -> Arc<Issuer> {
-    Arc::new(Issuer::new(Clock::system(), lifetime))
-}
-
-async fn oauth2(directory: &Path, lifetime: Duration, fault: Option<&str>) -> io::Result<Shown> {
-    plain(directory, OAuth2::new(issuer(lifetime)), fault).await
-}
+/// The lifetime of tokens of which there are five in five minutes.
+const BUDGETED: Duration = Duration::from_secs(300);
 
 /// Without TLS.
-async fn plain<V: Vendor>(directory: &Path, vendor: V, fault: Option<&str>) -> io::Result<Shown> {
-    vendor.misbehave(fault.unwrap_or_default());
-    Shown::start(directory, &Arc::new(vendor), None).await
+async fn plain<V: Vendor>(directory: &Path, vendor: V, fault: Option<Named>) -> io::Result<Shown> {
+    show(directory, vendor, None, fault).await
 }
 
-async fn comodo(directory: &Path, lifetime: Duration, fault: Option<&str>) -> Result<Shown> {
+/// With the fault, if it is one of this vendor's.
+async fn show<V: Vendor>(
+    directory: &Path,
+    vendor: V,
+    tls: Option<[Arc<ServerConfig>; 2]>,
+    fault: Option<Named>,
+) -> io::Result<Shown> {
+    let fault = fault.filter(|fault| fault.concerns(V::NAME));
+    if let Some(fault) = fault {
+        vendor.misbehave(fault.name);
+    }
+    Ok(Shown { fault, ..Shown::start(directory, &Arc::new(vendor), tls).await? })
+}
+
+async fn comodo(directory: &Path, issuer: Arc<Issuer>, fault: Option<Named>) -> Result<Shown> {
     let pki = Pki::new(directory)?;
     let server = pki.issue(&Leaf::server("stand-in"))?;
     pki.issue(&Leaf::client("acme-client", 0x1234_5678_9ABC_DEF0))?;
     let tls = [pki.server_config(&server, Clients::Must)?, pki.server_config(&server, Clients::None)?];
-    let comodo = Comodo::new(issuer(lifetime), "12:34:56:78:9A:BC:DE:F0");
-    comodo.misbehave(fault.unwrap_or_default());
-    Ok(Shown::start(directory, &Arc::new(comodo), Some(tls)).await?)
+    let comodo = Comodo::new(issuer, "12:34:56:78:9A:BC:DE:F0");
+    Ok(show(directory, comodo, Some(tls), fault).await?)
 }
 
 /// Writes a private file that is not there yet.

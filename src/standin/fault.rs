@@ -51,9 +51,31 @@ const NAMES: &[(&str, &str)] = &[
     ("revoked", "ends its tokens as soon as it has answered"),
 ];
 
+/// A name for `demo --fault`.
+#[derive(Clone, Copy, Debug)]
+pub struct Named {
+    pub name: &'static str,
+    /// Those that misbehave, by [`super::demo::Vendor::NAME`]; all if none is named.
+    of: &'static [&'static str],
+    /// What they do then.
+    pub what: &'static str,
+}
+
+impl Named {
+    pub fn concerns(&self, vendor: &str) -> bool {
+        self.of.is_empty() || self.of.contains(&vendor)
+    }
+
+    /// Who does what.
+    pub fn help(&self) -> String {
+        if self.of.is_empty() { self.what.to_owned() } else { format!("{}: {}", self.of.join(", "), self.what) }
+    }
+}
+
 /// Everything that `demo --fault` knows, the quirks of single vendors too.
-pub fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
-    NAMES.iter().copied().chain(quirk::NAMES.iter().map(|(name, _, what)| (*name, *what)))
+pub fn names() -> impl Iterator<Item = Named> {
+    let faults = NAMES.iter().map(|&(name, what)| Named { name, of: &[], what });
+    faults.chain(quirk::NAMES.iter().map(|&(name, _, of, what)| Named { name, of, what }))
 }
 
 impl Fault {

@@ -139,7 +139,7 @@ impl Handler for Netrex {
 
 impl Vendor for Netrex {
     const NAME: &str = "netrex";
-    const ABOUT: &str = "CamStreamer Cloud (Netrex): a login of a person long ago, then refresh tokens";
+    const ABOUT: &str = "CamStreamer Cloud, that is Netrex (a login of a person long ago, then refresh tokens)";
 
     fn files(&self) -> Vec<(&'static str, String)> {
         let left_by_a_login = self.issuer.refresh_token(None);

@@ -73,7 +73,7 @@ impl Handler for OAuth2 {
 
 impl Vendor for OAuth2 {
     const NAME: &str = "oauth2";
-    const ABOUT: &str = "OAuth 2: client credentials";
+    const ABOUT: &str = "OAuth 2 (client credentials)";
 
     fn files(&self) -> Vec<(&'static str, String)> {
         vec![("client_secret", Self::CLIENT_SECRET.into())]

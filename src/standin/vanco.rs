@@ -265,7 +265,7 @@ fn application(secret: Option<&str>) -> Reply {
 
 impl Vendor for Vanco {
     const NAME: &str = "vanco";
-    const ABOUT: &str = "Vanco Identity Service: client credentials";
+    const ABOUT: &str = "Vanco Identity Service (client credentials)";
 
     fn files(&self) -> Vec<(&'static str, String)> {
         vec![("vanco_secret", Self::SECRET.into())]

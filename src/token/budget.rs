@@ -41,12 +41,15 @@ impl Spent {
         let Some(limit) = self.limit else { return };
         self.until.retain(|until| *until > now.boot);
         self.until.push(now.boot.saturating_add(timeout).saturating_add(limit.per).saturating_add(MARGIN));
+        self.until.sort();
     }
 
-    /// The last one was answered: it had arrived by now.
-    pub fn answered(&mut self, now: Now) {
-        if let (Some(limit), Some(last)) = (self.limit, self.until.last_mut()) {
-            *last = now.boot.saturating_add(limit.per).saturating_add(MARGIN);
+    /// The one that was sent last is over: it had arrived by now, or it never left.
+    pub fn answered(&mut self, now: Now, left: bool) {
+        let Some(limit) = self.limit else { return };
+        if self.until.pop().is_some() && left {
+            self.until.push(now.boot.saturating_add(limit.per).saturating_add(MARGIN));
+            self.until.sort();
         }
     }
 
@@ -96,7 +99,7 @@ mod tests {
                 arrived.push(now + way);
                 now += way + answer;
                 if rng.u8(..) > 50 {
-                    spent.answered(at(now));
+                    spent.answered(at(now), true);
                 } else {
                     now = arrived[arrived.len() - 1].max(now);
                 }
@@ -114,8 +117,12 @@ mod tests {
         for _ in 0..4 {
             assert!(spent.free_at(at(0), true).is_none());
             spent.spend(at(0), 10 * S);
-            spent.answered(at(0));
+            spent.answered(at(0), true);
         }
+        spent.spend(at(0), 10 * S);
+        spent.answered(at(0), false);
+        // What never left does not count.
+
         assert_eq!(spent.free_at(at(0), true), Some(Duration::from_secs(1301)));
         assert_eq!(spent.free_at(at(0), false), None);
         spent.spend(at(0), 10 * S);

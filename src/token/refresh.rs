@@ -167,7 +167,7 @@ impl<E: Exchange> Refresher<E> {
     /// success.
     async fn attempts(&mut self, cut: &CancellationToken) -> Option<TokenError> {
         let exchange = Arc::clone(&self.exchange);
-        let seed = own_task(async move { exchange.seed().await }).await;
+        let seed = own_task(Outcome::NotSent, async move { exchange.seed().await }).await;
         let configured = seed.as_ref().ok().and_then(Option::as_ref);
         let mut op = self.schedule.start(self.task.clock.now(), configured);
         if op == Op::Renew && self.schedule.refresh_token().is_none() {
@@ -176,12 +176,17 @@ impl<E: Exchange> Refresher<E> {
             self.schedule.failed(op, Credential::none(), &error, self.task.clock.now(), &mut self.task.rng);
             return Some(error);
         }
+        let mut before = None;
         loop {
+            let now = self.task.clock.now();
+            if let Some(error) = self.schedule.over_budget(now, self.snapshot.usable(now)) {
+                return before.or(Some(error));
+            }
             let Err((error, credential)) = self.once(op).await else { return None };
             match self.schedule.failed(op, credential, &error, self.task.clock.now(), &mut self.task.rng) {
                 Then::Now(next) if !cut.is_cancelled() => {
                     info!(token = self.task.name, %error, "trying again at once");
-                    op = next;
+                    (op, before) = (next, Some(error));
                 }
                 // What bars it for good says more than what was last said about it.
                 Then::Now(_) | Then::Later => return Some(self.schedule.barred(&credential).cloned().unwrap_or(error)),
@@ -193,8 +198,9 @@ impl<E: Exchange> Refresher<E> {
     /// token.
     async fn once(&mut self, op: Op) -> Result<(), (TokenError, Credential)> {
         let (exchange, (secret, _)) = (Arc::clone(&self.exchange), self.schedule.secrets());
-        let prepared = own_task(async move { exchange.prepare(op, secret).await }).await;
+        let prepared = own_task(Outcome::NotSent, async move { exchange.prepare(op, secret).await }).await;
         let mut prepared = prepared.map_err(|error| (error, Credential::none()))?;
+        self.schedule.uses_secret(prepared.secret);
         if op == Op::Renew {
             prepared.inputs.refresh_token = self.schedule.refresh_token().cloned();
         }
@@ -203,16 +209,16 @@ impl<E: Exchange> Refresher<E> {
         if let Some(error) = self.schedule.barred(&credential) {
             return Err(failed(error.clone().of(Outcome::NotSent)));
         }
-        let can_wait = self.snapshot.usable(self.task.clock.now());
-        let durable = self.schedule.begins(op, self.task.clock.now(), can_wait).map_err(failed)?;
-        if durable {
+        if self.schedule.begins(op, self.task.clock.now()) {
             let error = self.snapshot.error.clone();
             self.save(error.as_deref()).await;
         }
         let sent = self.task.clock.now();
         let exchange = Arc::clone(&self.exchange);
-        let answer = own_task(async move { exchange.exchange(op, &prepared).await }).await;
-        self.schedule.answered(self.task.clock.now());
+        // It may have been sent by the time it breaks off.
+        let answer = own_task(Outcome::Lost, async move { exchange.exchange(op, &prepared).await }).await;
+        let left = answer.as_ref().err().is_none_or(|error| error.outcome != Outcome::NotSent);
+        self.schedule.answered(self.task.clock.now(), left);
         let refused = match &answer {
             Ok(answer) => answer.access.as_ref().err(),
             Err(error) => Some(error),
@@ -290,13 +296,11 @@ fn unwritable() -> TokenError {
 
 #[expect(clippy::disallowed_methods, reason = "the caller waits for the task, so a drain does too")]
 async fn own_task<T: Send + 'static>(
+    broken: Outcome,
     task: impl Future<Output = Result<T, TokenError>> + Send + 'static,
 ) -> Result<T, TokenError> {
     tokio::spawn(task).await.unwrap_or_else(|_| {
-        Err(TokenError::new(
-            Class::Unknown,
-            "the exchange broke off inside the broker",
-            "this is a fault of the broker: report it",
-        ))
+        let problem = "the exchange broke off inside the broker";
+        Err(TokenError::new(Class::Unknown, problem, "this is a fault of the broker: report it").of(broken))
     })
 }

@@ -16,7 +16,7 @@ use super::refusals::{Credential, Refusals};
 use crate::clock::{Moment, Now};
 use crate::oauth::file::{Grant, Op};
 use crate::oauth::rules::SameToken;
-use crate::oauth::{Class, Outcome, TokenError};
+use crate::oauth::{Class, TokenError};
 use crate::secret::Secret;
 use crate::units::Budget;
 
@@ -164,7 +164,7 @@ impl Schedule {
                 Some(token) => !token.usable(now) || self.failures > 0 || self.due.is_some_and(|due| due.reached(now)),
             };
         let left = |moment: Option<Moment>| moment.map_or(Duration::MAX, |moment| moment.left(now));
-        let ends = left(token.and_then(|token| token.expires)).max(SPACING);
+        let ends = left(token.filter(|token| token.usable(now)).and_then(|token| token.expires)).max(SPACING);
         let wait = match (earliest, token) {
             (Some(start), _) => (start - now.boot).min(ends),
             (None, _) if due || (wishes.suspect && self.may_suspect(now)) => return Next::Exchange,
@@ -216,27 +216,32 @@ impl Schedule {
         if self.policy.grant == Grant::RefreshToken || (self.policy.renews && alive) { Op::Renew } else { Op::Acquire }
     }
 
-    /// An exchange is about to be sent: `Ok(true)` if that has to be durable first, because whoever goes on after a crash must
-    /// know of it. `Err` if the vendor's budget does not allow it now.
-    pub fn begins(&mut self, op: Op, now: Now, can_wait: bool) -> Result<bool, TokenError> {
-        if let (Some(until), Some(limit)) = (self.spent.free_at(now, can_wait), self.spent.limit()) {
-            let Budget { max, per } = limit;
-            let problem = format!("the limit of {max} requests in {} s is used up", per.as_secs());
-            let mut error =
-                TokenError::new(Class::RateLimited, problem, "nothing: the next one is sent when it may be");
-            error.retry_after = Some(until.saturating_sub(now.boot));
-            return Err(error.of(Outcome::NotSent));
-        }
+    /// Why the vendor's budget does not allow a request now, if it does not.
+    pub fn over_budget(&self, now: Now, can_wait: bool) -> Option<TokenError> {
+        let (until, Budget { max, per }) = (self.spent.free_at(now, can_wait)?, self.spent.limit()?);
+        let problem = format!("the limit of {max} requests in {} s is used up", per.as_secs());
+        let mut error = TokenError::new(Class::RateLimited, problem, "nothing: the next one is sent when it may be");
+        error.retry_after = Some(until.saturating_sub(now.boot));
+        Some(error)
+    }
+
+    /// An exchange is about to be sent. True if that has to be durable first: whoever goes on after a crash must know of it.
+    pub fn begins(&mut self, op: Op, now: Now) -> bool {
         self.spent.spend(now, self.policy.timeout);
         let login = op == Op::Acquire && self.policy.grant == Grant::Password;
         self.unanswered = self.unanswered.saturating_add(login.into());
-        Ok(login || self.spent.limit().is_some())
+        login || self.spent.limit().is_some()
     }
 
-    /// The outcome of what was sent is known, or will not be any more.
-    pub fn answered(&mut self, now: Now) {
-        self.spent.answered(now);
+    /// What became of it is known, or will not be any more; `left` if it was sent at all.
+    pub fn answered(&mut self, now: Now, left: bool) {
+        self.spent.answered(now, left);
         self.unanswered = 0;
+    }
+
+    /// The client secret that was really read, where the other one could not be.
+    pub fn uses_secret(&mut self, secret: usize) {
+        self.secret = secret;
     }
 
     pub fn refresh_token(&self) -> Option<&Secret> {

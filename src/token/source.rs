@@ -55,6 +55,8 @@ pub struct Prepared {
     pub inputs: Inputs,
     /// The token itself, for the grant `static`.
     pub access_token: Option<Secret>,
+    /// Which of the client secrets it is, from 0.
+    pub secret: usize,
     /// Stands for the client's own credentials.
     pub proof: Option<Secret>,
 }
@@ -98,11 +100,12 @@ impl Source {
     async fn read_all(&self, op: Op, secret: usize) -> Result<Prepared, TokenError> {
         let config = &self.config;
         let login = config.password.as_ref().filter(|_| op == Op::Acquire);
+        let (client_secret, secret, proof) = self.client_secret(secret).await?;
         let mut inputs = Inputs {
             url: config.url.clone(),
             base_url: config.base_url.clone(),
             client_id: config.client_id.clone(),
-            client_secret: read(config.client_secrets.get(secret).or(config.client_secrets.first())).await?,
+            client_secret,
             username: config.username.clone(),
             password: read(login).await?,
             scope: config.scope.clone(),
@@ -115,12 +118,25 @@ impl Source {
         for (name, source) in &config.headers {
             inputs.headers.push((name.clone(), source.read().await.map_err(unreadable)?));
         }
-        let proof = match config.client_secrets.len() {
-            0 | 1 => inputs.client_secret.clone(),
-            // Whichever is tried: the login is the same.
-            _ => Some(Secret::new(config.client_secrets.iter().map(told).collect())),
-        };
-        Ok(Prepared { inputs, access_token: read(config.access_token.as_ref()).await?, proof })
+        Ok(Prepared { inputs, access_token: read(config.access_token.as_ref()).await?, secret, proof })
+    }
+
+    /// The client secret that is wanted, or the other one where it cannot be read; which one it is; and what stands for both:
+    /// whichever is tried, the login is the same.
+    async fn client_secret(&self, wanted: usize) -> Result<(Option<Secret>, usize, Option<Secret>), TokenError> {
+        let mut all = Vec::new();
+        for source in &self.config.client_secrets {
+            all.push(read(Some(source)).await);
+        }
+        let both: Vec<_> = all.iter().flatten().flatten().map(Secret::digest).collect();
+        let proof = Secret::new(format!("{both:?}"));
+        let used = [wanted, 0, 1].into_iter().find(|index| matches!(all.get(*index), Some(Ok(_)))).unwrap_or(0);
+        match (all.len(), all.into_iter().nth(used)) {
+            (_, None) => Ok((None, 0, None)),
+            (_, Some(Err(error))) => Err(error),
+            (1, Some(Ok(secret))) => Ok((secret.clone(), 0, secret)),
+            (_, Some(Ok(secret))) => Ok((secret, used, Some(proof))),
+        }
     }
 
     /// What only this side can add to an answer's error: who gave it, and to whose certificate.

@@ -1,11 +1,13 @@
 use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
+use tokenbroker::standin::fault;
 
-use crate::support::{binary, eventually, output};
+use crate::support::{binary, call, eventually, output};
 
 struct Demo {
     child: Child,
@@ -62,7 +64,7 @@ impl Drop for Demo {
 fn the_demo_prints_curl_lines_that_work_as_they_stand() {
     let mut demo = Demo::start(&[]);
     let curls = demo.curls();
-    assert_eq!(curls.len(), 2, "{curls:?}");
+    assert_eq!(curls.len(), 6, "{curls:?}");
     for line in &curls {
         let words: Vec<_> = line.split(' ').collect();
         assert_eq!(words.len(), 2, "a URL and nothing after it: {line}");
@@ -95,24 +97,98 @@ fn the_demo_prints_curl_lines_that_work_as_they_stand() {
     let readyz = said.split_whitespace().find(|word| word.ends_with("/readyz?verbose")).unwrap();
     assert!(output(Command::new("curl").args(["-sS", readyz])).ends_with("\nok\n"));
     let log = demo.log.lock().unwrap().clone();
-    assert!(
-        log.contains("token obtained") && log.contains("token=\"comodo\"") && log.contains("token=\"oauth2\""),
-        "{log}"
-    );
+    for token in VENDORS {
+        assert!(log.contains(&format!("token obtained token=\"{token}\"")), "{token}: {log}");
+    }
     let file =
         demo.out.lock().unwrap().lines().find_map(|line| line.split("in use: ").nth(1).map(str::to_owned)).unwrap();
     let checked = binary().arg("-c").arg(&file).arg("check").output().unwrap();
     assert!(checked.status.success(), "the configuration in use passes check");
+    assert_eq!(said.matches("Tokens live 30 s.").count(), 5, "{said}");
+    assert_eq!(said.matches("Tokens live 300 s.").count(), 1, "the one with a budget");
     assert_eq!(demo.stop(), Some(0));
     assert!(!std::path::Path::new(&file).exists(), "nothing is left behind");
 }
 
+/// In the order of the `curl` lines.
+const VENDORS: [&str; 6] = ["comap", "vanco", "comodo", "covata", "netrex", "oauth2"];
+
+/// Faults that show at once: whose it is, and what the `curl` line answers then. All others are good at first.
+const AT_ONCE: &[(&str, &str, u16)] = &[
+    ("key-refused", "comap", 503),
+    ("secret-expired", "comap", 503),
+    ("malformed", "comap", 503),
+    ("serial-unknown", "comodo", 503),
+    ("other-header", "comodo", 401),
+];
+
+fn statuses(demo: &Demo) -> Vec<u16> {
+    let curls = demo.curls();
+    let status = |line: &String| {
+        let words = format!("{line} -sS -o /dev/null -w '%{{http_code}}'");
+        output(Command::new("sh").args(["-c", &words])).parse().unwrap()
+    };
+    curls.iter().map(status).collect()
+}
+
 #[test]
-fn a_fault_can_be_watched_and_an_unknown_one_is_refused_by_name() {
+fn every_fault_can_be_watched_and_those_of_one_vendor_concern_that_one_alone() {
+    let names: Vec<_> = fault::names().collect();
+    assert!(names.len() > 30);
+    let watch = |fault: &fault::Named| {
+        let demo = Demo::start(&["--fault", fault.name]);
+        let said = demo.out.lock().unwrap().clone();
+        let concerned = VENDORS.iter().filter(|vendor| fault.concerns(vendor)).count();
+        assert_eq!(
+            said.matches(&format!("with --fault {} it {}.\n", fault.name, fault.what)).count(),
+            concerned,
+            "{said}"
+        );
+        let expected = VENDORS.map(|vendor| {
+            let found = AT_ONCE.iter().find(|(name, of, _)| (*name, *of) == (fault.name, vendor));
+            found.map_or(200, |(_, _, status)| *status)
+        });
+        assert_eq!(statuses(&demo), expected, "{fault:?}: {}", demo.log.lock().unwrap());
+    };
+    std::thread::scope(|scope| {
+        for some in names.chunks(names.len().div_ceil(3)) {
+            scope.spawn(move || some.iter().for_each(watch));
+        }
+    });
+}
+
+#[test]
+fn a_fault_comes_with_every_other_call_and_the_old_token_serves_meanwhile() {
     let demo = Demo::start(&["--fault", "html"]);
-    for line in demo.curls() {
-        output(Command::new("sh").args(["-c", &format!("{line} -sSf")]));
+    let said = demo.out.lock().unwrap().clone();
+    let operator = said.split("http://").find_map(|rest| rest.split_once("/readyz?verbose")).unwrap().0;
+    let file = said.lines().find_map(|line| line.split("in use: ").nth(1)).unwrap();
+    let key = std::fs::read_to_string(Path::new(file).with_file_name("admin_key")).unwrap();
+    let address = operator.parse().unwrap();
+    let refresh = |token: &str| {
+        let bearer = format!("Bearer {key}");
+        call(address, "POST", &format!("/api/tokens/{token}/refresh"), &[("Authorization", &bearer)], b"")
+    };
+    assert_eq!(statuses(&demo), [200; 6]);
+    for token in VENDORS {
+        let failed = refresh(token);
+        let error = failed.json()["last_error"].as_str().unwrap_or_default().to_owned();
+        assert_eq!((failed.status, failed.json()["state"].as_str()), (502, Some("degraded")), "{token}: {error}");
+        assert!(error.contains("is not JSON"), "{token}: {error}");
     }
+    // One vendor's renewal ended the old token before its answer was lost: the next exchange mends that.
+    eventually("all are served", || statuses(&demo) == [200; 6]);
+    // Where the lost answer took a refresh token with it, the password is not sent again so soon.
+    for token in VENDORS.into_iter().filter(|token| *token != "comodo") {
+        eventually(&format!("{token} is well again"), || {
+            let status = call(address, "GET", "/api/status", &[], b"").json();
+            status["tokens"][token]["state"] == "valid"
+        });
+    }
+}
+
+#[test]
+fn an_unknown_fault_is_refused_by_name() {
     let refused = binary().args(["demo", "--fault", "nonsense"]).output().unwrap();
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("html"), "the names are listed");
@@ -133,4 +209,5 @@ fn the_demo_says_what_it_cannot_do_and_what_its_faults_are() {
     assert!(code == 1 && stderr.contains("cannot be made") && stderr.contains("set TMPDIR"), "{stderr}");
     let (_, stdout, _) = run(&["demo", "--help"], "/tmp");
     assert!(stdout.contains("acts on the request, then closes the connection"), "{stdout}");
+    assert!(stdout.contains("comap: says that the subscription key has ended"), "{stdout}");
 }

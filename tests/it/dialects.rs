@@ -16,13 +16,13 @@ use tokenbroker::oauth::request::{self, Given, Inputs};
 use tokenbroker::oauth::response::{self, Access};
 use tokenbroker::oauth::rules::SameToken;
 use tokenbroker::secret::Secret;
-use tokenbroker::standin::demo::all;
+use tokenbroker::standin::demo;
 use tokenbroker::units::{Budget, Span};
 
 use crate::support::{Broker, RUNTIME};
 
 /// All worked examples of all built-in dialects.
-const EXAMPLES: usize = 114;
+const EXAMPLES: usize = 121;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -765,7 +765,7 @@ fn query_parameters_and_url_values_are_encoded() {
 #[test]
 fn each_stand_in_gives_tokens_to_the_built_in_of_its_vendor_and_its_api_takes_them() {
     let directory = tempfile::tempdir().unwrap();
-    let shown = RUNTIME.block_on(all(directory.path(), Duration::from_secs(60), None)).unwrap();
+    let shown = RUNTIME.block_on(demo::start(directory.path(), Duration::from_secs(60), None)).unwrap();
     let config: String = shown.iter().map(|shown| shown.config.as_str()).collect();
     let broker = Broker::start_in(directory, &config, |_| {});
     for route in shown.iter().map(|shown| shown.route) {

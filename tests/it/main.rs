@@ -32,6 +32,8 @@ mod door;
 mod exchange;
 /// What ends: in status, metrics, `check`, and once a day in the log.
 mod expiry;
+/// `explain` and `dialects`: what every class, state and code means, and the built-ins to copy.
+mod explain;
 /// A certified OAuth server, for every grant and client authentication.
 mod idp;
 /// What no log, status, metric, error or process table may show.
@@ -60,3 +62,7 @@ mod store;
 mod tidy;
 /// Hosts that cannot be reached, each in its own way, and who is not concerned.
 mod unreachable;
+/// ComAp and Vanco, end to end with the tables of the examples; and what holds for all five vendors.
+mod vendors;
+/// The vendors where somebody logs in: Comodo One, Covata, Netrex.
+mod vendors_users;

@@ -178,7 +178,7 @@ impl Exchange for Script {
             ..Inputs::new(Grant::Password, ClientAuth::ClientSecretBasic)
         };
         let proof = inputs.client_secret.clone();
-        Ok(Prepared { inputs, access_token: None, proof })
+        Ok(Prepared { inputs, access_token: None, secret, proof })
     }
 
     async fn exchange(&self, op: Op, prepared: &Prepared) -> Result<Answer, TokenError> {
@@ -1024,4 +1024,76 @@ async fn where_a_login_gives_the_same_token_until_its_end_it_is_not_asked_for_be
     assert_eq!(script.calls().len(), 1);
     sleep(2 * S).await;
     assert_eq!(script.calls().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_never_left_this_machine_does_not_count_against_the_vendors_limit() {
+    let script = Script::new(false);
+    for _ in 0..20 {
+        script.then(Step::Fail(scripted(Class::Transient, Outcome::NotSent)));
+    }
+    let limit = Some(Budget { max: 5, per: 300 * S });
+    let bench = start(&script, Policy { limit, ..policy(Grant::ClientCredentials) });
+    sleep(90 * S).await;
+    assert!(script.calls().len() > 5, "{:?}", script.calls());
+    sleep(1200 * S).await;
+    assert!(bench.wait().await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operators_refresh_beyond_the_limit_is_told_and_does_not_take_the_last_place() {
+    let script = Script::new(false);
+    *script.0.lifetime.lock().unwrap() = Some(40 * S);
+    let limit = Some(Budget { max: 2, per: 1000 * S });
+    let bench = start(&script, Policy { limit, ..policy(Grant::ClientCredentials) });
+    assert!(bench.wait().await.is_ok());
+    sleep(2 * S).await;
+    let told = bench.slot.refresh(5 * S).await;
+    assert_eq!(told.error.as_ref().unwrap().class, Class::RateLimited);
+    assert_eq!(script.calls().len(), 1);
+    sleep(40 * S).await;
+    assert!(bench.wait().await.is_ok(), "the last place was kept for this");
+    assert_eq!(script.calls().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn logins_whose_answers_are_lost_are_not_repeated_every_minute() {
+    let script = Script::new(false);
+    for _ in 0..100 {
+        script.then(Step::Fail(scripted(Class::Transient, Outcome::Lost)));
+    }
+    let _bench = start(&script, policy(Grant::Password));
+    sleep(3600 * S).await;
+    assert!((5..=10).contains(&script.calls().len()), "{}", script.calls().len());
+    let script = Script::new(false);
+    for _ in 0..100 {
+        script.then(Step::Panic);
+    }
+    let _bench = start(&script, policy(Grant::Password));
+    sleep(3600 * S).await;
+    assert!((5..=10).contains(&script.calls().len()), "{}", script.calls().len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_is_refused_in_unknown_words_is_tried_again_after_ten_minutes_only() {
+    let script = Script::new(false);
+    *script.0.seed.lock().unwrap() = Some("rt-0".into());
+    script.then(Step::Fail(scripted(Class::Unknown, Outcome::Refused)));
+    let bench = start(&script, policy(Grant::RefreshToken));
+    sleep(590 * S).await;
+    assert_eq!(script.calls().len(), 1);
+    sleep(20 * S).await;
+    assert!(bench.wait().await.is_ok(), "it was a mistake of ten minutes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_url_does_not_end_a_refresh_token() {
+    let script = Script::new(false);
+    *script.0.seed.lock().unwrap() = Some("rt-0".into());
+    script.fail(Class::Config, 5);
+    *script.0.lifetime.lock().unwrap() = Some(36_000 * S);
+    let bench = start(&script, policy(Grant::RefreshToken));
+    sleep(3600 * S).await;
+    assert!(bench.wait().await.is_ok());
+    assert_eq!(script.calls().len(), 6);
 }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokenbroker::clock::{Clock, Now};
-use tokenbroker::standin::demo::{Shown, Vendor, all};
+use tokenbroker::standin::demo::{Shown, Vendor, start};
 use tokenbroker::standin::pki::{Clients, Leaf, Pki};
 use tokenbroker::standin::{Comap, Comodo, Covata, Fault, Issuer, Netrex, Quirk, Slot, Vanco, fault};
 
@@ -906,7 +906,7 @@ fn covata_has_a_login_page_too() {
 
 #[test]
 fn every_fault_can_be_turned_on_by_its_name_and_off_again() {
-    let names: Vec<_> = fault::names().map(|(name, _)| name).collect();
+    let names: Vec<_> = fault::names().map(|fault| fault.name).collect();
     assert_eq!(names.len(), names.iter().collect::<BTreeSet<_>>().len());
     for name in names {
         assert!(Fault::named(name).is_some() != Quirk::named(name).is_some(), "{name}");
@@ -940,9 +940,9 @@ fn every_fault_can_be_turned_on_by_its_name_and_off_again() {
 #[test]
 fn all_stand_ins_start_together_and_their_configurations_name_what_is_there() {
     let directory = tempfile::tempdir().unwrap();
-    let shown = RUNTIME.block_on(all(directory.path(), Duration::from_secs(30), None)).unwrap();
+    let shown = RUNTIME.block_on(start(directory.path(), Duration::from_secs(30), None)).unwrap();
     let routes: Vec<_> = shown.iter().map(|one| one.route).collect();
-    assert_eq!(routes, ["comodo", "oauth2", "comap", "covata", "netrex", "vanco"]);
+    assert_eq!(routes, ["comap", "vanco", "comodo", "covata", "netrex", "oauth2"]);
     let mut whole = String::new();
     for one in &shown {
         let table: toml::Table = one.config.parse().unwrap();
@@ -962,4 +962,25 @@ fn all_stand_ins_start_together_and_their_configurations_name_what_is_there() {
     let target = format!("/oauth2/token?{}", query(&pairs));
     let token = output(Command::new("curl").args(["-sS", "-X", "POST", &format!("{}{target}", netrex.url())]));
     assert!(token.contains("\"expires_in\":30"), "{token}");
+}
+
+#[test]
+fn a_fault_of_one_vendor_leaves_the_others_as_they_are() {
+    let concerned = |name: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let shown = RUNTIME.block_on(start(directory.path(), Duration::from_secs(30), Some(name))).unwrap();
+        let faulty = shown.iter().filter(|one| one.fault.is_some_and(|fault| fault.name == name));
+        faulty.map(|one| one.route).collect::<Vec<_>>()
+    };
+    assert_eq!(concerned("html").len(), 6);
+    assert_eq!(concerned("clock-ahead").len(), 6);
+    assert_eq!(concerned("malformed"), ["comap"]);
+    assert_eq!(concerned("rotates"), ["covata", "netrex"]);
+    for fault in fault::names() {
+        let all = Quirk::named(fault.name).is_none() || fault.name.starts_with("clock-");
+        let who = ["comap", "vanco", "comodo", "covata", "netrex", "oauth2"].map(|vendor| fault.concerns(vendor));
+        let count = who.iter().filter(|concerned| **concerned).count();
+        assert!(if all { count == 6 } else { (1..=2).contains(&count) }, "{fault:?}");
+        assert_eq!(fault.help().contains(": "), !all, "{fault:?}");
+    }
 }

@@ -245,18 +245,19 @@ fn every_example_configuration_passes_check() {
         std::fs::create_dir_all(path.join("secrets")).unwrap();
         let ca = tokenbroker::standin::pki::Pki::new(&pki).unwrap();
         ca.issue(&tokenbroker::standin::pki::Leaf::client("comodo", 1)).unwrap();
-        for secret in ["comodo_api_secret", "comodo_password", "api_secret"] {
-            write(&path.join("secrets"), secret, "s");
+        let text = read(example).replace("/run/secrets/", "secrets/").replace("/var/lib/tokenbroker", "store");
+        let named = text.split("file = \"secrets/").skip(1).map(|rest| rest.split('"').next().unwrap());
+        for secret in named {
+            write(&path.join("secrets"), secret, "a secret of thirty-two characters");
         }
-        let mounted = path.join("run");
-        std::fs::create_dir_all(&mounted).unwrap();
-        let text = read(example).replace("/run/secrets/", "secrets/");
         let file = write(path, "tokenbroker.toml", text);
         let output = binary().arg("-c").arg(file).arg("check").output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && stderr.is_empty(), "{example}: {stderr}");
     }
-    assert!(examples.iter().any(|example| example == "examples/reference.toml"));
+    for name in ["reference", "oauth2", "comap", "vanco", "comodo-one", "covata", "netrex"] {
+        assert!(examples.contains(&format!("examples/{name}.toml")), "{name}");
+    }
 }
 
 /// Name and version of every package in the lock file.

@@ -56,7 +56,7 @@ impl Check<'_> {
         let told = |check: &Self, key| !check.refused(&["token", name, key]);
         let (grant_told, auth_told) = (told(self, "grant"), told(self, "client_auth"));
         if grant != Grant::Static {
-            self.needs(name, file, &dialect);
+            self.needs(name, file, &dialect, grant);
         }
         if grant_told {
             self.grant_needs(name, file, &dialect, grant);
@@ -133,8 +133,9 @@ impl Check<'_> {
     }
 
     /// What the dialect says it needs.
-    fn needs(&mut self, name: &str, file: &TokenFile, dialect: &Dialect) {
-        for need in &dialect.needs {
+    fn needs(&mut self, name: &str, file: &TokenFile, dialect: &Dialect, grant: Grant) {
+        let login = |need: &str| matches!(need, "username" | "password");
+        for need in dialect.needs.iter().filter(|need| grant == Grant::Password || !login(need)) {
             let there = match need.split_once('.') {
                 Some(("headers", header)) => file.headers.keys().any(|key| key.eq_ignore_ascii_case(header)),
                 Some(("params", param)) => file.params.contains_key(param),

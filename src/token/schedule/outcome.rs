@@ -68,14 +68,18 @@ impl Schedule {
         }
         (self.failures, self.pardoned) = (self.failures.saturating_add(1), false);
         let unclear = login && error.outcome == Outcome::Unclear;
-        self.unclear = self.unclear.saturating_add(unclear.into());
+        // A server that is slow to say no may have counted it.
+        let lost = login && error.outcome == Outcome::Lost;
+        self.unclear = self.unclear.saturating_add((unclear || lost).into());
         let barred = self.barred(&by).is_some();
         let delay = match error.class {
             _ if barred || error.class == Class::GrantRejected => {
                 // Nothing is sent then but what has changed.
                 if self.policy.rereads && barred { REJECTED_RETRY } else { Duration::MAX }
             }
-            _ if refused => REJECTED_RETRY,
+            _ if refused || (lost && self.unclear >= UNCLEAR_SOON) => REJECTED_RETRY,
+            // What was said once of a refresh token, in words that nobody knows, may be a mistake of ten minutes.
+            Class::Unknown if op == Op::Renew && error.outcome == Outcome::Refused => REJECTED_RETRY,
             _ if unclear && self.unclear > UNCLEAR_SOON => UNCLEAR_RETRY,
             _ if unclear => REJECTED_RETRY,
             class if class.passes() => backoff::delay(self.failures, error.retry_after, rng),

@@ -49,6 +49,8 @@ impl Schedule {
     /// the client; an answer that makes no sense counts too where a login can take its place.
     pub(super) fn renewal_is_dead(&mut self, by: Credential, error: &TokenError) -> bool {
         let client = matches!(error.class, Class::ClientRejected | Class::SecretExpired | Class::UserAction);
+        // Where a login can take its place, a request that the server will never take is a reason for that.
+        let client = client || (error.class == Class::Config && self.policy.grant == Grant::RefreshToken);
         let unclear = error.outcome == Outcome::Unclear && self.policy.grant != Grant::RefreshToken;
         if error.class == Class::GrantRejected {
             self.refusals.note(by, error, true);

@@ -3,6 +3,7 @@
 mod broker;
 mod buffered;
 mod client;
+mod stand;
 mod upstream;
 
 use std::path::Path;
@@ -15,6 +16,7 @@ use tokio::runtime::Runtime;
 pub use broker::{ADMIN_KEY, Broker, binary, in_namespace, run_to_end, through, write};
 pub use buffered::Buffered;
 pub use client::{Reply, Wire, call, exchange};
+pub use stand::{HOUR, Setup, Stand, issuer};
 pub use upstream::{Action, Upstream};
 
 /// Where stand-ins live.
