@@ -110,7 +110,8 @@ impl Leaf {
         let tbs = certificate.tbs_certificate();
         let time = |time: &x509_cert::time::Time| {
             let seconds = i64::try_from(time.to_unix_duration().as_secs()).map_err(|_| unreadable())?;
-            Timestamp::from_second(seconds).map_err(|_| unreadable())
+            // RFC 5280 writes "never" as the last second of the year 9999, which is beyond what jiff takes.
+            Ok(Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX))
         };
         Ok(Self {
             subject: tbs.subject().to_string(),
@@ -138,6 +139,13 @@ impl Roots {
         let extra = ca.map(|path| certificates(path)).transpose()?.unwrap_or_default();
         trust(&mut RootCertStore::empty(), &extra)?;
         Ok(Self { system, extra })
+    }
+
+    /// What the file's certificate says of itself that ends before the others. One that we cannot read, but that can be
+    /// trusted, is passed over.
+    pub fn first_to_end(&self) -> Option<Leaf> {
+        let leaves = self.extra.iter().filter_map(|der| Leaf::of(der, Path::new("")).ok());
+        leaves.min_by_key(|leaf| leaf.not_after)
     }
 }
 

@@ -15,6 +15,7 @@ pub mod clock;
 pub mod config;
 pub mod connect;
 pub mod door;
+pub mod expiry;
 pub mod fields;
 pub mod identity;
 pub mod oauth;

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::app::Plan;
 use crate::config::{self, Config, Report};
+use crate::expiry::{Expiring, Kind};
 use crate::secret::source;
 use crate::server::Running;
 use crate::token::cache::State;
@@ -186,9 +187,13 @@ async fn apply(running: &mut Running, plan: Plan) -> Result<bool, Vec<String>> {
     for name in before.tokens.keys().filter(|name| !after.tokens.contains_key(*name)) {
         app.metrics.forget_token(name, &State::ALL);
     }
-    let identities = before.config.certificates.identities.keys();
-    for name in identities.filter(|name| !after.config.certificates.identities.contains_key(*name)) {
-        app.metrics.forget_certificate(name);
+    let still = |one: &Expiring| after.config.expiring.iter().any(|o| (o.kind, &o.table) == (one.kind, &one.table));
+    for one in before.config.expiring.iter().filter(|one| !still(one)) {
+        match one.kind {
+            Kind::Certificate => app.metrics.certificate(one.name(), None),
+            Kind::Ca => app.metrics.ca(&one.table, None),
+            Kind::Secret | Kind::RefreshToken => {}
+        }
     }
     let tokens = difference("token", &before.tokens, &after.tokens);
     let routes = difference("route", &before.routes, &after.routes);

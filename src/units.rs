@@ -1,8 +1,11 @@
-//! Durations, sizes and request budgets as people write them: `10s`, `5m`, `64KiB`, `5 per 5m`.
+//! Durations, sizes, request budgets and dates as people write them: `10s`, `5m`, `64KiB`, `5 per 5m`, `2027-01-31`.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error};
 
@@ -13,6 +16,10 @@ pub const SIZE: &str = "^[0-9]+(B|KiB|MiB|GiB)$";
 
 /// What a request budget looks like, likewise.
 pub const BUDGET: &str = "^[0-9]+ per ([0-9]+(ms|s|m|h|d))+$";
+
+/// What a date looks like, likewise.
+pub const DATE: &str =
+    "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?([Zz]|[+-][0-9]{2}:[0-9]{2})?)?$";
 
 /// No duration of the configuration is longer.
 pub const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -33,6 +40,10 @@ pub struct Budget {
     /// 1 s to 100 years.
     pub per: Duration,
 }
+
+/// A date in the configuration, such as `2027-01-31`, as the moment that it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Date(pub Timestamp);
 
 /// Reads `1h30m`: numbers, each with one of the units ms, s, m, h, d.
 pub fn duration(text: &str) -> Result<Duration, &'static str> {
@@ -84,6 +95,18 @@ pub fn budget(text: &str) -> Result<Budget, &'static str> {
     if per < Duration::from_secs(1) { Err(HELP) } else { Ok(Budget { max, per }) }
 }
 
+/// Reads a date or date-time of TOML; in UTC where it names no offset.
+pub fn date(text: &str) -> Result<Date, &'static str> {
+    const HELP: &str = "a date is written like 2027-01-31 or 2027-01-31T12:00:00Z";
+    let written: toml::value::Datetime = text.parse().map_err(|_| HELP)?;
+    let moment = match (written.date, written.time, written.offset) {
+        (Some(_), Some(_), Some(_)) => text.parse(),
+        (Some(_), _, None) => text.parse::<DateTime>().and_then(|at| TimeZone::UTC.to_timestamp(at)),
+        _ => return Err(HELP),
+    };
+    moment.map(Date).map_err(|_| HELP)
+}
+
 fn leading_number(text: &str) -> Option<(u64, &str)> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     Some((text[..digits].parse().ok()?, &text[digits..]))
@@ -104,6 +127,12 @@ impl<'de> Deserialize<'de> for Size {
 impl<'de> Deserialize<'de> for Budget {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         budget(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Date {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        date(&String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 
@@ -149,6 +178,20 @@ impl JsonSchema for Budget {
     }
 }
 
+impl JsonSchema for Date {
+    fn schema_name() -> Cow<'static, str> {
+        "Date".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": DATE, "description": "A date, such as `2027-01-31`." })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +214,22 @@ mod tests {
             assert!(budget(wrong).is_err(), "{wrong:?}");
         }
         assert!(budget("1000001 per 1s").is_err() && budget("5  per 5m").is_err());
+    }
+
+    #[test]
+    fn dates_are_those_of_toml_and_begin_at_midnight_utc() {
+        for (text, moment) in [
+            ("2027-01-31", "2027-01-31T00:00:00Z"),
+            ("2027-01-31T12:00:00Z", "2027-01-31T12:00:00Z"),
+            ("2027-01-31 12:00:00.5", "2027-01-31T12:00:00.5Z"),
+            ("2027-01-31T12:00:00+02:00", "2027-01-31T10:00:00Z"),
+        ] {
+            assert_eq!(date(text), Ok(Date(moment.parse().unwrap())), "{text}");
+        }
+        for wrong in ["", "soon", "20270131", "2027-02-30", "31.1.2027", "12:00:00", "2027-01", "12027-01-01", "never"]
+        {
+            assert!(date(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

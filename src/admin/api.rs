@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::clients::VERBS;
 use super::{Admin, Answer, Order, RouteView, TokenView, nothing_here};
 use crate::clock::{Now, rfc3339};
+use crate::expiry::Expiring;
 use crate::oauth::Class;
 use crate::problem::Problem;
 use crate::secret::source::SecretSource;
@@ -59,6 +60,7 @@ impl Admin {
             "config": { "loaded_at": rfc3339(shown.loaded_at), "error": shown.error },
             "tokens": tokens,
             "routes": routes,
+            "expiring": shown.expiring().iter().map(|one| expiring(one, now)).collect::<Vec<_>>(),
         })
     }
 
@@ -129,11 +131,23 @@ pub(super) fn token_status(token: &TokenView, now: Now) -> Value {
         "expires_at": current.and_then(|token| token.expires).map(|expires| rfc3339(expires.wall)),
         "refreshes_at": snapshot.refreshes_at.map(rfc3339),
         "refresh_expires_at": snapshot.refresh_expires_at.map(rfc3339),
-        "secret_expires_at": null,
+        "secret_expires_at": token.secret_expires(&snapshot).map(rfc3339),
         "certificate_expires_at": token.config.identity.as_ref().map(|(_, leaf)| rfc3339(leaf.not_after)),
         "last_error": error.map(std::string::ToString::to_string),
         "attempts": snapshot.attempts,
         "client_secrets": client_secrets(token, snapshot.secrets),
+    })
+}
+
+fn expiring(one: &Expiring, now: Now) -> Value {
+    json!({
+        "table": one.table,
+        "what": one.what,
+        "which": one.which,
+        "expires_at": rfc3339(one.when),
+        "days_left": one.days_left(now.wall),
+        "said": one.said(now.wall),
+        "fix": one.fix,
     })
 }
 

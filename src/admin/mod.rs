@@ -26,12 +26,13 @@ use tower::{Service, service_fn};
 use crate::clock::Now;
 use crate::config::{Listen, Token};
 use crate::door;
+use crate::expiry::{Expiring, Kind};
 use crate::oauth::TokenError;
 use crate::oauth::manage::Item;
 use crate::problem::Problem;
 use crate::secret::Secret;
 use crate::telemetry::metrics::{self, Metrics, RouteMetrics};
-use crate::token::cache::{Slot, State};
+use crate::token::cache::{Slot, Snapshot, State};
 use crate::token::clients::Clients;
 use crate::token::refresh::{Code, LoggedOut};
 
@@ -62,8 +63,18 @@ pub struct Shown {
     pub error: Option<String>,
     pub tokens: Vec<TokenView>,
     pub routes: Vec<RouteView>,
-    /// Name and expiry of each client certificate.
-    pub certificates: Vec<(String, jiff::Timestamp)>,
+    /// What ends, as far as the configuration tells.
+    pub expiring: Vec<Expiring>,
+}
+
+impl Shown {
+    /// Everything that ends unless somebody acts, the soonest first.
+    pub fn expiring(&self) -> Vec<Expiring> {
+        let mut all = self.expiring.clone();
+        all.extend(self.tokens.iter().filter_map(TokenView::refresh_ends));
+        all.sort_by_key(|one| one.when);
+        all
+    }
 }
 
 /// Something that changes the running broker. The answer goes to whoever asked, if anybody waits for it.
@@ -92,6 +103,18 @@ impl TokenView {
     fn ready(&self, now: Now) -> bool {
         let snapshot = self.slot.snapshot();
         snapshot.usable(now) || (!self.config.eager && snapshot.finished == 0)
+    }
+
+    /// When the client secret in use ends.
+    fn secret_expires(&self, snapshot: &Snapshot) -> Option<jiff::Timestamp> {
+        self.config.secret_expires.get(snapshot.secrets.0).copied()
+    }
+
+    fn refresh_ends(&self) -> Option<Expiring> {
+        let snapshot = self.slot.snapshot();
+        let end = snapshot.refresh_expires_at.filter(|_| snapshot.refresh_ends)?;
+        let table = format!("token.{}", self.config.name);
+        Some(Expiring::new(Kind::RefreshToken, &table, "the refresh token", String::new(), end))
     }
 }
 
@@ -196,12 +219,19 @@ impl Admin {
         let (now, shown) = ((self.now)(), self.shown.load());
         for token in &shown.tokens {
             let snapshot = token.slot.snapshot();
-            let expiry =
-                snapshot.token.as_ref().and_then(|token| token.expires).map(|expires| expires.wall.as_second());
-            self.metrics.token(&token.config.name, snapshot.state(now).as_str(), &State::ALL, expiry);
+            let access = snapshot.token.as_ref().and_then(|token| token.expires).map(|expires| expires.wall);
+            let ends = [access, snapshot.refresh_expires_at, token.secret_expires(&snapshot)];
+            let [access, refresh, secret] = ends.map(|end| end.map(jiff::Timestamp::as_second));
+            self.metrics.token(&token.config.name, snapshot.state(now).as_str(), &State::ALL);
+            self.metrics.token_ends(&token.config.name, access, refresh, secret);
         }
-        for (name, expiry) in &shown.certificates {
-            self.metrics.certificate(name, expiry.as_second());
+        for one in &shown.expiring {
+            let end = Some(one.when.as_second());
+            match one.kind {
+                Kind::Certificate => self.metrics.certificate(one.name(), end),
+                Kind::Ca => self.metrics.ca(&one.table, end),
+                Kind::Secret | Kind::RefreshToken => {}
+            }
         }
         answer(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.encode())
     }

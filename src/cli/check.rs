@@ -30,7 +30,7 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
         Ok(file) => config::load(&file, Clock::system().now().wall),
         Err(text) if args.json => {
             let problem = Problem { place: None, key: String::new(), problem: text, hint: String::new() };
-            (None, Report { file: DEFAULT_FILES[0].into(), problems: vec![problem], warnings: Vec::new() })
+            (None, Report { problems: vec![problem], ..Report::of(DEFAULT_FILES[0].as_ref()) })
         }
         Err(text) => {
             complain(&text);
@@ -74,9 +74,8 @@ fn sound(store: &Store) -> Result<(), String> {
 }
 
 fn as_json(report: &Report) -> serde_json::Value {
-    let entries = |problems: &[Problem]| -> Vec<_> {
+    let entries = |problems: &mut dyn Iterator<Item = &Problem>| -> Vec<_> {
         problems
-            .iter()
             .map(|problem| {
                 json!({
                     "line": problem.place.map(|(line, _)| line),
@@ -91,7 +90,7 @@ fn as_json(report: &Report) -> serde_json::Value {
     json!({
         "file": report.file,
         "ok": report.problems.is_empty(),
-        "problems": entries(&report.problems),
-        "warnings": entries(&report.warnings),
+        "problems": entries(&mut report.problems.iter()),
+        "warnings": entries(&mut report.warnings.iter().chain(&report.ending)),
     })
 }

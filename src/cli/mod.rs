@@ -269,7 +269,9 @@ fn lines(report: &Report) -> String {
         }
         lines
     };
-    [shown(&report.problems, ""), shown(&report.warnings, "warning: ")].concat().join("\n")
+    [shown(&report.problems, ""), shown(&report.warnings, "warning: "), shown(&report.ending, "warning: ")]
+        .concat()
+        .join("\n")
 }
 
 /// `1 route`, `2 routes`.

@@ -20,6 +20,7 @@ use crate::admin::{self, Admin, Order, RouteView, Shown, TokenView};
 use crate::app::{App, AppError, TokenPart};
 use crate::clock::Clock;
 use crate::config::{Config, Listen, Store};
+use crate::expiry;
 use crate::reload::Reload;
 use crate::secret::Secret;
 use crate::server::{self, Bound, Running, Serve, StartError};
@@ -130,6 +131,7 @@ async fn serve(
     info!(listen = %bound.listen, "the operator's listener");
     let mut known = listening(&running, &[]);
     operate(&admin, &running, bound);
+    tell(&admin);
     ready(&running, &operator);
 
     let stopper = running.stopper();
@@ -280,6 +282,14 @@ fn operate(admin: &Arc<Admin>, running: &Running, bound: Bound) {
     tokio::spawn(operators.accept(bound));
 }
 
+/// Says what ends, as the operator's listener shows it.
+fn tell(admin: &Arc<Admin>) {
+    let (of, admin) = (Arc::clone(admin), Arc::clone(admin));
+    let telling = expiry::tell(move || (of.now)(), move || admin.shown.load().expiring());
+    #[expect(clippy::disallowed_methods, reason = "it has nothing to bring to an end")]
+    tokio::spawn(telling);
+}
+
 fn admin(running: &Running, reload: &Reload, key: Option<Secret>, bound: &Bound, orders: mpsc::Sender<Order>) -> Admin {
     let clock = running.app.clock.clone();
     Admin {
@@ -299,7 +309,6 @@ fn shown(running: &Running, reload: &Reload) -> Shown {
     let listen =
         |name: &str| addresses.iter().filter(|(route, _)| route == name).map(|(_, listen)| listen.clone()).collect();
     let token = |part: &Arc<TokenPart>| TokenView { config: Arc::clone(&part.config), slot: Arc::clone(&part.slot) };
-    let identities = parts.config.certificates.identities.iter();
     Shown {
         loaded_at: reload.loaded_at,
         error: reload.error(),
@@ -315,6 +324,6 @@ fn shown(running: &Running, reload: &Reload) -> Shown {
                 metrics: Arc::clone(&route.metrics),
             })
             .collect(),
-        certificates: identities.map(|(name, identity)| (name.clone(), identity.leaf.not_after)).collect(),
+        expiring: parts.config.expiring.clone(),
     }
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::ask::Operator;
 use super::{Cli, complain, print};
 use crate::clock::Clock;
+use crate::expiry::SOON;
 
 /// Of an answer; thousands of tokens fit in.
 const ANSWER_MAX: u64 = 4 << 20;
@@ -79,6 +80,11 @@ fn text(status: &Value, now: Timestamp) -> String {
         out.push_str(&token["fingerprint"].as_str().map(|print| format!(", fingerprint {print}")).unwrap_or_default());
         out.push_str(&token["last_error"].as_str().map(|error| format!("\n  {error}")).unwrap_or_default());
         out.push('\n');
+    }
+    for one in status["expiring"].as_array().into_iter().flatten() {
+        if one["days_left"].as_i64().is_some_and(|days| days <= SOON) {
+            out.push_str(&format!("{}; {}\n", word(&one["said"]), word(&one["fix"])));
+        }
     }
     for (name, route) in status["routes"].as_object().into_iter().flatten() {
         let listen: Vec<_> = route["listen"].as_array().into_iter().flatten().map(word).collect();

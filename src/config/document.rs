@@ -38,7 +38,7 @@ impl<'t> Document<'t> {
         let (root, errors) = DeTable::parse_recoverable(text);
         let span = root.span();
         let root = Spanned::new(span, DeValue::Table(root.into_inner()));
-        let report = Report { file: file.to_owned(), problems: Vec::new(), warnings: Vec::new() };
+        let report = Report::of(file);
         let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
         let mut document =
             Self { text, lines, root, report, sound: true, misread_from: usize::MAX, excused: Vec::new() };

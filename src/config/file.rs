@@ -10,7 +10,7 @@ use serde::Deserialize;
 use crate::oauth::file::{ClientAuth, DialectFile, Grant, OneOrMany};
 use crate::secret::Secret;
 use crate::secret::source::SecretSource;
-use crate::units::{Budget, Size, Span};
+use crate::units::{Budget, Date, Size, Span};
 
 /// The configuration of tokenbroker: where applications connect, and which token goes to which API.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -119,6 +119,8 @@ pub struct TokenFile {
     pub client_id: Option<String>,
     /// The client's secret; or two, of which the second is tried when the first is refused.
     pub client_secret: Option<OneOrMany<SecretFile>>,
+    /// When the client secret ends: a date, or one for each of two. Warned about, in status and metrics.
+    pub secret_expires: Option<OneOrMany<Date>>,
     /// How the client proves who it is; the dialect's when not given.
     pub client_auth: Option<ClientAuth>,
     /// For the `password` grant.

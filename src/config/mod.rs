@@ -31,6 +31,7 @@ pub use file::Authorization;
 pub use problem::{Problem, Report};
 
 use crate::connect::Endpoint;
+use crate::expiry::Expiring;
 use crate::identity::{ClientTls, Identity, Leaf};
 use crate::oauth::dialect::Dialect;
 use crate::oauth::file::{ClientAuth, Grant};
@@ -48,6 +49,8 @@ pub struct Config {
     pub tokens: BTreeMap<String, Arc<Token>>,
     pub routes: BTreeMap<String, Arc<Route>>,
     pub certificates: Certificates,
+    /// What ends, as far as the configuration and its files tell.
+    pub expiring: Vec<Expiring>,
     /// Every file that was read for this or that holds a secret, but for the configuration itself.
     pub files: BTreeSet<PathBuf>,
 }
@@ -137,6 +140,8 @@ pub struct Token {
     pub client_id: Option<String>,
     /// At most two; the second is tried when the first is refused.
     pub client_secrets: Vec<SecretSource>,
+    /// When each of them ends; empty where that is not known.
+    pub secret_expires: Vec<Timestamp>,
     pub username: Option<String>,
     pub password: Option<SecretSource>,
     pub refresh_token: Option<SecretSource>,
@@ -255,8 +260,7 @@ impl Upstream {
 
 /// The text of a configuration.
 pub fn text(path: &Path) -> Result<Zeroizing<String>, Report> {
-    let report = |problem| Report { file: path.to_owned(), problems: vec![problem], warnings: Vec::new() };
-    read(path).map(Zeroizing::new).map_err(report)
+    read(path).map(Zeroizing::new).map_err(|problem| Report { problems: vec![problem], ..Report::of(path) })
 }
 
 /// Checks the text of a file, and reads every file that it names. The configuration is there exactly if the report has no
@@ -288,9 +292,7 @@ pub struct Operator {
 pub fn operator(path: &Path) -> Result<Operator, String> {
     match read(path) {
         Ok(text) => validate::operator(path, &text),
-        Err(problem) => {
-            Err(Report { file: path.to_owned(), problems: Vec::new(), warnings: Vec::new() }.line(&problem))
-        }
+        Err(problem) => Err(Report::of(path).line(&problem)),
     }
 }
 

@@ -5,7 +5,7 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ("store", &["url", "prefix"]),
     ("admin", &["probes"]),
     ("identity.*", &["p12", "password"]),
-    ("token.*", &["issuer", "secret_expires", "rotate"]),
+    ("token.*", &["issuer", "rotate"]),
     ("route.*", &["forwarded", "clients", "unsafe_listen", "http2"]),
 ];
 

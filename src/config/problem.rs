@@ -1,7 +1,7 @@
 //! What is wrong with a configuration, each with its place, all of it at once.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One problem or warning.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,9 +21,16 @@ pub struct Report {
     pub file: PathBuf,
     pub problems: Vec<Problem>,
     pub warnings: Vec<Problem>,
+    /// What ends within 30 days: a warning of `check`; the running broker says it by itself, once a day.
+    pub ending: Vec<Problem>,
 }
 
 impl Report {
+    /// Nothing yet.
+    pub fn of(file: &Path) -> Self {
+        Self { file: file.to_owned(), problems: Vec::new(), warnings: Vec::new(), ending: Vec::new() }
+    }
+
     /// One line: `file:line:column: key: problem; hint`.
     pub fn line(&self, problem: &Problem) -> String {
         struct Line<'a>(&'a Report, &'a Problem);
@@ -50,6 +57,8 @@ impl Report {
         self.problems.dedup();
         self.warnings.sort();
         self.warnings.dedup();
+        self.ending.sort();
+        self.ending.dedup();
     }
 }
 

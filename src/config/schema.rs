@@ -6,6 +6,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::Value as Json;
 
 use super::file::File;
+use crate::units;
 
 /// The JSON Schema of the configuration file. TOML has no null, so neither has the schema.
 pub fn schema() -> &'static Json {
@@ -88,7 +89,12 @@ pub(super) fn words<'s>(branches: &[&'s Json]) -> Option<Vec<&'s str>> {
 pub(super) fn fits(schema: &Json, kind: &str) -> bool {
     match schema.get("type").and_then(Json::as_str) {
         Some("number") => kind == "number" || kind == "integer",
-        Some(wanted) => wanted == kind,
+        Some(wanted) => wanted == kind || (kind == "date" && is_date(schema)),
         None => true,
     }
+}
+
+/// A date is text in JSON.
+pub(super) fn is_date(schema: &Json) -> bool {
+    schema.get("pattern").and_then(Json::as_str) == Some(units::DATE)
 }

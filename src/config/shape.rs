@@ -13,7 +13,7 @@ use super::document::Document;
 use super::file::File;
 use super::not_yet;
 use super::problem::{Problem, nearest};
-use super::schema::{branches, fits, schema, words};
+use super::schema::{branches, fits, is_date, schema, words};
 use crate::units;
 
 /// What of the document is well-formed; `None` if nothing more can be said of it. Everything else is reported.
@@ -53,8 +53,8 @@ impl Walker<'_, '_> {
         let kind = kind(value.get_ref());
         let fitting: Vec<_> = all.iter().copied().filter(|branch| fits(branch, kind)).collect();
         let Some(branch) = fitting.first() else {
-            let mut wanted: Vec<_> =
-                all.iter().filter_map(|b| b.get("type").and_then(Json::as_str)).map(name).collect();
+            let named = all.iter().filter_map(|b| if is_date(b) { Some("date") } else { b.get("type")?.as_str() });
+            let mut wanted: Vec<_> = named.map(name).collect();
             wanted.dedup();
             self.add(value.span(), path, format!("expected {}, found {}", wanted.join(" or "), name(kind)), "");
             return None;
@@ -76,6 +76,8 @@ impl Walker<'_, '_> {
                 (!must || !kept.is_empty()).then_some(toml::Value::Array(kept))
             }
             DeValue::String(text) => self.text(&fitting, text, value.span(), path),
+            // JSON has no dates: what takes one takes it as text.
+            DeValue::Datetime(at) => self.text(&fitting, &at.to_string(), value.span(), path),
             other => self.number(branch, other, value.span(), path),
         }
     }
@@ -167,6 +169,7 @@ impl Walker<'_, '_> {
             Some(units::DURATION) => units::duration(text).err(),
             Some(units::SIZE) => units::size(text).err(),
             Some(units::BUDGET) => units::budget(text).err(),
+            Some(units::DATE) => units::date(text).err(),
             _ => None,
         };
         match unit {
@@ -189,9 +192,7 @@ impl Walker<'_, '_> {
             DeValue::Integer(n) => i64::from_str_radix(n.as_str(), n.radix()).ok().map(toml::Value::Integer),
             DeValue::Float(n) => n.as_str().parse().ok().map(toml::Value::Float),
             DeValue::Boolean(b) => Some(toml::Value::Boolean(*b)),
-            // Nothing takes a date but what takes anything, and that is JSON, which has none.
-            DeValue::Datetime(at) => Some(toml::Value::String(at.to_string())),
-            DeValue::String(_) | DeValue::Array(_) | DeValue::Table(_) => None,
+            DeValue::Datetime(_) | DeValue::String(_) | DeValue::Array(_) | DeValue::Table(_) => None,
         };
         #[expect(clippy::cast_precision_loss, reason = "only held against small bounds")]
         let n = value.as_ref().and_then(|v| v.as_float().or_else(|| v.as_integer().map(|n| n as f64)));

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -30,18 +31,20 @@ pub struct Leaf<'a> {
     pub serial: u64,
     /// First and last year.
     pub years: (i32, i32),
+    /// When it ends, in Unix seconds, where the year is not enough.
+    pub end: Option<u64>,
     /// The hosts of a server; none for a client.
     pub hosts: &'a [&'a str],
 }
 
 impl<'a> Leaf<'a> {
     pub fn client(name: &'a str, serial: u64) -> Self {
-        Self { name, serial, years: (2020, 2099), hosts: &[] }
+        Self { name, serial, years: (2020, 2099), end: None, hosts: &[] }
     }
 
     /// For `localhost` and `127.0.0.1`.
     pub fn server(name: &'a str) -> Self {
-        Self { name, serial: 1, years: (2020, 2099), hosts: &["localhost", "127.0.0.1"] }
+        Self { name, serial: 1, years: (2020, 2099), end: None, hosts: &["localhost", "127.0.0.1"] }
     }
 }
 
@@ -54,9 +57,17 @@ pub struct Files {
 
 impl Pki {
     pub fn new(directory: &Path) -> Result<Self> {
+        Self::until(directory, None)
+    }
+
+    /// One that ends then, in Unix seconds.
+    pub fn until(directory: &Path, end: Option<u64>) -> Result<Self> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "tokenbroker stand-in CA");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        if let Some(end) = end {
+            params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(end);
+        }
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
         let pki = Self { ca, directory: directory.to_owned() };
@@ -76,7 +87,10 @@ impl Pki {
         params.distinguished_name.push(DnType::CommonName, leaf.name);
         params.serial_number = Some(leaf.serial.into());
         params.not_before = date_time_ymd(leaf.years.0, 1, 1);
-        params.not_after = date_time_ymd(leaf.years.1, 1, 1);
+        params.not_after = match leaf.end {
+            Some(end) => date_time_ymd(1970, 1, 1) + Duration::from_secs(end),
+            None => date_time_ymd(leaf.years.1, 1, 1),
+        };
         let client = leaf.hosts.is_empty();
         let usage = if client { ExtendedKeyUsagePurpose::ClientAuth } else { ExtendedKeyUsagePurpose::ServerAuth };
         params.extended_key_usages = vec![usage];

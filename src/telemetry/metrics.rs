@@ -44,6 +44,9 @@ pub struct Metrics {
     token_expiry: Family<Label, Gauge>,
     token_state: Family<Label, Gauge>,
     certificate_expiry: Family<Label, Gauge>,
+    secret_expiry: Family<Label, Gauge>,
+    refresh_expiry: Family<Label, Gauge>,
+    ca_expiry: Family<Label, Gauge>,
     /// Requests that ended in a caught panic.
     pub panics: Counter,
     unsaved: Family<Label, Counter>,
@@ -63,6 +66,9 @@ impl Default for Metrics {
             token_expiry: Family::default(),
             token_state: Family::default(),
             certificate_expiry: Family::default(),
+            secret_expiry: Family::default(),
+            refresh_expiry: Family::default(),
+            ca_expiry: Family::default(),
             panics: Counter::default(),
             unsaved: Family::default(),
             reloads: Family::default(),
@@ -87,6 +93,21 @@ impl Metrics {
             "certificate_expiry_timestamp_seconds",
             "When the client certificate expires",
             self.certificate_expiry.clone(),
+        );
+        r.register(
+            "secret_expiry_timestamp_seconds",
+            "When the client secret in use expires",
+            self.secret_expiry.clone(),
+        );
+        r.register(
+            "refresh_token_expiry_timestamp_seconds",
+            "When the refresh token expires",
+            self.refresh_expiry.clone(),
+        );
+        r.register(
+            "ca_expiry_timestamp_seconds",
+            "When the first certificate of a CA file expires",
+            self.ca_expiry.clone(),
         );
         r.register("store_failures", "Saves that failed", self.unsaved.clone());
         r.register("config_reloads", "Reloads of the configuration and the files that it names", self.reloads.clone());
@@ -130,25 +151,35 @@ impl Metrics {
         for state in states {
             self.token_state.remove(&vec![("token", token.to_owned()), ("state", (*state).to_owned())]);
         }
-        self.token_expiry.remove(&vec![("token", token.to_owned())]);
+        self.token_ends(token, None, None, None);
     }
 
-    /// As [`Self::forget_token`].
-    pub fn forget_certificate(&self, identity: &str) {
-        self.certificate_expiry.remove(&vec![("identity", identity.to_owned())]);
-    }
-
-    /// Sets what a scrape says of a token: its state out of all `states`, and its expiry in Unix seconds.
-    pub fn token(&self, token: &str, state: &str, states: &[&str], expiry: Option<i64>) {
+    /// Sets what a scrape says of a token: its state out of all `states`.
+    pub fn token(&self, token: &str, state: &str, states: &[&str]) {
         for each in states {
             let label = vec![("token", token.to_owned()), ("state", (*each).to_owned())];
             self.token_state.get_or_create(&label).set(i64::from(*each == state));
         }
-        set(&self.token_expiry, vec![("token", token.to_owned())], expiry);
     }
 
-    pub fn certificate(&self, identity: &str, expiry: i64) {
-        set(&self.certificate_expiry, vec![("identity", identity.to_owned())], Some(expiry));
+    /// When the access token, its refresh token and the client secret in use end, in Unix seconds; `None` where that is not
+    /// known.
+    pub fn token_ends(&self, token: &str, access: Option<i64>, refresh: Option<i64>, secret: Option<i64>) {
+        for (family, end) in
+            [(&self.token_expiry, access), (&self.refresh_expiry, refresh), (&self.secret_expiry, secret)]
+        {
+            set(family, vec![("token", token.to_owned())], end);
+        }
+    }
+
+    /// When a client certificate ends; `None` for one that is no longer configured.
+    pub fn certificate(&self, identity: &str, end: Option<i64>) {
+        set(&self.certificate_expiry, vec![("identity", identity.to_owned())], end);
+    }
+
+    /// The same of the CA file that a table, such as `route.api`, names.
+    pub fn ca(&self, table: &str, end: Option<i64>) {
+        set(&self.ca_expiry, vec![("table", table.to_owned())], end);
     }
 
     /// All of it as OpenMetrics text.

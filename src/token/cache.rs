@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub retired: bool,
     pub refreshes_at: Option<Timestamp>,
     pub refresh_expires_at: Option<Timestamp>,
+    /// Does a person have to get the next refresh token by then?
+    pub refresh_ends: bool,
     /// Failed exchanges since the last success.
     pub attempts: u32,
 }

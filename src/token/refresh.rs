@@ -293,6 +293,7 @@ impl<E: Exchange> Refresher<E> {
             suspects_from: self.schedule.suspects_from(self.task.clock.now()),
             refreshes_at: self.schedule.due().map(|due| due.wall),
             refresh_expires_at: self.schedule.refresh_expires_at(),
+            refresh_ends: self.schedule.refresh_ends(),
             attempts: self.schedule.failures(),
         };
         self.task.slot.publish(self.snapshot.clone());

@@ -83,6 +83,8 @@ pub enum Then {
 struct RefreshToken {
     secret: Secret,
     expires: Option<Moment>,
+    /// Did the last renewal leave its end where it was? Then it ends there, unless a person logs in.
+    fixed: bool,
 }
 
 /// Why nothing is tried for a while.
@@ -255,6 +257,11 @@ impl Schedule {
 
     pub fn refresh_expires_at(&self) -> Option<Timestamp> {
         Some(self.refresh_token.as_ref()?.expires?.wall)
+    }
+
+    /// Does it end there, whatever is renewed, so that a person has to get the next one?
+    pub fn refresh_ends(&self) -> bool {
+        self.policy.grant == Grant::RefreshToken && self.refresh_token.as_ref().is_some_and(|token| token.fixed)
     }
 
     /// When the next exchange may start that cannot wait, since boot; `Duration::MAX` for never.

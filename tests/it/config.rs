@@ -533,12 +533,110 @@ fn a_certificate_that_ends_within_30_days_is_warned_about() {
     let warnings = |days: i64| {
         let (config, report) = tokenbroker::config::load(&file, end - jiff::SignedDuration::from_hours(days * 24));
         assert!(config.is_some());
-        report.warnings.iter().map(|warning| report.line(warning)).collect::<String>()
+        assert!(report.warnings.is_empty());
+        report.ending.iter().map(|warning| report.line(warning)).collect::<String>()
     };
     assert_eq!(warnings(31), "");
     let said = warnings(29);
-    for part in [":7:1: identity.me.cert: the client certificate ends soon", "CN=acme", "12:34", &end.to_string()] {
-        assert!(said.contains(part), "{part}: {said}");
+    let words = ":7:8: identity.me.cert: the client certificate of identity.me ends in 29 days (subject CN=acme, serial 12:34, 2099-01-01T00:00:00.000Z); get a new one";
+    assert!(said.contains(words), "{said}");
+}
+
+#[test]
+fn the_end_of_a_client_secret_is_a_date_and_stands_beside_a_secret() {
+    let token = |keys: &str| {
+        let client = "url = \"https://a.example/token\"\nclient_id = \"c\"";
+        format!("[token.api]\n{client}\n{keys}\n{ROUTE}")
+    };
+    let (one, two) =
+        ("client_secret = { exec = [\"true\"] }", "client_secret = [{ exec = [\"true\"] }, { exec = [\"true\"] }]");
+    let help = "is not understood; a date is written like 2027-01-31 or 2027-01-31T12:00:00Z";
+    for (secret, expires, expected) in [
+        (one, "\"soon\"", format!("5:18: token.api.secret_expires: \"soon\" {help}")),
+        (one, "\"2027-02-30\"", format!("5:18: token.api.secret_expires: \"2027-02-30\" {help}")),
+        (one, "07:32:00", format!("5:18: token.api.secret_expires: \"07:32:00\" {help}")),
+        (one, "20270131", "5:18: token.api.secret_expires: expected a date or a list, found a whole number".into()),
+        (one, "[\"x\"]", format!("5:19: token.api.secret_expires.0: \"x\" {help}")),
+        (
+            one,
+            "[2099-01-31, 2099-02-01]",
+            "5:18: token.api.secret_expires: there is one client secret, and more than one here; write a date for each secret, in the same order: [2027-01-31, 2027-07-31]".into(),
+        ),
+        (
+            two,
+            "2099-01-31",
+            "5:18: token.api.secret_expires: there are two client secrets, and one date here; write a date for each secret, in the same order: [2027-01-31, 2027-07-31]".into(),
+        ),
+        (
+            "client_auth = \"none\"",
+            "2099-01-31",
+            "5:1: token.api.secret_expires: says when `client_secret` ends, and there is none; add it, or remove this".into(),
+        ),
+    ] {
+        let problems = problems(&token(&format!("{secret}\nsecret_expires = {expires}")));
+        assert_eq!(problems, [format!("tokenbroker.toml:{expected}")], "{secret} {expires}");
+    }
+    problem(
+        &format!("[token.api]\ngrant = \"static\"\naccess_token = \"t\"\nsecret_expires = 2099-01-31\n{ROUTE}"),
+        "tokenbroker.toml:4:1: token.api.secret_expires: is not used by the grant static, which makes no request; remove it, or set the grant that is meant",
+    );
+    for (secret, expires) in [
+        (one, "2099-01-31"),
+        (one, "\"2099-01-31\""),
+        (one, "[2099-01-31T12:00:00+02:00]"),
+        (two, "[2099-01-31 12:00:00, 2099-02-01]"),
+    ] {
+        let (code, _, stderr) = check(&token(&format!("{secret}\nsecret_expires = {expires}")));
+        assert_eq!((code, stderr.as_str()), (0, ""), "{expires}");
+    }
+    let (code, _, stderr) = check(&token(&format!("{two}\nsecret_expires = [2099-01-31, 2020-01-31]")));
+    let warning =
+        "warning: tokenbroker.toml:5:31: token.api.secret_expires.1: the second client secret of token.api ended ";
+    assert!(
+        code == 0 && stderr.starts_with(warning) && stderr.contains(" days ago (2020-01-31T00:00:00.000Z); "),
+        "{stderr}"
+    );
+    let (_, json, _) = {
+        let directory = tempfile::tempdir().unwrap();
+        let config = token(&format!("{one}\nsecret_expires = 2020-01-31"));
+        let file = write(directory.path(), "tokenbroker.toml", config);
+        let output = binary().arg("-c").arg(file).args(["check", "--json"]).output().unwrap();
+        (output.status, serde_json::from_slice::<Value>(&output.stdout).unwrap(), ())
+    };
+    assert!(json["ok"] == true && json["warnings"][0]["key"] == "token.api.secret_expires", "{json}");
+}
+
+#[test]
+fn a_ca_file_is_warned_about_where_it_is_named_by_its_certificate_that_ends_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let now = tokenbroker::clock::Clock::system().now().wall.as_second();
+    let day = 24 * 3600;
+    let pem = |days: i64| {
+        let end = u64::try_from(now + days * day + 3600).unwrap();
+        let pki = tokenbroker::standin::pki::Pki::until(path, Some(end)).unwrap();
+        std::fs::read_to_string(pki.ca()).unwrap()
+    };
+    let (later, sooner, over) = (pem(400), pem(13), pem(-2));
+    let config = format!("{ROUTE}token = false\nca = \"both.pem\"\n");
+    for (bundle, said) in [
+        (later.clone(), None),
+        (format!("{later}{sooner}"), Some("ends soon, in 13 days")),
+        (format!("{later}{over}{sooner}"), Some("ended 1 day ago")),
+    ] {
+        write(path, "both.pem", bundle);
+        let (code, _, stderr) = check_in(path, &config);
+        assert_eq!(code, 0);
+        let words = said.map(|said| {
+            format!("warning: tokenbroker.toml:5:6: route.api.ca: a certificate of the CA file both.pem {said} (subject CN=tokenbroker stand-in CA, serial ")
+        });
+        match words {
+            None => assert_eq!(stderr, ""),
+            Some(words) => assert!(
+                stderr.starts_with(&words) && stderr.contains("; add the certificate that follows it"),
+                "{stderr}"
+            ),
+        }
     }
 }
 

@@ -30,6 +30,8 @@ mod dialects;
 mod door;
 /// Token servers that answer wrongly, and identities that do not fit.
 mod exchange;
+/// What ends: in status, metrics, `check`, and once a day in the log.
+mod expiry;
 /// `explain` and `dialects`: what every class, state and code means, and the built-ins to copy.
 mod explain;
 /// A certified OAuth server, for every grant and client authentication.

@@ -596,6 +596,26 @@ async fn a_dead_refresh_token_without_a_login_is_never_sent_again_until_a_new_on
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refresh_token_ends_where_a_renewal_leaves_its_end_and_not_where_each_moves_it() {
+    for (grant, ends) in [(Grant::RefreshToken, true), (Grant::Password, false)] {
+        let script = Script::new(true);
+        *script.0.seed.lock().unwrap() = (grant == Grant::RefreshToken).then(|| "seed".into());
+        let lives = |seconds| *script.0.refresh_lifetime.lock().unwrap() = Some(seconds * S);
+        lives(86_400);
+        let bench = start(&script, policy(grant));
+        sleep(S).await;
+        // In the end the server counts down, and then a person logged in.
+        for (lifetime, fixed) in [(86_400, false), (86_400, false), (86_340, true), (86_280, true), (86_400, false)] {
+            sleep(60 * S).await;
+            lives(lifetime);
+            let snapshot = bench.slot.refresh(5 * S).await;
+            assert_eq!((snapshot.refresh_ends, snapshot.attempts), (fixed && ends, 0), "{lifetime}");
+            assert!(snapshot.refresh_expires_at.is_some());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refresh_token_beside_an_unusable_access_token_is_kept() {
     let script = Script::new(true);
     script.change_seed("seed");

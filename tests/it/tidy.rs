@@ -41,7 +41,7 @@ fn production(file: &str) -> String {
 
 const LAYERS: &[&[&str]] = &[
     &["clock", "units", "secret", "telemetry", "fields"],
-    &["problem", "identity"],
+    &["problem", "identity", "expiry"],
     &["connect", "door", "store"],
     &["oauth"],
     &["config"],

@@ -2,6 +2,7 @@
 //! reported and replaced by a harmless one, so that what follows can be checked too; the result counts only if nothing
 //! was reported.
 
+mod ends;
 mod files;
 mod global;
 mod listen;
@@ -27,6 +28,7 @@ use super::document::{Document, Part};
 use super::file::{File, SecretFile};
 use super::problem::{Problem, nearest};
 use super::{Certificates, Config, Report, shape};
+use crate::expiry::Expiring;
 use crate::identity::Identity;
 use crate::oauth::builtin;
 use crate::oauth::dialect::Dialect;
@@ -60,6 +62,7 @@ pub(super) struct Check<'t> {
     now: Timestamp,
     before: Option<&'t Certificates>,
     certificates: Certificates,
+    expiring: Vec<Expiring>,
     files: BTreeSet<PathBuf>,
     /// Keys of which something was said already; no more is said of what follows from it.
     said: BTreeSet<String>,
@@ -83,8 +86,19 @@ impl<'t> Check<'t> {
         let directory = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
         let mut said: BTreeSet<_> = document.report.problems.iter().map(|problem| problem.key.clone()).collect();
         said.extend(document.excused.iter().cloned());
-        let (certificates, files, used) = (Certificates::default(), BTreeSet::new(), BTreeSet::new());
-        Self { document, directory, now, before: None, certificates, files, said, used, literal: false, durable: false }
+        Self {
+            document,
+            directory,
+            now,
+            before: None,
+            certificates: Certificates::default(),
+            expiring: Vec::new(),
+            files: BTreeSet::new(),
+            said,
+            used: BTreeSet::new(),
+            literal: false,
+            durable: false,
+        }
     }
 }
 
@@ -123,7 +137,8 @@ impl Check<'_> {
         self.unused_tables("dialect", named.dialects.keys(), "name it in a token, or remove it");
         self.unused_tables("token", token_names.iter().filter(|_| any_route), "name it in a route, or remove it");
         let (certificates, files) = (std::mem::take(&mut self.certificates), std::mem::take(&mut self.files));
-        Config { store, admin, limits, tokens, routes, certificates, files }
+        let expiring = std::mem::take(&mut self.expiring);
+        Config { store, admin, limits, tokens, routes, certificates, expiring, files }
     }
 
     fn dialect(&mut self, name: &str, table: &toml::Table) -> Option<Dialect> {

@@ -152,6 +152,7 @@ impl Check<'_> {
             ("redirect_uri", file.redirect_uri.is_some()),
             ("client_id", file.client_id.is_some()),
             ("client_secret", file.client_secret.is_some()),
+            ("secret_expires", file.secret_expires.is_some()),
             ("client_auth", file.client_auth.is_some()),
             ("scope", !file.scope.is_empty()),
             ("params", !file.params.is_empty()),

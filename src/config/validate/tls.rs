@@ -3,15 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use jiff::SignedDuration;
 use rustls_pki_types::ServerName;
 
 use super::{Check, Named};
 use crate::config::file::{IdentityFile, RootsFile};
+use crate::expiry::{Expiring, Kind};
 use crate::identity::{ClientTls, Identity, Roots, client_tls};
-
-/// A certificate that ends sooner is warned about.
-const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 impl Check<'_> {
     pub(super) fn identity(&mut self, name: &str, file: &IdentityFile) -> Option<Arc<Identity>> {
@@ -27,23 +24,23 @@ impl Check<'_> {
         let (cert, key) = (self.watched(file.cert.as_ref()?), self.watched(file.key.as_ref()?));
         let private = self.private(&key, &["identity", name, "key"]);
         let before = self.before.and_then(|before| before.identities.get(name)).cloned();
-        match Identity::load(&cert, &key, self.now) {
+        let identity = match Identity::load(&cert, &key, self.now) {
             Ok(_) if !private => before,
-            Ok(identity) => {
-                if identity.leaf.not_after < self.now.saturating_add(SOON).unwrap_or(self.now) {
-                    let problem = format!("the client certificate ends soon ({})", identity.leaf);
-                    let hint = "get a new one, and give it to the vendor if they keep a copy";
-                    self.warning(&["identity", name, "cert"], &problem, hint);
-                }
-                Some(Arc::new(identity))
-            }
+            Ok(identity) => Some(Arc::new(identity)),
             Err(errors) => {
                 for (key, e) in errors {
                     self.problem(&["identity", name, key], &e.problem, e.hint);
                 }
                 before
             }
+        };
+        if let Some(leaf) = identity.as_ref().map(|identity| &identity.leaf) {
+            let (table, which) =
+                (format!("identity.{name}"), format!("subject {}, serial {}", leaf.subject, leaf.serial));
+            let ending = Expiring::new(Kind::Certificate, &table, "the client certificate", which, leaf.not_after);
+            self.ends(&["identity", name, "cert"], ending);
         }
+        identity
     }
 
     /// Whom a token or a route trusts.
@@ -62,6 +59,11 @@ impl Check<'_> {
             let before = ca.as_ref().and_then(|ca| self.before?.authorities.get(ca));
             before.map_or_else(Roots::default, |extra| Roots { system, extra: extra.clone() })
         });
+        if let (Some(ca), Some(first)) = (&ca, loaded.first_to_end()) {
+            let which = format!("subject {}, serial {}", first.subject, first.serial);
+            let ending = Expiring::ca(&table.join("."), &ca.display().to_string(), which, first.not_after);
+            self.ends(&[table[0], table[1], "ca"], ending);
+        }
         self.certificates.authorities.extend(ca.map(|ca| (ca, loaded.extra.clone())));
         loaded
     }

@@ -75,6 +75,7 @@ impl Check<'_> {
             redirect_uri: file.redirect_uri.clone(),
             client_id: file.client_id.clone(),
             client_secrets: self.client_secrets(name, file),
+            secret_expires: self.secret_expires(name, file),
             username: file.username.clone(),
             password: self.optional(name, "password", file.password.as_ref()),
             refresh_token: self.optional(name, "refresh_token", file.refresh_token.as_ref()),

@@ -41,6 +41,8 @@ impl Schedule {
         let refresh = |kept: KeptRefresh| RefreshToken {
             secret: kept.secret(),
             expires: kept.expires.map(|expires| expires.moment(same_boot, now)),
+            // Not known before the next renewal.
+            fixed: false,
         };
         self.refresh_token = kept.refresh_token.take().map(refresh);
         self.seed = kept.seed;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use jiff::SignedDuration;
+
 use super::{Hold, RefreshToken, Schedule};
 use crate::clock::{Moment, Now};
 use crate::oauth::file::{Grant, Op};
@@ -12,12 +14,15 @@ use crate::token::refusals::Credential;
 
 /// Former refresh tokens of the configuration whose descendants are kept.
 const OTHERS_MAX: usize = 8;
+/// An end that moved by less is the same: answers count in seconds, and take a while.
+const MOVED: SignedDuration = SignedDuration::from_secs(15);
+
 impl Schedule {
     /// Another refresh token was configured.
     pub(super) fn take_over(&mut self, configured: &Secret) {
         let digest = configured.digest();
         let known = self.others.iter().position(|(seed, _)| *seed == digest).map(|at| self.others.remove(at).1);
-        let token = known.unwrap_or_else(|| RefreshToken { secret: configured.clone(), expires: None });
+        let token = known.unwrap_or_else(|| RefreshToken { secret: configured.clone(), expires: None, fixed: false });
         if let (Some(seed), Some(former)) = (self.seed.replace(digest), self.refresh_token.replace(token)) {
             self.others.push((seed, former));
             if self.others.len() > OTHERS_MAX {
@@ -36,7 +41,13 @@ impl Schedule {
             && (self.policy.renews || self.policy.grant == Grant::RefreshToken)
         {
             let expires = answer.refresh_lifetime.map(|lifetime| Moment::after(sent, lifetime));
-            self.refresh_token = Some(RefreshToken { secret: secret.clone(), expires });
+            let before = self.refresh_token.as_ref().and_then(|token| token.expires);
+            let fixed = expires
+                .zip(before)
+                .is_some_and(|(new, old)| new.wall < old.wall.saturating_add(MOVED).unwrap_or(old.wall));
+            self.refresh_token = Some(RefreshToken { secret: secret.clone(), expires, fixed });
+        } else if let Some(token) = &mut self.refresh_token {
+            token.fixed = true;
         }
     }
 
@@ -64,7 +75,7 @@ impl Schedule {
         if !std::mem::take(&mut self.pardoned) || self.barred(&Credential::refresh_token(&seed)).is_some() {
             return None;
         }
-        self.refresh_token = Some(RefreshToken { secret: seed, expires: None });
+        self.refresh_token = Some(RefreshToken { secret: seed, expires: None, fixed: false });
         Some(Op::Renew)
     }
 
