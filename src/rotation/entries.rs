@@ -83,10 +83,6 @@ impl Rotation {
         if self.cleans(entries, now) {
             return;
         }
-        let strangers = if self.found { Vec::new() } else { self.record.strangers(entries) };
-        if !strangers.is_empty() {
-            return self.ask_which_is_ours(strangers);
-        }
         self.looks += 1;
         if self.looks < LOOKS_MAX && !self.found {
             return self.settle(now);
@@ -103,10 +99,20 @@ impl Rotation {
         self.enter(State::Planned);
     }
 
-    /// Is there an orphan to be deleted first?
+    /// Is there something to be deleted first, or asked for, because its value is lost?
     fn cleans(&mut self, entries: &[Entry], now: i64) -> bool {
         match self.record.orphan(entries) {
-            Ok(None) => return false,
+            Ok(None) => {
+                let lost = match self.record.state {
+                    State::Creating | State::Aborting(_) => !self.found,
+                    _ => self.record.tries > 0 && self.record.new.as_ref().is_none_or(|new| new.id.is_some()),
+                };
+                let strangers = if lost { self.record.strangers(entries) } else { Vec::new() };
+                if strangers.is_empty() {
+                    return false;
+                }
+                self.ask_which_is_ours(strangers);
+            }
             Ok(Some(id)) => {
                 self.found = true;
                 self.doom(&id, entries, now);
@@ -117,9 +123,8 @@ impl Rotation {
     }
 
     fn ask_which_is_ours(&mut self, ids: Vec<String>) {
-        let named = named(ids.iter().map(String::as_str));
+        let why = format!("a secret may have been made whose value is lost; it would be one of: {}", ids.join(", "));
         self.shown = ids;
-        let why = format!("a secret may have been made whose value is lost; it would be one of: {named}");
         self.park(Problem::new(why, "say which one it is, or resume if it is none").asking(Asks::Ours));
     }
 
@@ -260,10 +265,10 @@ impl Record {
         self.old.is(entry) || self.new.as_ref().is_some_and(|new| new.is(entry))
     }
 
-    /// What has appeared since the last creation and tells not whose it is.
+    /// What has appeared since a creation whose answer was lost, and tells not whose it is.
     fn strangers(&self, entries: &[Entry]) -> Vec<String> {
-        let Some(mark) = self.marks.last() else { return Vec::new() };
-        let new = live(entries).filter(|entry| !mark.before.contains(&entry.id) && !self.held(entry));
+        let listed = |entry: &Entry| self.marks.iter().all(|mark| mark.before.contains(&entry.id));
+        let new = live(entries).filter(|entry| !listed(entry) && !self.held(entry));
         new.filter(|entry| entry.tag.is_none()).map(|entry| entry.id.clone()).collect()
     }
 
@@ -283,7 +288,7 @@ impl Record {
             _ if hinted().count() == 1 => return Ok(hinted().next().map(|entry| entry.id.clone())),
             _ => {}
         }
-        let ids = named(live(entries).map(|entry| entry.id.as_str()));
+        let ids = named(live(entries));
         let why = format!("which secret at the vendor is the one in use cannot be told; it has: {ids}");
         Err(Problem::new(why, "say which one it is: `current`").asking(Asks::Current))
     }
@@ -309,7 +314,7 @@ impl Record {
         if let Some(entry) = own.or_else(expired).or_else(given_up) {
             return Ok(Some(entry.id.clone()));
         }
-        let ids = named(free().map(|entry| entry.id.as_str()));
+        let ids = named(free());
         let why = format!("the vendor has no place for another secret, and others made: {ids}");
         Err(Problem::new(why, "delete one that nobody uses, or say which one may be deleted").asking(Asks::Room))
     }
@@ -326,7 +331,7 @@ fn own(tag: &str, policy: &Policy) -> bool {
 }
 
 /// For people.
-fn named<'i>(ids: impl Iterator<Item = &'i str>) -> String {
-    let ids: Vec<_> = ids.take(10).collect();
+fn named<'e>(entries: impl Iterator<Item = &'e Entry>) -> String {
+    let ids: Vec<_> = entries.take(10).map(|entry| entry.id.as_str()).collect();
     if ids.is_empty() { "nothing".to_owned() } else { ids.join(", ") }
 }

@@ -220,7 +220,7 @@ impl Sim {
     }
 
     fn fail(&self, what: &str) -> ! {
-        panic!("{what}\n{}", self.log.join("\n"));
+        std::panic::resume_unwind(Box::new(format!("{what}\n{}", self.log.join("\n"))));
     }
 
     fn now(&self) -> Timestamp {
@@ -498,12 +498,22 @@ fn value(held: &Held) -> String {
     serde_json::to_value(held).unwrap()["value"].as_str().unwrap().to_owned()
 }
 
+/// `Err`: what went wrong, with the seed and every step; the first of each scene is shown.
+fn tried(scene: Scene, plan: &Plan, seed: u64) -> Result<(End, usize), String> {
+    let run = || Sim::new(scene, plan.clone(), seed).run();
+    std::panic::catch_unwind(run).map_err(|why| match why.downcast::<String>() {
+        Ok(why) => *why,
+        Err(_) => format!("{scene:?} {plan:?} seed {seed}"),
+    })
+}
+
 #[test]
 fn every_crash_with_every_fault_loses_nothing_deletes_nothing_foreign_and_ends() {
     let mut ends = BTreeMap::<(&str, End), usize>::new();
-    let mut runs = 0;
+    let (mut runs, mut failures) = (0, Vec::new());
     for scene in scenes() {
         let (_, steps) = Sim::new(scene, Plan::default(), 0).run();
+        let mut failed = None;
         // Each fault at each step, without a crash and with one somewhere.
         for step in 1..=steps + 1 {
             for (index, fault) in FAULTS.into_iter().enumerate() {
@@ -524,14 +534,22 @@ fn every_crash_with_every_fault_loses_nothing_deletes_nothing_foreign_and_ends()
                         plan(Some(step), rng.usize(1..=steps + 4)),
                     ];
                     for plan in plans {
-                        let (end, _) = Sim::new(scene, plan, seed).run();
+                        let (end, _) = match tried(scene, &plan, seed) {
+                            Ok(end) => end,
+                            Err(why) => {
+                                failed.get_or_insert(why);
+                                continue;
+                            }
+                        };
                         *ends.entry((scene.name, end)).or_default() += 1;
                         runs += 1;
                     }
                 }
             }
         }
+        failures.extend(failed);
     }
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
     println!("{runs} runs: {ends:#?}");
     assert!(runs > 10_000, "{runs}");
 }
@@ -539,6 +557,7 @@ fn every_crash_with_every_fault_loses_nothing_deletes_nothing_foreign_and_ends()
 #[test]
 fn many_crashes_and_faults_in_one_rotation_do_no_more_harm_than_one() {
     let mut ends = BTreeMap::<(&str, End), usize>::new();
+    let mut failures = BTreeMap::new();
     for seed in 0..1000 {
         for scene in scenes() {
             let mut rng = Rng::with_seed(seed);
@@ -551,9 +570,13 @@ fn many_crashes_and_faults_in_one_rotation_do_no_more_harm_than_one() {
                     plan.crashes.insert(step, rng.bool());
                 }
             }
-            let (end, _) = Sim::new(scene, plan, seed).run();
-            *ends.entry((scene.name, end)).or_default() += 1;
+            match tried(scene, &plan, seed) {
+                Ok((end, _)) => *ends.entry((scene.name, end)).or_default() += 1,
+                Err(why) => drop(failures.entry(scene.name).or_insert(why)),
+            }
         }
     }
+    let failures: Vec<_> = failures.into_values().collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
     println!("{ends:#?}");
 }
