@@ -1,36 +1,17 @@
-//! What the vendor's list means: which entry is whose, which may be deleted, and what is done next.
+//! What the vendor's list means: which entry is whose, which may be deleted, and what is done next; and what a person says of
+//! it.
 
-use jiff::Timestamp;
+use super::record::{Mark, TAG, live};
+use super::{Asks, Entry, Policy, Problem, Record, Rotation, SAVES_MAX, State};
 
-use super::record::{Asks, Mark};
-use super::{Held, Policy, Problem, Record, Rotation, State};
-
-/// Another's clock may differ from ours: so long after its end, a secret has expired.
-const EXPIRED_AFTER: i64 = 3600;
 /// A tag of another broker that is younger means that it is at work.
 const FRESH: i64 = 86_400;
-/// Every tag begins so.
-const TAG: &str = "tb/";
 /// Creations that are remembered because one of them may still appear.
 const MARKS_MAX: usize = 4;
 /// Creations of one rotation whose answers may be lost.
 pub(super) const TRIES_MAX: u32 = 3;
 /// Looks at a list that may not show yet what is new.
 const LOOKS_MAX: u32 = 2;
-
-/// One secret in the vendor's list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    pub id: String,
-    /// The name that it was created with, where the vendor keeps one.
-    pub tag: Option<String>,
-    /// The first characters of its value.
-    pub hint: Option<String>,
-    pub started: Option<Timestamp>,
-    pub expires: Option<Timestamp>,
-    /// Deleted, and listed all the same.
-    pub deleted: bool,
-}
 
 impl Rotation {
     /// Takes note of what the vendor has.
@@ -151,6 +132,41 @@ impl Rotation {
         }
     }
 
+    /// A person has acted, or a day has passed: everything is tried again.
+    pub(super) fn resumed(&mut self) {
+        let store = self.saves_failed >= SAVES_MAX && !self.loose;
+        (self.saves_failed, self.save_after, self.fails, self.deletes, self.looks) = (0, None, 0, 0, 0);
+        (self.record.refused, self.record.backs) = (0, 0);
+        // What else there is to say is said when it is saved.
+        if !store && self.record.problem.take().is_some() {
+            self.dirty = true;
+            // They have seen what was listed: it is not ours.
+            let shown = std::mem::take(&mut self.shown);
+            for mark in &mut self.record.marks {
+                mark.before.extend(shown.iter().cloned());
+            }
+        }
+    }
+
+    pub(super) fn chosen(&mut self, id: String) {
+        let Some(problem) = self.record.problem.take() else { return };
+        let record = &mut self.record;
+        match problem.asks {
+            Some(Asks::Current) => record.old.id = Some(id),
+            Some(Asks::Room) => record.room = Some(id),
+            Some(Asks::Ours) if self.shown.contains(&id) => {
+                if let Some(mark) = record.marks.last_mut() {
+                    mark.id = Some(id);
+                }
+            }
+            _ => {
+                record.problem = Some(problem);
+                return;
+            }
+        }
+        (self.dirty, self.looks) = (true, 0);
+    }
+
     /// The one place that decides on a deletion.
     fn doom(&mut self, id: &str, entries: &[Entry], now: i64) {
         if live(entries).any(|entry| entry.id == id && self.record.may_delete(entry, now)) {
@@ -158,73 +174,6 @@ impl Rotation {
         } else {
             let why = format!("the secret {id} would be deleted, but may be in use");
             self.park(Problem::new(why, "look at the vendor's list"));
-        }
-    }
-}
-
-impl Entry {
-    fn end(&self) -> Option<i64> {
-        self.expires.map(Timestamp::as_second)
-    }
-
-    fn expired(&self, now: i64) -> bool {
-        self.end().is_some_and(|end| end.saturating_add(EXPIRED_AFTER) <= now)
-    }
-}
-
-impl Mark {
-    fn new(policy: &Policy, entries: &[Entry], now: i64, rng: &mut fastrand::Rng) -> Self {
-        let lifetime = i64::try_from(policy.lifetime.as_secs()).unwrap_or(i64::MAX);
-        let spread = (lifetime / 10).clamp(1, 3600);
-        let mut expires = now.saturating_add(lifetime).saturating_sub(rng.i64(0..spread));
-        while entries.iter().any(|entry| entry.end() == Some(expires)) {
-            expires -= 1;
-        }
-        let tag = format!("{TAG}{}/{:016x}", policy.instance, rng.u64(..));
-        Self { tag, expires, before: entries.iter().map(|entry| entry.id.clone()).collect(), id: None }
-    }
-
-    /// By what was told of it, or by its name.
-    fn names(&self, entry: &Entry) -> bool {
-        self.id.as_ref() == Some(&entry.id) || entry.tag.as_ref() == Some(&self.tag)
-    }
-
-    /// By its end, where the vendor keeps no name.
-    fn ends_like(&self, entry: &Entry) -> bool {
-        entry.tag.is_none() && entry.end() == Some(self.expires) && !self.before.contains(&entry.id)
-    }
-
-    fn fits(&self, entry: &Entry) -> bool {
-        self.names(entry) || self.ends_like(entry)
-    }
-}
-
-impl Held {
-    fn is(&self, entry: &Entry) -> bool {
-        match &self.id {
-            Some(id) => entry.id == *id,
-            None => self.mark.as_ref().is_some_and(|mark| mark.fits(entry)),
-        }
-    }
-
-    /// `None`: the vendor gives no hint.
-    fn hinted(&self, entry: &Entry) -> Option<bool> {
-        let hint = entry.hint.as_ref().filter(|hint| !hint.is_empty())?;
-        Some(self.value.starts_with(hint.as_str()))
-    }
-
-    /// Takes its id and its end from the list.
-    fn learn(&mut self, entries: &[Entry]) {
-        if !entries.iter().any(|entry| self.is(entry))
-            && let Some(mark) = &self.mark
-            && let [one] = live(entries).filter(|entry| mark.fits(entry)).collect::<Vec<_>>()[..]
-        {
-            // An answer may call it otherwise than the list does.
-            self.id = Some(one.id.clone());
-        }
-        let found: Vec<_> = entries.iter().filter(|entry| self.is(entry)).collect();
-        if let [one] = found[..] {
-            (self.id, self.expires) = (Some(one.id.clone()), one.end());
         }
     }
 }
@@ -318,10 +267,6 @@ impl Record {
         let why = format!("the vendor has no place for another secret, and others made: {ids}");
         Err(Problem::new(why, "delete one that nobody uses, or say which one may be deleted").asking(Asks::Room))
     }
-}
-
-fn live(entries: &[Entry]) -> impl Iterator<Item = &Entry> {
-    entries.iter().filter(|entry| !entry.deleted)
 }
 
 fn own(tag: &str, policy: &Policy) -> bool {

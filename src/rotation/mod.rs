@@ -12,8 +12,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use jiff::Timestamp;
 
-pub use self::entries::Entry;
-pub use self::record::{Asks, Held, Problem, Record, State, Style};
+pub use self::record::{Asks, Entry, Held, Problem, Record, State, Style};
 use crate::secret::Secret;
 
 /// A record that cannot be saved so often waits for a person.
@@ -263,8 +262,9 @@ impl Rotation {
             _ => return,
         };
         (record.state, self.dirty, self.looks) = (next, true, 0);
-        if self.record.state == State::Deleting && (self.record.style != Style::Create || self.record.old.id.is_none())
-        {
+        // Where a creation was lost, the list is looked at once more.
+        let lists = self.record.style == Style::Create && (self.record.old.id.is_some() || self.record.tries > 0);
+        if self.record.state == State::Deleting && !lists {
             self.finish();
         }
     }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::entries::TRIES_MAX;
 use super::record::Mark;
-use super::{Action, Asks, Event, Failure, Held, Problem, Rotation, SAVES_MAX, State, Style, Which, serves};
+use super::{Action, Event, Failure, Held, Problem, Rotation, State, Style, Which, serves};
 use crate::secret::Secret;
 
 /// A new secret may be refused until every replica knows it: pauses between tries, 20 min together.
@@ -293,41 +293,6 @@ impl Rotation {
             let why = format!("the vendor does not delete a secret ({})", self.doing());
             self.park(Problem::new(why, "delete it there by hand, then resume"));
         }
-    }
-
-    /// A person has acted, or a day has passed: everything is tried again.
-    fn resumed(&mut self) {
-        let store = self.saves_failed >= SAVES_MAX && !self.loose;
-        (self.saves_failed, self.save_after, self.fails, self.deletes, self.looks) = (0, None, 0, 0, 0);
-        (self.record.refused, self.record.backs) = (0, 0);
-        // What else there is to say is said when it is saved.
-        if !store && self.record.problem.take().is_some() {
-            self.dirty = true;
-            // They have seen what was listed: it is not ours.
-            let shown = std::mem::take(&mut self.shown);
-            for mark in &mut self.record.marks {
-                mark.before.extend(shown.iter().cloned());
-            }
-        }
-    }
-
-    fn chosen(&mut self, id: String) {
-        let Some(problem) = self.record.problem.take() else { return };
-        let record = &mut self.record;
-        match problem.asks {
-            Some(Asks::Current) => record.old.id = Some(id),
-            Some(Asks::Room) => record.room = Some(id),
-            Some(Asks::Ours) if self.shown.contains(&id) => {
-                if let Some(mark) = record.marks.last_mut() {
-                    mark.id = Some(id);
-                }
-            }
-            _ => {
-                record.problem = Some(problem);
-                return;
-            }
-        }
-        (self.dirty, self.looks) = (true, 0);
     }
 }
 

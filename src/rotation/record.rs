@@ -1,10 +1,17 @@
-//! What of a rotation is durable: which secrets are held, how far it has come, what was asked for.
+//! What of a rotation is durable: which secrets are held, how far it has come, what was asked for; and how a secret is
+//! recognised in the vendor's list.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::Policy;
 use crate::secret::Secret;
+
+/// Another's clock may differ from ours: so long after its end, a secret has expired.
+const EXPIRED_AFTER: i64 = 3600;
+/// Every tag begins so.
+pub(super) const TAG: &str = "tb/";
 
 /// How the vendor replaces a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,4 +177,89 @@ impl Record {
             _ => None,
         }
     }
+}
+
+/// One secret in the vendor's list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub id: String,
+    /// The name that it was created with, where the vendor keeps one.
+    pub tag: Option<String>,
+    /// The first characters of its value.
+    pub hint: Option<String>,
+    pub started: Option<Timestamp>,
+    pub expires: Option<Timestamp>,
+    /// Deleted, and listed all the same.
+    pub deleted: bool,
+}
+
+impl Entry {
+    pub(super) fn end(&self) -> Option<i64> {
+        self.expires.map(Timestamp::as_second)
+    }
+
+    pub(super) fn expired(&self, now: i64) -> bool {
+        self.end().is_some_and(|end| end.saturating_add(EXPIRED_AFTER) <= now)
+    }
+}
+
+impl Mark {
+    pub(super) fn new(policy: &Policy, entries: &[Entry], now: i64, rng: &mut fastrand::Rng) -> Self {
+        let lifetime = i64::try_from(policy.lifetime.as_secs()).unwrap_or(i64::MAX);
+        let spread = (lifetime / 10).clamp(1, 3600);
+        let mut expires = now.saturating_add(lifetime).saturating_sub(rng.i64(0..spread));
+        while entries.iter().any(|entry| entry.end() == Some(expires)) {
+            expires -= 1;
+        }
+        let tag = format!("{TAG}{}/{:016x}", policy.instance, rng.u64(..));
+        Self { tag, expires, before: entries.iter().map(|entry| entry.id.clone()).collect(), id: None }
+    }
+
+    /// By what was told of it, or by its name.
+    pub(super) fn names(&self, entry: &Entry) -> bool {
+        self.id.as_ref() == Some(&entry.id) || entry.tag.as_ref() == Some(&self.tag)
+    }
+
+    /// By its end, where the vendor keeps no name.
+    pub(super) fn ends_like(&self, entry: &Entry) -> bool {
+        entry.tag.is_none() && entry.end() == Some(self.expires) && !self.before.contains(&entry.id)
+    }
+
+    fn fits(&self, entry: &Entry) -> bool {
+        self.names(entry) || self.ends_like(entry)
+    }
+}
+
+impl Held {
+    pub(super) fn is(&self, entry: &Entry) -> bool {
+        match &self.id {
+            Some(id) => entry.id == *id,
+            None => self.mark.as_ref().is_some_and(|mark| mark.fits(entry)),
+        }
+    }
+
+    /// `None`: the vendor gives no hint.
+    pub(super) fn hinted(&self, entry: &Entry) -> Option<bool> {
+        let hint = entry.hint.as_ref().filter(|hint| !hint.is_empty())?;
+        Some(self.value.starts_with(hint.as_str()))
+    }
+
+    /// Takes its id and its end from the list.
+    pub(super) fn learn(&mut self, entries: &[Entry]) {
+        if !entries.iter().any(|entry| self.is(entry))
+            && let Some(mark) = &self.mark
+            && let [one] = live(entries).filter(|entry| mark.fits(entry)).collect::<Vec<_>>()[..]
+        {
+            // An answer may call it otherwise than the list does.
+            self.id = Some(one.id.clone());
+        }
+        let found: Vec<_> = entries.iter().filter(|entry| self.is(entry)).collect();
+        if let [one] = found[..] {
+            (self.id, self.expires) = (Some(one.id.clone()), one.end());
+        }
+    }
+}
+
+pub(super) fn live(entries: &[Entry]) -> impl Iterator<Item = &Entry> {
+    entries.iter().filter(|entry| !entry.deleted)
 }
