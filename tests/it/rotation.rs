@@ -18,7 +18,9 @@ const B: &str = "bbb-the-second";
 const STEPS_MAX: usize = 1500;
 const CALLS_MAX: usize = 250;
 const PARKS_MAX: usize = 12;
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 1000;
+/// Where a vendor never does what it should, the same steps come again and again.
+const STEPS_TRIED: usize = 60;
 
 /// What goes wrong with one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -524,9 +526,9 @@ fn every_crash_with_every_fault_loses_nothing_deletes_nothing_foreign_and_ends()
     let (mut runs, mut failures) = (0, Vec::new());
     for scene in scenes() {
         let (_, steps) = Sim::new(scene, Plan::default(), 0).run();
-        let mut failed = None;
+        let (mut failed, steps) = (None, steps.min(STEPS_TRIED));
         // Each fault at each step, without a crash and with one somewhere.
-        for step in 1..=steps + 1 {
+        for step in 1..=(steps + 1).min(STEPS_TRIED) {
             for (index, fault) in FAULTS.into_iter().enumerate() {
                 for after in [false, true] {
                     let seed = (step * 100 + index * 2 + usize::from(after)) as u64;
@@ -557,6 +559,7 @@ fn every_crash_with_every_fault_loses_nothing_deletes_nothing_foreign_and_ends()
             }
         }
         failures.extend(failed);
+        println!("{} steps, {runs} runs so far: {}", steps, scene.name);
     }
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
     println!("{runs} runs: {ends:#?}");
