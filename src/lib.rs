@@ -22,6 +22,7 @@ pub mod oauth;
 pub mod problem;
 pub mod proxy;
 pub mod reload;
+pub mod rotation;
 pub mod secret;
 pub mod server;
 pub mod signal;

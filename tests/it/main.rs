@@ -56,6 +56,8 @@ mod proxy;
 mod refresh;
 /// A configuration, certificates, CA and secret files that change under a running broker.
 mod reload;
+/// The rotation of a client secret, with a vendor in miniature, crashes and faults at every point, and a clock of its own.
+mod rotation;
 /// Whether the stand-ins of the vendors refuse what the vendors refuse.
 mod standins;
 /// What outlives the process: tokens, refusals, waits; a store that is damaged, taken, or on a failing disk.
