@@ -42,10 +42,10 @@ fn production(file: &str) -> String {
 const LAYERS: &[&[&str]] = &[
     &["clock", "units", "secret", "telemetry", "fields"],
     &["problem", "identity", "expiry"],
-    &["connect", "door", "store"],
+    &["connect", "door", "store", "rotation"],
     &["oauth"],
     &["config"],
-    &["token", "rotation"],
+    &["token"],
     &["proxy", "admin"],
     &["signal", "app", "server", "reload"],
     &["standin", "cli", "main", "lib"],
