@@ -5,7 +5,7 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ("store", &["url", "prefix"]),
     ("admin", &["probes"]),
     ("identity.*", &["p12", "password"]),
-    ("token.*", &["issuer", "rotate"]),
+    ("token.*", &["issuer"]),
     ("route.*", &["forwarded", "clients", "unsafe_listen", "http2"]),
 ];
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use http::{HeaderName, HeaderValue};
 
 use super::faults::{DialectError, Faults};
-use super::file::{BasicEncoding, ClientAuth, DialectFile, Grant, InjectFile, Op};
+use super::file::{BasicEncoding, ClientAuth, DialectFile, Grant, InjectFile, Op, RotateFile};
 use super::operation::{self, Authorize, CLIENTS, Managed, Operation, SECRETS, operation};
 use super::rules::{AnswerRules, Rule, answer_rules, compile_rule};
 use super::template::Template;
@@ -50,6 +50,8 @@ pub struct Dialect {
     pub authorize: Option<Authorize>,
     /// By name: `list`, `create`, `delete`, `replace`.
     pub secrets: BTreeMap<String, Managed>,
+    /// How client secrets are rotated, for tokens that do not say.
+    pub rotate: RotateFile,
     /// By name: `list`, `register`, `delete`.
     pub clients: BTreeMap<String, Managed>,
     pub answer: AnswerRules,
@@ -107,6 +109,7 @@ impl Dialect {
             revoke,
             authorize,
             secrets,
+            rotate: file.rotate,
             clients,
             answer,
             errors,

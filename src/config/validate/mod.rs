@@ -8,6 +8,7 @@ mod global;
 mod listen;
 mod login;
 mod request;
+mod rotate;
 mod route;
 mod store;
 mod tls;
