@@ -150,7 +150,8 @@ pub struct TokenFile {
     pub roots: RootsFile,
     /// The name in the server's certificate, where it is not the URL's.
     pub server_name: Option<String>,
-    /// Origins the token may ever be sent to; those of the routes that name it, when not given.
+    /// Origins the token may ever be sent to; when not given, those of the routes that name it, and for the management of
+    /// secrets that of its own `base_url` and of those of the tokens that have it as `rotate.admin`.
     #[schemars(length(min = 1))]
     pub send_to: Vec<String>,
     /// Fraction of the lifetime at which the background refresh starts, jittered by 5 %; 0.75 when not given.

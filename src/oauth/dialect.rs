@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue};
 use super::faults::{DialectError, Faults};
 use super::file::{BasicEncoding, ClientAuth, DialectFile, Grant, InjectFile, Op, RotateFile};
 use super::operation::{self, Authorize, CLIENTS, Managed, Operation, SECRETS, operation};
-use super::rules::{AnswerRules, Rule, answer_rules, compile_rule};
+use super::rules::{AnswerRules, Rule, answer_rules, check_rotate, compile_rule};
 use super::template::Template;
 use crate::units::Budget;
 
@@ -89,6 +89,7 @@ impl Dialect {
         let answer = answer_rules(file.answer, f);
         let errors = file.error.into_iter().enumerate().filter_map(|(i, rule)| compile_rule(i, rule, f)).collect();
         needs(&file.needs, f);
+        check_rotate(&file.rotate, f);
         let inject = inject(&file.inject, &own, f);
         let Some((inject_header, inject_format, inject_headers)) = inject.filter(|_| faults.0.is_empty()) else {
             return Err(faults.0);
