@@ -7,13 +7,18 @@ mod vendor;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::StatusCode;
 
 use super::refusals::Credential;
+use super::secrets::Secrets;
 use crate::clock::Clock;
 use crate::config;
 use crate::connect::Dialer;
 use crate::oauth::client::Client;
 use crate::oauth::file::{Grant, Op};
+use crate::oauth::manage::Item;
 use crate::oauth::request::{self, Given, Inputs};
 use crate::oauth::response::{self, Answer};
 use crate::oauth::{Class, TokenError};
@@ -33,6 +38,21 @@ pub trait Exchange: Send + Sync + 'static {
 
     /// One exchange.
     fn exchange(&self, op: Op, prepared: &Prepared) -> impl Future<Output = Result<Answer, TokenError>> + Send;
+
+    /// The client secret as the configuration has it, whatever a rotation has put in its place.
+    fn configured(&self) -> impl Future<Output = Result<Configured, TokenError>> + Send {
+        async { Err(TokenError::new(Class::Config, "there is no client secret", "set client_secret")) }
+    }
+
+    /// A request of the dialect's `[secrets]` or `[clients]`, such as `secrets.list`, with somebody's access token.
+    fn manage(
+        &self,
+        _what: &str,
+        _access: &Secret,
+        _values: Vec<(&'static str, Given)>,
+    ) -> impl Future<Output = Result<Vec<Item>, Unmanaged>> + Send {
+        async { Err(TokenError::new(Class::Config, "the dialect has no such request", "choose another one").into()) }
+    }
 
     /// Ends a token at the vendor. `None`: there is no request for its kind.
     fn revoke(&self, _token: &Secret, _refresh: bool) -> impl Future<Output = Option<Result<(), TokenError>>> + Send {
@@ -57,14 +77,39 @@ pub struct With {
     pub inputs: String,
 }
 
+/// A client secret as it is configured.
+#[derive(Clone, Debug)]
+pub struct Configured {
+    pub secret: Secret,
+    /// Stands for all values that are configured.
+    pub seed: [u8; 32],
+}
+
+/// Why a vendor did not do what it was asked for beside tokens.
+#[derive(Clone, Debug)]
+pub struct Unmanaged {
+    pub error: TokenError,
+    /// Of its answer, if one came.
+    pub status: Option<StatusCode>,
+}
+
+impl From<TokenError> for Unmanaged {
+    fn from(error: TokenError) -> Self {
+        Self { error, status: None }
+    }
+}
+
 /// Everything one exchange needs. The refresh token is put in by the refresh task.
 #[derive(Clone, Debug)]
 pub struct Prepared {
     pub inputs: Inputs,
     /// The token itself, for the grant `static`.
     pub access_token: Option<Secret>,
-    /// Which of the client secrets it is, from 0.
+    /// Which of the client secrets it is, from 0, and how many there are.
     pub secret: usize,
+    pub secrets: usize,
+    /// Did a rotation bring it?
+    pub rotated: bool,
     /// Stands for the client's own credentials.
     pub proof: Option<Secret>,
 }
@@ -91,12 +136,14 @@ pub struct Source {
     config: Arc<config::Token>,
     client: Client,
     clock: Clock,
+    /// What a rotation put in the place of the configured client secret.
+    secrets: Arc<Secrets>,
     /// Which client secret was used last.
     secret: AtomicUsize,
 }
 
 impl Source {
-    pub fn new(config: Arc<config::Token>, dialer: Arc<Dialer>, clock: Clock) -> Self {
+    pub fn new(config: Arc<config::Token>, dialer: Arc<Dialer>, clock: Clock, secrets: Arc<Secrets>) -> Self {
         let client = Client {
             dialer,
             tls: config.tls.clone(),
@@ -104,19 +151,20 @@ impl Source {
             certificate: config.identity.as_ref().map(|(name, leaf)| format!("[identity.{name}], {leaf}")),
             timeout: config.timeout,
         };
-        Self { config, client, clock, secret: AtomicUsize::new(0) }
+        Self { config, client, clock, secrets, secret: AtomicUsize::new(0) }
     }
 
     async fn read_all(&self, op: Op, secret: usize) -> Result<Prepared, TokenError> {
         let config = &self.config;
         let login = config.password.as_ref().filter(|_| op == Op::Acquire);
-        let (client_secret, secret, proof) = self.client_secret(secret).await?;
-        self.secret.store(secret, Ordering::Relaxed);
+        let chosen = self.client_secret(secret).await?;
+        self.secret.store(chosen.index, Ordering::Relaxed);
         let mut inputs = Inputs {
             url: config.url.clone(),
             base_url: config.base_url.clone(),
             client_id: config.client_id.clone(),
-            client_secret,
+            client_secret: chosen.secret,
+            secret_age: chosen.age,
             username: config.username.clone(),
             password: read(login).await?,
             scope: config.scope.clone(),
@@ -132,25 +180,46 @@ impl Source {
         for (name, url) in [("authorize_url", &config.authorize_url), ("revoke_url", &config.revoke_url)] {
             inputs.values.extend(url.clone().map(|url| (name, Given::text(url))));
         }
-        Ok(Prepared { inputs, access_token: read(config.access_token.as_ref()).await?, secret, proof })
+        let Chosen { index: secret, of: secrets, rotated, proof, .. } = chosen;
+        Ok(Prepared {
+            inputs,
+            access_token: read(config.access_token.as_ref()).await?,
+            secret,
+            secrets,
+            rotated,
+            proof,
+        })
     }
 
-    /// The client secret that is wanted, or the other one where it cannot be read; which one it is; and what stands for both:
-    /// whichever is tried, the login is the same.
-    async fn client_secret(&self, wanted: usize) -> Result<(Option<Secret>, usize, Option<Secret>), TokenError> {
-        let mut all = Vec::new();
-        for source in &self.config.client_secrets {
-            all.push(read(Some(source)).await);
+    /// The client secret that is wanted, or the other one where it cannot be read. What a rotation brought goes before what is
+    /// configured.
+    async fn client_secret(&self, wanted: usize) -> Result<Chosen, TokenError> {
+        let all = self.configured_secrets().await;
+        let now = self.clock.now().wall;
+        if let Some(instead) = self.secrets.instead(seed(&all), now) {
+            let (index, of) = (wanted.min(instead.len() - 1), instead.len());
+            let held = &instead[index];
+            // Beside another one that works, a young one that is refused is no reason to wait.
+            let age = if of == 1 { held.age(now) } else { None };
+            let secret = Some(held.secret());
+            return Ok(Chosen { proof: secret.clone(), secret, age, index, of, rotated: true });
         }
-        let both: Vec<_> = all.iter().flatten().flatten().map(Secret::digest).collect();
+        let of = all.len();
+        let both: Vec<_> = all.iter().flatten().map(Secret::digest).collect();
         let proof = Secret::new(format!("{both:?}"));
         let used = [wanted, 0, 1].into_iter().find(|index| matches!(all.get(*index), Some(Ok(_)))).unwrap_or(0);
-        match (all.len(), all.into_iter().nth(used)) {
-            (_, None) => Ok((None, 0, None)),
-            (_, Some(Err(error))) => Err(error),
-            (1, Some(Ok(secret))) => Ok((secret.clone(), 0, secret)),
-            (_, Some(Ok(secret))) => Ok((secret, used, Some(proof))),
+        let secret = all.into_iter().nth(used).transpose()?;
+        // Whichever of two is tried, the login is the same.
+        let proof = if of == 1 { secret.clone() } else { secret.as_ref().map(|_| proof) };
+        Ok(Chosen { secret, proof, age: None, index: used, of, rotated: false })
+    }
+
+    async fn configured_secrets(&self) -> Vec<Result<Secret, TokenError>> {
+        let mut all = Vec::new();
+        for source in &self.config.client_secrets {
+            all.push(source.read().await.map_err(unreadable));
         }
+        all
     }
 
     /// What only this side can add to an answer's error: who gave it, and to whose certificate.
@@ -193,6 +262,24 @@ impl Exchange for Source {
         response::read(&self.config.dialect, op, &prepared.inputs, &reply, answered).map_err(|e| self.told(e, &server))
     }
 
+    async fn configured(&self) -> Result<Configured, TokenError> {
+        let all = self.configured_secrets().await;
+        let seed = seed(&all);
+        let index = self.secret.load(Ordering::Relaxed).min(all.len().saturating_sub(1));
+        let none = || TokenError::new(Class::Config, "there is no client secret", "set client_secret");
+        let secret = all.into_iter().nth(index).unwrap_or_else(|| Err(none()))?;
+        Ok(Configured { secret, seed: seed.ok_or_else(none)? })
+    }
+
+    async fn manage(
+        &self,
+        what: &str,
+        access: &Secret,
+        values: Vec<(&'static str, Given)>,
+    ) -> Result<Vec<Item>, Unmanaged> {
+        self.asked(what, access, values).await
+    }
+
     async fn revoke(&self, token: &Secret, refresh: bool) -> Option<Result<(), TokenError>> {
         self.end(token, refresh).await
     }
@@ -227,6 +314,27 @@ impl Exchange for Source {
         let purpose = format!("{}\0{rest}", config.purpose());
         let inputs = hex(format!("{purpose}\0{proofs}"));
         With { account: hex(config.account()), purpose: hex(purpose), inputs }
+    }
+}
+
+/// A client secret, and which of how many it is.
+struct Chosen {
+    secret: Option<Secret>,
+    /// Stands for the client's own credentials.
+    proof: Option<Secret>,
+    age: Option<Duration>,
+    index: usize,
+    of: usize,
+    rotated: bool,
+}
+
+/// Stands for the configured client secrets; `None` while one of them cannot be read.
+fn seed(all: &[Result<Secret, TokenError>]) -> Option<[u8; 32]> {
+    let digests: Vec<_> = all.iter().map(|one| one.as_ref().ok().map(Secret::digest)).collect::<Option<_>>()?;
+    match digests[..] {
+        [] => None,
+        [one] => Some(one),
+        ref several => Some(Secret::new(format!("{several:?}")).digest()),
     }
 }
 
