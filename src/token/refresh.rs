@@ -6,15 +6,17 @@
 mod durable;
 mod login;
 mod logout;
+mod manage;
 mod orders;
 mod rotate;
+mod show;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 pub use login::Code;
 pub use logout::LoggedOut;
@@ -28,7 +30,7 @@ use super::kept::{Kept, KeptAccess};
 use super::refusals::Credential;
 use super::schedule::{Lives, Next, Policy, Schedule, Then};
 use super::source::{Exchange, With};
-use crate::clock::{Clock, rfc3339};
+use crate::clock::Clock;
 use crate::oauth::file::Op;
 use crate::oauth::template::Template;
 use crate::oauth::{Class, Outcome, TokenError};
@@ -276,47 +278,6 @@ impl<E: Exchange> Refresher<E> {
         self.save(None).await;
         self.keep(op, token, same, access.warning.as_deref());
         Ok(())
-    }
-
-    fn keep(&mut self, op: Op, token: Token, same: bool, warning: Option<&str>) {
-        let expires_at = token.expires.map(|expires| rfc3339(expires.wall));
-        let (name, fingerprint) = (&self.task.name, token.fingerprint);
-        info!(token = name, %fingerprint, expires_at, same, by = ?op, "token obtained");
-        if let Some(warning) = warning {
-            warn!(token = name, %fingerprint, warning, "an odd answer");
-        }
-        self.snapshot.generation += u64::from(!same);
-        self.snapshot.token = Some(Arc::new(token));
-    }
-
-    fn publish(&mut self, failure: Option<TokenError>) {
-        if let Some(error) = &failure {
-            let usable = self.snapshot.usable(self.task.clock.now());
-            let attempts = self.schedule.failures();
-            warn!(token = self.task.name, attempts, old_token_serves = usable, %error, "no new token");
-        }
-        self.snapshot.finished += 1;
-        self.show(failure.map(Arc::new));
-    }
-
-    fn show(&mut self, error: Option<Arc<TokenError>>) {
-        self.snapshot = Snapshot {
-            token: self.snapshot.token.clone(),
-            generation: self.snapshot.generation,
-            exchanging: false,
-            finished: self.snapshot.finished,
-            error,
-            not_before: self.schedule.not_before(self.task.clock.now()),
-            secrets: self.schedule.secrets(),
-            barred: self.schedule.is_barred(),
-            retired: false,
-            suspects_from: self.schedule.suspects_from(self.task.clock.now()),
-            refreshes_at: self.schedule.due().map(|due| due.wall),
-            refresh_expires_at: self.schedule.refresh_expires_at(),
-            refresh_ends: self.schedule.refresh_ends(),
-            attempts: self.schedule.failures(),
-        };
-        self.task.slot.publish(self.snapshot.clone());
     }
 }
 

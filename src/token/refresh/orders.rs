@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use tracing::{error, info, warn};
 
 use super::Refresher;
-use super::rotate::{Rotating, entry};
+use super::manage::entry;
+use super::rotate::Rotating;
 use crate::clock::rfc3339;
 use crate::oauth::Class;
 use crate::oauth::inputs::Given;
