@@ -762,6 +762,31 @@ fn a_rotation_needs_a_secret_a_store_and_a_vendor_that_makes_secrets() {
         let errors: Vec<_> = stderr.lines().filter(|line| !line.contains("no route uses this token")).collect();
         assert_eq!((code, errors), (0, vec![]), "{fine}");
     }
+    // What tells two clients apart.
+    let vanco = |name: &str, keys: &str| {
+        let default =
+            ["url", "base_url", "client_id", "vars"].into_iter().filter(|key| !keys.starts_with(&format!("{key} =")));
+        let lines: String = default
+            .map(|key| match key {
+                "client_id" => "client_id = \"c\"\n".to_owned(),
+                "vars" => "vars = { tenant = \"t\" }\n".to_owned(),
+                url => format!("{url} = \"https://a.example\"\n"),
+            })
+            .collect();
+        format!(
+            "[token.{name}]\ndialect = \"vanco\"\nclient_secret = {{ exec = [\"true\"] }}\n{lines}{keys}\nrotate = {{}}\n"
+        )
+    };
+    for (other, same) in [
+        ("scope = [\"read\"]", true),
+        ("url = \"https://b.example\"", false),
+        ("base_url = \"https://b.example\"", false),
+        ("client_id = \"d\"", false),
+        ("vars = { tenant = \"u\" }", false),
+    ] {
+        let config = format!("{STORE}{}{}{ROUTE}token = \"a\"\n", vanco("a", ""), vanco("b", other));
+        assert_eq!(check(&config).0, if same { 78 } else { 0 }, "{other}");
+    }
     let replaced = format!(
         "{STORE}[token.api]\ndialect = \"covata\"\nbase_url = \"https://a.example\"\ngrant = \"client_credentials\"\nclient_id = \"c\"\nclient_secret = {{ exec = [\"true\"] }}\n{rotate}\n"
     );
@@ -793,6 +818,16 @@ fn a_token_that_manages_secrets_may_be_sent_to_where_they_are_managed() {
         problems(&format!("{STORE}{own}{ROUTE}")),
         [
             "tokenbroker.toml:10:1: token.api.rotate: the token api may not be sent to https://api.websupervisor.net, where the secrets are managed; add the origin to the send_to of [token.api]"
+        ]
+    );
+    // One mistake is one problem.
+    let wrong = problems(&format!("{rotating}{}{ROUTE}", boss("send_to = [\"api.websupervisor.net\"]")));
+    assert!(wrong.len() == 1 && wrong[0].contains("token.boss.send_to.0: "), "{wrong:#?}");
+    let nowhere = "[token.api]\ndialect = \"mine\"\nurl = \"https://a.example\"\nclient_id = \"c\"\nclient_secret = { exec = [\"true\"] }\nrotate = {}\n[dialect.mine]\nextends = \"oauth2\"\n[dialect.mine.secrets.create]\nurl = \"{base_url}/secrets\"\n";
+    assert_eq!(
+        problems(&format!("{STORE}{nowhere}{ROUTE}")),
+        [
+            "tokenbroker.toml:5:8: token.api: the secrets.create request of the dialect mine needs `base_url`; add it to this table"
         ]
     );
     // Elsewhere than at base_url, nothing is allowed that is not written.
