@@ -261,7 +261,10 @@ impl Report<'_> {
             "planned" => "looking at what the vendor has".to_owned(),
             "creating" => "another secret is asked for".to_owned(),
             "created" => "it is there, and kept".to_owned(),
-            "verifying" => format!("it is tried: {} of {} times", progress.verified, self.token.rotate.times),
+            "verifying" => {
+                let said = progress.said.as_ref().map(|said| format!("; not yet: {said}")).unwrap_or_default();
+                format!("it is tried: {} of {} times{said}", progress.verified, self.token.rotate.times)
+            }
             "swapped" => format!("the new secret{id} is in use; the old one goes at {goes}"),
             "deleting" => format!("the new secret{id} is in use; the old one is deleted"),
             "aborting" => "the new one is given up, and deleted".to_owned(),

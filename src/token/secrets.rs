@@ -161,6 +161,14 @@ pub(super) struct Work {
     pub told: Option<String>,
 }
 
+impl Work {
+    /// Gives up what is not durable yet.
+    pub fn forgo(&mut self, durable: Option<KeptSecrets>, why: &str, fix: &str) {
+        (self.kept, self.machine) = (durable, None);
+        self.parked = Some(Problem { why: why.to_owned(), what_to_do: fix.to_owned(), asks: None });
+    }
+}
+
 impl Secrets {
     /// As the store has them under that name.
     pub fn open(store: Option<&Arc<FileStore>>, record: String) -> Result<Self, StoreError> {
@@ -263,6 +271,16 @@ impl Secrets {
         }
     }
 
+    /// Is a rotation under way, as the store has it?
+    pub(super) fn has_begun(&self) -> bool {
+        self.kept.load().as_ref().is_some_and(|kept| kept.record.state != State::Stable)
+    }
+
+    /// As the store has it.
+    pub(super) fn durable(&self) -> Option<KeptSecrets> {
+        self.kept.load().as_deref().cloned()
+    }
+
     /// It is durable: it is used from now on.
     pub(super) fn keep(&self, kept: KeptSecrets) {
         self.kept.store(Some(Arc::new(kept)));
@@ -274,12 +292,12 @@ impl Secrets {
 }
 
 impl Progress {
-    fn none() -> Self {
+    pub(super) fn none() -> Self {
         Self { state: "none".to_owned(), ..Self::default() }
     }
 
     /// As the record tells.
-    pub(super) fn of(record: &Record) -> Self {
+    pub fn of(record: &Record) -> Self {
         let serving = record.serving();
         let (state, verified) = match &record.state {
             State::Stable => ("stable", 0),

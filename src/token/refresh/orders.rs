@@ -12,7 +12,7 @@ use super::rotate::Rotating;
 use crate::clock::rfc3339;
 use crate::oauth::Class;
 use crate::oauth::inputs::Given;
-use crate::rotation::{Asks, Begin, Entry, Event, Failure, Held, Policy, Problem, Record, Rotation, State, plan};
+use crate::rotation::{Asks, Begin, Entry, Event, Failure, Held, Policy, Problem, Record, Rotation, State, Style, plan};
 use crate::secret::{Secret, file};
 use crate::token::secrets::{Asked, KeptSecrets, Order, Reply, Verb, Work};
 use crate::token::source::Exchange;
@@ -68,6 +68,15 @@ impl<E: Exchange> Refresher<E> {
         let dead = self.snapshot.error.as_ref().is_some_and(|error| error.class == Class::SecretExpired);
         let Some(machine) = self.machine(rotating, work) else { return Err("nothing is known of it".to_owned()) };
         let record = machine.record();
+        let imports = record.style == Style::Import && matches!(record.state, State::Created | State::Verifying { .. });
+        if verb == Verb::Import && imports {
+            // The one before it was a mistake: nothing is at the vendor because of it.
+            let back = record.replaced_by(record.old.clone());
+            work.kept.iter_mut().for_each(|kept| kept.record = back.clone());
+            work.machine = None;
+        }
+        let Some(machine) = self.machine(rotating, work) else { return Err("nothing is known of it".to_owned()) };
+        let record = machine.record();
         if record.state != State::Stable {
             if verb == Verb::Import {
                 let fix = "let it end, or mend what it waits for and rotate again";
@@ -99,7 +108,7 @@ impl<E: Exchange> Refresher<E> {
         };
         let over = record.old.expires.is_some_and(|end| end <= now.as_second());
         machine.begin(begin, dead || over, now);
-        (work.said, work.told) = (None, None);
+        (work.said, work.told, work.parked) = (None, None, None);
         info!(token = self.task.name, ?verb, emergency = dead || over, "a rotation of the client secret begins");
         Ok(json!({ "begun": true }))
     }
@@ -161,7 +170,7 @@ impl<E: Exchange> Refresher<E> {
         }
         self.retry_tomorrow(work, seconds);
         if let Err(why) = self.begin(rotating, work, Verb::Rotate, Asked::default()).await {
-            let days = end.duration_since(now).as_secs() / DAY;
+            let days = end.duration_since(now).as_secs().div_euclid(DAY);
             error!(
                 token = self.task.name,
                 days_left = days,

@@ -13,7 +13,7 @@ use super::{LOOK_AGAIN, Refresher};
 use crate::config;
 use crate::oauth::file::{Grant, Op};
 use crate::oauth::{Class, Outcome};
-use crate::rotation::{Action, Event, Failure, State, Which};
+use crate::rotation::{Action, Event, Failure, Problem, State, Which};
 use crate::token::cache::Slot;
 use crate::token::secrets::{Progress, Secrets, Work};
 use crate::token::source::Exchange;
@@ -68,7 +68,9 @@ impl<E: Exchange> Refresher<E> {
         let Some(machine) = self.machine(rotating, work).filter(|_| !overruled) else { return LOOK_AGAIN };
         rotating.secrets.report(machine, now);
         let action = machine.next(now);
-        work.parked = None;
+        if !matches!(action, Action::Done) {
+            work.parked = None;
+        }
         let event = match &action {
             Action::Done => return LOOK_AGAIN,
             Action::Park(problem) => match Self::choose(work, problem) {
@@ -119,6 +121,12 @@ impl<E: Exchange> Refresher<E> {
             Err(error) => {
                 error!(token = self.task.name, %error, "the record of the rotation could not be saved");
                 work.said = Some(error);
+                let begun = rotating.secrets.has_begun();
+                if !begun && matches!(kept.record.state, State::Planned | State::Created) {
+                    // Nobody was asked for anything yet.
+                    let why = "the store cannot be written, so nothing was begun";
+                    work.forgo(rotating.secrets.durable(), why, "mend the store, then do it again");
+                }
                 Event::SaveFailed
             }
         }
@@ -160,8 +168,15 @@ impl<E: Exchange> Refresher<E> {
 
     /// For the operator, and in the log once.
     pub(super) fn show_rotation(&mut self, rotating: &Rotating, work: &mut Work, wait: Option<Duration>) {
-        let Some(machine) = &work.machine else { return };
-        let (record, now) = (machine.record(), self.task.clock.now().wall);
+        let now = self.task.clock.now().wall;
+        let record = work.machine.as_ref().map(|machine| machine.record());
+        let Some(record) = record.or(work.kept.as_ref().map(|kept| &kept.record)) else {
+            if let Some(Problem { why, what_to_do, .. }) = &work.parked {
+                let (problem, fix, said) = (Some(why.clone()), Some(what_to_do.clone()), work.said.clone());
+                rotating.secrets.show(&Progress { problem, fix, said, ..Progress::none() });
+            }
+            return;
+        };
         let mut progress = Progress { said: work.said.clone(), ..Progress::of(record) };
         if let Some(problem) = &work.parked {
             (progress.problem, progress.fix) = (Some(problem.why.clone()), Some(problem.what_to_do.clone()));
