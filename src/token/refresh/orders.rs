@@ -12,7 +12,9 @@ use super::rotate::Rotating;
 use crate::clock::rfc3339;
 use crate::oauth::Class;
 use crate::oauth::inputs::Given;
-use crate::rotation::{Asks, Begin, Entry, Event, Failure, Held, Policy, Problem, Record, Rotation, State, Style, plan};
+use crate::rotation::{
+    Asks, Begin, Entry, Event, Failure, Held, Policy, Problem, Record, Rotation, State, Style, plan,
+};
 use crate::secret::{Secret, file};
 use crate::token::secrets::{Asked, KeptSecrets, Order, Reply, Verb, Work};
 use crate::token::source::Exchange;
