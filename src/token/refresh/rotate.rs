@@ -73,13 +73,10 @@ impl<E: Exchange> Refresher<E> {
         }
         let event = match &action {
             Action::Done => return LOOK_AGAIN,
-            Action::Park(problem) => match Self::choose(work, problem) {
-                Some(chosen) => Event::Chosen(chosen),
-                None => {
-                    work.parked = Some(problem.clone());
-                    return LOOK_AGAIN;
-                }
-            },
+            Action::Park(problem) => {
+                work.parked = Some(problem.clone());
+                return LOOK_AGAIN;
+            }
             Action::Wait(until) => {
                 let left = Duration::try_from(until.duration_since(now)).unwrap_or_default();
                 return left.clamp(Duration::from_millis(100), LOOK_AGAIN);
