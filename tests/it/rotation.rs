@@ -1,7 +1,3 @@
-mod adverse;
-mod cases;
-mod desk;
-mod lists;
 mod vendor;
 
 use std::collections::BTreeMap;

@@ -532,7 +532,8 @@ fn a_broker_that_is_killed_anywhere_in_a_rotation_ends_it_when_it_is_asked_again
         *killed_in.entry(state).or_default() += 1;
         stand = restarted(stand);
         // At no instant is there nothing that works.
-        assert_eq!(stand.refresh().status, 200);
+        let reply = stand.refresh();
+        assert_eq!(reply.status, 200, "{killed_in:?} {}", reply.text());
         let (code, out, err) = run(&stand, &["secret", "rotate", "comap", "--admin-token-stdin"], &person);
         assert_eq!(code, 0, "{killed_in:?} {out}{err}");
         is_rotated(&stand);

@@ -67,6 +67,7 @@ impl<E: Exchange> Refresher<E> {
         let choices = [(Asks::Current, asked.current), (Asks::Room, asked.remove), (Asks::Ours, asked.ours)];
         let choices = choices.into_iter().filter_map(|(asks, id)| Some((asks, id?)));
         let now = self.task.clock.now().wall;
+        work.parked = None;
         let dead = self.snapshot.error.as_ref().is_some_and(|error| error.class == Class::SecretExpired);
         let Some(machine) = self.machine(rotating, work) else { return Err("nothing is known of it".to_owned()) };
         let record = machine.record();
@@ -115,7 +116,7 @@ impl<E: Exchange> Refresher<E> {
         for (asks, id) in choices {
             machine.choose(asks, id);
         }
-        (work.said, work.told, work.parked) = (None, None, None);
+        (work.said, work.told) = (None, None);
         info!(token = self.task.name, ?verb, emergency = dead || over, "a rotation of the client secret begins");
         Ok(json!({ "begun": true }))
     }
@@ -131,7 +132,11 @@ impl<E: Exchange> Refresher<E> {
             Some(kept) if rotating.secrets.is_overruled(kept) => {
                 (kept.instance.clone(), kept.record.replaced_by(&configured.secret, id))
             }
-            Some(_) => return Ok(()),
+            Some(_) => {
+                // Whoever wrote the new one there has made it the configured one.
+                work.kept.iter_mut().for_each(|kept| kept.seed = configured.seed);
+                return Ok(());
+            }
         };
         let mut kept = KeptSecrets { seed: configured.seed, instance, record, retry_at: None };
         kept.record.old.expires = end;
