@@ -100,8 +100,9 @@ pub(super) struct Order {
 pub struct Progress {
     /// `none` before the first one.
     pub state: String,
-    /// In a row.
+    /// In a row, and how often it has to be.
     pub verified: u32,
+    pub verify_times: u32,
     /// Why it waits for a person, or why the last one changed nothing.
     pub problem: Option<String>,
     pub fix: Option<String>,

@@ -297,9 +297,11 @@ impl<E: Exchange> Refresher<E> {
         let own = secret.digest() == kept.seed;
         let shown = path.display().to_string();
         let write = move || {
-            let same =
-                std::fs::read_to_string(&path).is_ok_and(|text| text.trim_end_matches(['\r', '\n']) == secret.expose());
-            if same || (own && !path.exists()) { Ok(false) } else { file::replace(&path, &secret).map(|()| true) }
+            if file::holds(&path, &secret) || (own && !path.exists()) {
+                Ok(false)
+            } else {
+                file::replace(&path, &secret).map(|()| true)
+            }
         };
         match tokio::task::spawn_blocking(write).await {
             Ok(Ok(written)) => {

@@ -148,7 +148,8 @@ impl<E: Exchange> Refresher<E> {
         self.with = self.exchange.with();
         let error = match self.once(op, None, Some(secret)).await {
             Ok(()) => {
-                self.publish(None);
+                // Whoever waits for an exchange of their own waits on.
+                self.show(None);
                 work.said = None;
                 return Event::Accepted;
             }
@@ -183,6 +184,7 @@ impl<E: Exchange> Refresher<E> {
             let goes = Timestamp::from_second(since).ok()?.checked_add(rotating.config.rotate.grace);
             goes.ok()
         });
+        progress.verify_times = rotating.config.rotate.times;
         progress.rotated = rotating.secrets.expires().is_some();
         progress.next_at = wait.filter(|wait| !wait.is_zero()).and_then(|wait| now.checked_add(wait).ok());
         rotating.secrets.show(&progress);
