@@ -38,6 +38,8 @@ pub struct Rotation {
     loose: bool,
     /// The creation was not sent before, neither by this process nor by another.
     fresh: bool,
+    /// The process before may have deleted something: the list does not show it yet.
+    stale: bool,
     /// The call that is under way.
     asked: Option<Action>,
     /// Does the driver use what the record says?
@@ -58,7 +60,7 @@ impl Rotation {
     /// Goes on from the newest durable record.
     pub fn resume(policy: Policy, mut record: Record, rng: Rng) -> Self {
         // Whether these calls were made is not known: the list or a try will tell.
-        record.doomed = None;
+        let stale = record.doomed.take().is_some();
         if let State::Verifying { passed } = &mut record.state {
             *passed = 0;
         }
@@ -75,6 +77,7 @@ impl Rotation {
             save_after: None,
             loose: false,
             fresh: false,
+            stale,
             asked: None,
             published,
             probe_old: false,
@@ -124,6 +127,9 @@ impl Rotation {
         }
         if let Some(new) = &mut self.record.new {
             new.since.get_or_insert(second);
+        }
+        if std::mem::take(&mut self.stale) {
+            self.settle(second);
         }
         self.move_on(second);
         if self.dirty && !self.loose {

@@ -43,7 +43,6 @@ impl Rotation {
             (Event::Swapped, _) => self.published = serves(&self.record),
             (event @ (Event::ServingRefused | Event::Resume | Event::Daily | Event::Chosen(_)), asked) => {
                 self.asked = asked;
-                self.changes();
                 match event {
                     Event::ServingRefused => self.serving_refused(now),
                     Event::Chosen(id) => self.chosen(id),
@@ -222,6 +221,7 @@ impl Rotation {
         if !self.record.may_go_back() || self.record.old.over(now) || self.record.emergency {
             return;
         }
+        self.changes();
         let refusals = &mut self.record.refusals;
         refusals.retain(|at| now - REFUSALS_WINDOW < *at && *at <= now);
         refusals.push(now);
@@ -262,13 +262,14 @@ impl Rotation {
                     self.record.unsure = true;
                     return self.enter(State::Verifying { passed: 0 });
                 }
-                // Perhaps it was done: the list tells.
+                // Perhaps it was done: the list will tell.
+                Action::Delete { .. } => return self.again(now, whole(self.policy.settle).max(AGAIN)),
                 _ => return self.again(now, AGAIN),
             },
             Failure::Refused(words) => words,
         };
-        if matches!(asked, Action::Delete { .. }) {
-            return self.deletion_over(now);
+        if let Action::Delete { id } = asked {
+            return self.deletion_over(id, now);
         }
         let why = format!("the vendor refuses ({}): {words}", self.doing());
         self.ends(asked, why, "do what the vendor says");
@@ -294,21 +295,25 @@ impl Rotation {
         }
         self.park(Problem::new(why, format!("{fix}, then rotate again")));
     }
+
     fn deleted(&mut self, id: &str, now: i64) {
         self.fails = 0;
         if self.record.state == State::Deleting && self.record.old.id.as_deref() == Some(id) {
             return self.finish();
         }
-        self.deletion_over(now);
+        self.deletion_over(id, now);
     }
 
     /// The list tells whether it is gone.
-    fn deletion_over(&mut self, now: i64) {
+    fn deletion_over(&mut self, id: &str, now: i64) {
+        for mark in self.record.marks.iter_mut().filter(|mark| mark.id.as_deref() == Some(id)) {
+            mark.deleted = true;
+        }
         (self.record.doomed, self.record.room, self.deletes) = (None, None, self.deletes + 1);
         self.settle(now);
         if self.deletes >= DELETES_MAX {
             let why = format!("the vendor does not delete a secret ({})", self.doing());
-            self.park(Problem::new(why, "delete it there by hand, then resume"));
+            self.park(Problem::new(why, "delete it there by hand, then rotate again"));
         }
     }
 }

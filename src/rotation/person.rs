@@ -5,6 +5,7 @@ use super::{Asks, Rotation, SAVES_MAX, State};
 impl Rotation {
     /// Everything is tried again. `person`: they have seen what was listed, and it is not ours.
     pub(super) fn resumed(&mut self, person: bool) {
+        self.changes();
         let store = self.saves_failed >= SAVES_MAX && !self.loose;
         (self.saves_failed, self.save_after) = (0, None);
         // What else there is to say is said when it is saved.
