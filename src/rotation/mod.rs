@@ -46,8 +46,9 @@ pub struct Rotation {
     published: Which,
     /// Is the old one to be tried?
     probe_old: bool,
-    /// Was the new one tried before the old one is deleted?
-    checked: bool,
+    /// How often in a row the new one has worked since the old one is to be deleted, and how often it has to.
+    checks: u32,
+    needed: u32,
     /// Since the last call that went well.
     fails: u32,
     deletes: u32,
@@ -67,7 +68,7 @@ impl Rotation {
         if record.state == State::Creating && record.style == Style::Replace {
             (record.unsure, record.state) = (true, State::Verifying { passed: 0 });
         }
-        let published = serves(&record);
+        let (published, needed) = (serves(&record), policy.times.max(1));
         Self {
             policy,
             record,
@@ -81,7 +82,9 @@ impl Rotation {
             asked: None,
             published,
             probe_old: false,
-            checked: false,
+            checks: 0,
+            // What the process before saw is not known.
+            needed,
             fails: 0,
             deletes: 0,
             looks: 0,
@@ -186,7 +189,7 @@ impl Rotation {
                 if now < since.saturating_add(grace) {
                     return;
                 }
-                self.checked = false;
+                (self.checks, self.needed) = (0, 1);
                 State::Deleting
             }
             _ => return,
@@ -217,7 +220,7 @@ impl Rotation {
                 let grace = i64::try_from(self.policy.grace.as_secs()).unwrap_or(i64::MAX);
                 Action::Wait(at(since.saturating_add(grace).min(now.saturating_add(PAUSE_MAX))))
             }
-            State::Deleting if !self.checked => Action::Verify(Which::New),
+            State::Deleting if self.checks < self.needed => Action::Verify(Which::New),
             State::Deleting => Action::List,
         }
     }

@@ -60,7 +60,7 @@ impl Rotation {
 
     pub(super) fn enter(&mut self, state: State) {
         self.record.state = state;
-        (self.dirty, self.fails, self.looks, self.probe_old, self.checked) = (true, 0, 0, false, false);
+        (self.dirty, self.fails, self.looks, self.probe_old, self.checks) = (true, 0, 0, false, 0);
     }
 
     pub(super) fn wait(&mut self, now: i64, seconds: i64) {
@@ -82,7 +82,7 @@ impl Rotation {
             let why = format!("the vendor cannot be reached or does not answer ({})", self.doing());
             return self.park(Problem::new(why, "look at the connection to the vendor, then rotate again"));
         }
-        self.checked = false;
+        self.checks = 0;
         self.wait(now, (AGAIN << (self.fails - 1).min(8)).min(AGAIN_MAX).max(at_least));
     }
 
@@ -157,7 +157,8 @@ impl Rotation {
     }
 
     fn give_up(&mut self, problem: Problem, now: i64) {
-        let last = self.record.emergency || self.record.old.over(now) || self.record.style == Style::Replace;
+        let old_gone = self.record.emergency || self.record.old.over(now) || self.record.cutting;
+        let last = old_gone || self.record.style == Style::Replace;
         if last { self.park(problem) } else { self.abort(problem) }
     }
 
@@ -169,6 +170,7 @@ impl Rotation {
                 *passed += 1;
                 if *passed >= self.policy.times || emergency {
                     self.record.refusals.clear();
+                    self.record.refused = 0;
                     self.enter(State::Swapped { since: now });
                 } else {
                     self.wait(now, whole(self.policy.every));
@@ -187,7 +189,12 @@ impl Rotation {
                     "both are kept: rotate again to try again",
                 ));
             }
-            _ => self.checked = true,
+            _ => {
+                self.checks += 1;
+                if self.checks < self.needed {
+                    self.wait(now, whole(self.policy.every));
+                }
+            }
         }
     }
 
@@ -197,7 +204,8 @@ impl Rotation {
             State::Verifying { passed } => *passed = 0,
             // The deletion has not begun: the old one may go on.
             State::Deleting if !self.record.cutting && !self.record.old.over(now) => return self.swap_back(now),
-            _ => return self.again(now, AGAIN),
+            // Whether there is still another one is not known: this one has to prove itself again.
+            _ => (self.checks, self.needed) = (0, self.policy.times),
         }
         self.dirty = true;
         if which == Which::New && self.record.unsure {
@@ -211,7 +219,7 @@ impl Rotation {
                 self.wait(now, *pause);
             }
             None => {
-                let what_to_do = "the old one stays: look at the vendor's settings, then rotate again";
+                let what_to_do = "look at the vendor's settings, then rotate again";
                 self.give_up(Problem::new("the new secret is refused", what_to_do), now);
             }
         }
