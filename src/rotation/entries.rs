@@ -17,7 +17,7 @@ impl Rotation {
     pub(super) fn listed(&mut self, entries: &[Entry], now: i64) {
         self.fails = 0;
         self.record.learn(&self.policy, entries);
-        self.record.marks.retain(|mark| !mark.seen || live(entries).any(|entry| mark.fits(entry)));
+        self.record.marks.retain(|mark| !mark.deleted || live(entries).any(|entry| mark.fits(entry)));
         match self.record.state {
             State::Planned => self.plan(entries, now),
             State::Creating | State::Aborting(_) => self.clean(entries, now),
@@ -98,7 +98,7 @@ impl Rotation {
             Ok(Some(entry)) => {
                 self.found = true;
                 for mark in self.record.marks.iter_mut().filter(|mark| mark.fits(entry)) {
-                    mark.seen = true;
+                    mark.id = Some(entry.id.clone());
                 }
                 self.doom(&entry.id, entries, now);
             }
@@ -122,6 +122,7 @@ impl Rotation {
             return;
         }
         let old = live(entries).find(|entry| self.record.old.is(entry));
+        let another = old.filter(|entry| self.record.old.ends_otherwise(entry));
         let listed = self.record.new.as_ref().is_some_and(|new| self.record.shows(new, entries));
         // The list may show what is new late, and what is old not always.
         if (!listed || old.is_none() && !self.record.cutting) && self.looks + 1 < LOOKS_MAX {
@@ -134,6 +135,14 @@ impl Rotation {
         }
         match old {
             None => self.finish(),
+            // It is gone, and its id was given to another.
+            Some(_) if another.is_some() && self.record.cutting => self.finish(),
+            Some(entry) if another.is_some() => {
+                let why = format!("the secret {} ends at another time than the old one did", entry.id);
+                let what_to_do = "it was not deleted: look at the vendor's list, and delete there what nobody uses";
+                self.finish();
+                self.park(Problem::new(why, what_to_do));
+            }
             Some(entry) if self.record.keeps(entry) => {
                 let why = format!("the vendor gave the new secret the id of the old one, {}", entry.id);
                 let what_to_do = "nothing was deleted: look at the vendor's list, and delete there what nobody uses";
@@ -164,7 +173,10 @@ impl Record {
         if old.id.is_none() && old.since.is_none() {
             old.id.clone_from(&policy.current);
         }
-        old.learn(entries);
+        // While it is being replaced, it has to stay what it was: an id may be given to another.
+        if old.expires.is_none() || matches!(self.state, State::Stable | State::Planned) {
+            old.learn(entries);
+        }
         if let Some(new) = &mut self.new {
             new.learn(entries);
         }

@@ -45,8 +45,8 @@ pub struct Mark {
     pub(super) before: Vec<String>,
     /// As the vendor or a person told.
     pub(super) id: Option<String>,
-    /// It was in the list, and its deletion was decided: once it is not listed any more, this mark has done its work.
-    pub(super) seen: bool,
+    /// The vendor has answered to its deletion: once it is not listed any more, this mark has done its work.
+    pub(super) deleted: bool,
 }
 
 impl Mark {
@@ -60,12 +60,15 @@ impl Mark {
         let tag = format!("{TAG}{}/{:016x}", policy.instance, rng.u64(..));
         // What is deleted may leave its id to another.
         let before = live(entries).map(|entry| entry.id.clone()).collect();
-        Self { tag, expires, before, id: None, seen: false }
+        Self { tag, expires, before, id: None, deleted: false }
     }
 
-    /// By what was told of it, or by its name.
+    /// By its name; or by what was told of it, unless it has another name: an id may be given to another.
     pub(super) fn names(&self, entry: &Entry) -> bool {
-        self.id.as_ref() == Some(&entry.id) || entry.tag.as_ref() == Some(&self.tag)
+        match &entry.tag {
+            Some(tag) => *tag == self.tag,
+            None => self.id.as_ref() == Some(&entry.id),
+        }
     }
 
     /// By its end, where the vendor keeps no name.
@@ -84,6 +87,10 @@ impl Held {
             Some(id) => entry.id == *id,
             None => self.mark.as_ref().is_some_and(|mark| mark.fits(entry)),
         }
+    }
+
+    pub(super) fn ends_otherwise(&self, entry: &Entry) -> bool {
+        self.expires.is_some() && entry.end().is_some() && self.expires != entry.end()
     }
 
     /// `None`: the vendor gives no hint.

@@ -38,14 +38,17 @@ pub struct Rotation {
     loose: bool,
     /// The creation was not sent before, neither by this process nor by another.
     fresh: bool,
+    /// The process before may have deleted something: the list does not show it yet.
+    stale: bool,
     /// The call that is under way.
     asked: Option<Action>,
     /// Does the driver use what the record says?
     published: Which,
     /// Is the old one to be tried?
     probe_old: bool,
-    /// Was the new one tried before the old one is deleted?
-    checked: bool,
+    /// How often in a row the new one has worked since the old one is to be deleted, and how often it has to.
+    checks: u32,
+    needed: u32,
     /// Since the last call that went well.
     fails: u32,
     deletes: u32,
@@ -58,14 +61,14 @@ impl Rotation {
     /// Goes on from the newest durable record.
     pub fn resume(policy: Policy, mut record: Record, rng: Rng) -> Self {
         // Whether these calls were made is not known: the list or a try will tell.
-        record.doomed = None;
+        let stale = record.doomed.take().is_some();
         if let State::Verifying { passed } = &mut record.state {
             *passed = 0;
         }
         if record.state == State::Creating && record.style == Style::Replace {
             (record.unsure, record.state) = (true, State::Verifying { passed: 0 });
         }
-        let published = serves(&record);
+        let (published, needed) = (serves(&record), policy.times.max(1));
         Self {
             policy,
             record,
@@ -75,10 +78,13 @@ impl Rotation {
             save_after: None,
             loose: false,
             fresh: false,
+            stale,
             asked: None,
             published,
             probe_old: false,
-            checked: false,
+            checks: 0,
+            // What the process before saw is not known.
+            needed,
             fails: 0,
             deletes: 0,
             looks: 0,
@@ -123,6 +129,9 @@ impl Rotation {
         }
         if let Some(new) = &mut self.record.new {
             new.since.get_or_insert(second);
+        }
+        if std::mem::take(&mut self.stale) {
+            self.settle(second);
         }
         self.move_on(second);
         if self.dirty && !self.loose {
@@ -179,7 +188,7 @@ impl Rotation {
                 if now < since.saturating_add(grace) {
                     return;
                 }
-                self.checked = false;
+                (self.checks, self.needed) = (0, 1);
                 State::Deleting
             }
             _ => return,
@@ -210,7 +219,7 @@ impl Rotation {
                 let grace = i64::try_from(self.policy.grace.as_secs()).unwrap_or(i64::MAX);
                 Action::Wait(at(since.saturating_add(grace).min(now.saturating_add(PAUSE_MAX))))
             }
-            State::Deleting if !self.checked => Action::Verify(Which::New),
+            State::Deleting if self.checks < self.needed => Action::Verify(Which::New),
             State::Deleting => Action::List,
         }
     }

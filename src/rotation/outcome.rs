@@ -60,7 +60,7 @@ impl Rotation {
 
     pub(super) fn enter(&mut self, state: State) {
         self.record.state = state;
-        (self.dirty, self.fails, self.looks, self.probe_old, self.checked) = (true, 0, 0, false, false);
+        (self.dirty, self.fails, self.looks, self.probe_old, self.checks) = (true, 0, 0, false, 0);
     }
 
     pub(super) fn wait(&mut self, now: i64, seconds: i64) {
@@ -82,7 +82,7 @@ impl Rotation {
             let why = format!("the vendor cannot be reached or does not answer ({})", self.doing());
             return self.park(Problem::new(why, "look at the connection to the vendor, then rotate again"));
         }
-        self.checked = false;
+        self.checks = 0;
         self.wait(now, (AGAIN << (self.fails - 1).min(8)).min(AGAIN_MAX).max(at_least));
     }
 
@@ -157,7 +157,8 @@ impl Rotation {
     }
 
     fn give_up(&mut self, problem: Problem, now: i64) {
-        let last = self.record.emergency || self.record.old.over(now) || self.record.style == Style::Replace;
+        let old_gone = self.record.emergency || self.record.old.over(now) || self.record.cutting;
+        let last = old_gone || self.record.style == Style::Replace;
         if last { self.park(problem) } else { self.abort(problem) }
     }
 
@@ -169,6 +170,7 @@ impl Rotation {
                 *passed += 1;
                 if *passed >= self.policy.times || emergency {
                     self.record.refusals.clear();
+                    self.record.refused = 0;
                     self.enter(State::Swapped { since: now });
                 } else {
                     self.wait(now, whole(self.policy.every));
@@ -187,7 +189,12 @@ impl Rotation {
                     "both are kept: rotate again to try again",
                 ));
             }
-            _ => self.checked = true,
+            _ => {
+                self.checks += 1;
+                if self.checks < self.needed {
+                    self.wait(now, whole(self.policy.every));
+                }
+            }
         }
     }
 
@@ -197,7 +204,8 @@ impl Rotation {
             State::Verifying { passed } => *passed = 0,
             // The deletion has not begun: the old one may go on.
             State::Deleting if !self.record.cutting && !self.record.old.over(now) => return self.swap_back(now),
-            _ => return self.again(now, AGAIN),
+            // Whether there is still another one is not known: this one has to prove itself again.
+            _ => (self.checks, self.needed) = (0, self.policy.times),
         }
         self.dirty = true;
         if which == Which::New && self.record.unsure {
@@ -211,7 +219,7 @@ impl Rotation {
                 self.wait(now, *pause);
             }
             None => {
-                let what_to_do = "the old one stays: look at the vendor's settings, then rotate again";
+                let what_to_do = "look at the vendor's settings, then rotate again";
                 self.give_up(Problem::new("the new secret is refused", what_to_do), now);
             }
         }
@@ -262,13 +270,14 @@ impl Rotation {
                     self.record.unsure = true;
                     return self.enter(State::Verifying { passed: 0 });
                 }
-                // Perhaps it was done: the list tells.
+                // Perhaps it was done: the list will tell.
+                Action::Delete { .. } => return self.again(now, whole(self.policy.settle).max(AGAIN)),
                 _ => return self.again(now, AGAIN),
             },
             Failure::Refused(words) => words,
         };
-        if matches!(asked, Action::Delete { .. }) {
-            return self.deletion_over(now);
+        if let Action::Delete { id } = asked {
+            return self.deletion_over(id, now);
         }
         let why = format!("the vendor refuses ({}): {words}", self.doing());
         self.ends(asked, why, "do what the vendor says");
@@ -294,21 +303,25 @@ impl Rotation {
         }
         self.park(Problem::new(why, format!("{fix}, then rotate again")));
     }
+
     fn deleted(&mut self, id: &str, now: i64) {
         self.fails = 0;
         if self.record.state == State::Deleting && self.record.old.id.as_deref() == Some(id) {
             return self.finish();
         }
-        self.deletion_over(now);
+        self.deletion_over(id, now);
     }
 
     /// The list tells whether it is gone.
-    fn deletion_over(&mut self, now: i64) {
+    fn deletion_over(&mut self, id: &str, now: i64) {
+        for mark in self.record.marks.iter_mut().filter(|mark| mark.id.as_deref() == Some(id)) {
+            mark.deleted = true;
+        }
         (self.record.doomed, self.record.room, self.deletes) = (None, None, self.deletes + 1);
         self.settle(now);
         if self.deletes >= DELETES_MAX {
             let why = format!("the vendor does not delete a secret ({})", self.doing());
-            self.park(Problem::new(why, "delete it there by hand, then resume"));
+            self.park(Problem::new(why, "delete it there by hand, then rotate again"));
         }
     }
 }

@@ -20,7 +20,7 @@ impl Rotation {
 
     /// What was found out before is found out again: much may have happened since.
     fn afresh(&mut self) {
-        (self.fails, self.deletes, self.looks, self.checked, self.dirty) = (0, 0, 0, false, true);
+        (self.fails, self.deletes, self.looks, self.checks, self.dirty) = (0, 0, 0, 0, true);
         (self.record.refused, self.record.backs, self.record.doomed) = (0, 0, None);
     }
 
