@@ -200,7 +200,7 @@ impl<'c> Client<'c> {
                     }
                 };
                 let (done, saved) = alone.until(work).await;
-                done.and_then(|()| saved)
+                done.and(saved)
             })?
         };
         done.map(|()| ExitCode::SUCCESS)

@@ -189,7 +189,7 @@ fn what_a_rotation_brings_has_an_age_and_what_is_configured_has_none() {
     assert!(age > Duration::from_secs(3600 + 100) && age < Duration::from_secs(2 * 3600), "{age:?}");
     assert_eq!(desk.saved.old.age(stamp(START - 100)), Some(Duration::ZERO));
 
-    for begin in [Begin::Replace(secret(B)), Begin::Import(secret(B))] {
+    for begin in [Begin::Replace(secret(B)), Begin::Import(Held::new(&secret(B), None))] {
         let mut desk = Desk::new(None);
         desk.machine.begin(begin, false);
         assert!(matches!(desk.next(), Action::Replace | Action::Verify(_)));
@@ -209,7 +209,7 @@ fn the_configured_id_is_that_of_the_configured_secret_and_of_no_other() {
 
     // One that was imported is not that one.
     let mut desk = Desk::with(Record::new(Held::new(&secret(A), None)), configured);
-    desk.machine.begin(Begin::Import(secret(B)), false);
+    desk.machine.begin(Begin::Import(Held::new(&secret(B), None)), false);
     desk.works(3);
     assert_eq!(desk.next(), Action::Done);
     desk.machine.begin(Begin::Create, false);
