@@ -75,7 +75,7 @@ impl Rotation {
         self.record.tries += 1;
         if self.record.tries >= TRIES_MAX {
             let why = "the answer to the creation of a secret was lost again and again";
-            let what_to_do = "nothing was changed: look at the connection to the vendor, then rotate again";
+            let what_to_do = "the old one serves: look at the connection to the vendor, then rotate again";
             return self.back_to_stable(Problem::new(why, what_to_do));
         }
         self.enter(State::Planned);

@@ -134,7 +134,7 @@ impl Held {
             // An answer may call it otherwise than the list does.
             self.id = Some(one.id.clone());
         }
-        let found: Vec<_> = entries.iter().filter(|entry| self.is(entry)).collect();
+        let found: Vec<_> = live(entries).filter(|entry| self.is(entry)).collect();
         if let [one] = found[..] {
             (self.id, self.expires) = (Some(one.id.clone()), one.end());
         }

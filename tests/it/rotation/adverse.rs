@@ -229,12 +229,12 @@ fn what_changes_while_the_record_is_being_saved_is_saved_as_well() {
     while !matches!(desk.saved.state, State::Swapped { .. }) {
         desk.step();
     }
-    assert_eq!(desk.machine.next(desk.now()), Action::Swap);
-    desk.tell(Event::Swapped);
-    desk.tell(Event::ServingRefused);
-    assert_eq!(desk.machine.next(desk.now()), Action::Save.clone());
-    desk.tell(Event::ServingRefused);
-    desk.tell(Event::ServingRefused);
+    desk.step();
+    desk.t += 3600;
+    assert_eq!((desk.machine.next(desk.now()), desk.state()), (Action::Save, &State::Deleting));
+    for _ in 0..3 {
+        desk.tell(Event::ServingRefused);
+    }
     desk.tell(Event::Saved);
     assert_eq!(desk.machine.next(desk.now()), Action::Save);
     assert!(matches!(desk.state(), State::Verifying { .. }));

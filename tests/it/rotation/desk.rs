@@ -161,10 +161,6 @@ impl Desk {
     pub fn fails(&mut self, failure: Failure) {
         self.tell(Event::Failed(failure));
     }
-
-    pub fn refused(&mut self) {
-        self.fails(Failure::Refused("no".into()));
-    }
 }
 
 pub fn value(held: &Held) -> String {
