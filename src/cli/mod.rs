@@ -16,6 +16,7 @@ mod logout;
 mod reload;
 mod run;
 mod secret;
+mod shown;
 mod status;
 mod store;
 mod token;

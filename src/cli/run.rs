@@ -14,10 +14,11 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
+use super::shown::shown;
 use super::{CONFIG, Cli, complain};
 use crate::admin::key::{self, KeyFile};
-use crate::admin::{self, Admin, Order, RouteView, Shown, TokenView};
-use crate::app::{App, AppError, TokenPart};
+use crate::admin::{self, Admin, Order};
+use crate::app::{App, AppError};
 use crate::clock::Clock;
 use crate::config::{Config, Listen, Store};
 use crate::expiry;
@@ -301,33 +302,5 @@ fn admin(running: &Running, reload: &Reload, key: Option<Secret>, bound: &Bound,
         orders,
         shown: ArcSwap::from_pointee(shown(running, reload)),
         draining: running.stopper(),
-    }
-}
-
-fn shown(running: &Running, reload: &Reload) -> Shown {
-    let (parts, addresses) = (&running.parts, running.addresses());
-    let listen =
-        |name: &str| addresses.iter().filter(|(route, _)| route == name).map(|(_, listen)| listen.clone()).collect();
-    let token = |part: &Arc<TokenPart>| TokenView {
-        config: Arc::clone(&part.config),
-        slot: Arc::clone(&part.slot),
-        secrets: Arc::clone(&part.secrets),
-    };
-    Shown {
-        loaded_at: reload.loaded_at,
-        error: reload.error(),
-        tokens: parts.tokens.values().map(token).collect(),
-        routes: parts
-            .routes
-            .values()
-            .map(|route| RouteView {
-                name: route.config.name.clone(),
-                listen: listen(&route.config.name),
-                upstream: format!("{}{}", route.config.upstream.origin(), route.config.upstream.base_path),
-                token: route.config.token.clone(),
-                metrics: Arc::clone(&route.metrics),
-            })
-            .collect(),
-        expiring: parts.config.expiring.clone(),
     }
 }
