@@ -1,7 +1,7 @@
 //! `client`: client applications at the vendor, where its dialect has requests for them.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::alone::Alone;
 use super::login::no_token;
-use super::{Cli, block_on, complain, print};
+use super::{Cli, block_on, complain, print, stdin};
 use crate::config::{Config, Token};
 use crate::oauth::file::Grant;
 use crate::oauth::manage::Item;
@@ -23,7 +23,6 @@ use crate::units::duration;
 /// What vendors give in one page, and how many pages are asked for.
 const PAGE: u64 = 100;
 const PAGES_MAX: u64 = 100;
-const ADMIN_TOKEN_MAX: u64 = 64 * 1024;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -134,7 +133,7 @@ struct Vendor<'c> {
 impl<'c> Vendor<'c> {
     fn new(cli: &'c Cli, config: Config, token: &str, admin: bool) -> Result<Self, String> {
         let token = config.tokens.get(token).cloned().ok_or_else(|| no_token(token, &config))?;
-        let admin_token = if admin { Some(read_admin_token()?) } else { None };
+        let admin_token = if admin { Some(stdin("access token")?) } else { None };
         Ok(Self { cli, token, admin_token })
     }
 
@@ -276,11 +275,4 @@ fn private(path: &PathBuf) -> Result<(File, String), String> {
     let shown = path.display().to_string();
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     made.map(|file| (file, shown.clone())).map_err(|error| format!("{shown}: {error}"))
-}
-
-fn read_admin_token() -> Result<Zeroizing<String>, String> {
-    let mut text = Zeroizing::new(String::new());
-    std::io::stdin().lock().take(ADMIN_TOKEN_MAX).read_to_string(&mut text).map_err(|e| format!("stdin: {e}"))?;
-    let token = Zeroizing::new(text.trim().to_owned());
-    if token.is_empty() { Err("no access token came on stdin".to_owned()) } else { Ok(token) }
 }

@@ -22,7 +22,7 @@ mod store;
 mod token;
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -248,6 +248,16 @@ impl Cli {
             complain("logging was started already");
         }
     }
+}
+
+const STDIN_MAX: u64 = 64 * 1024;
+
+/// What comes on stdin, without the white space around it.
+fn stdin(what: &str) -> Result<Zeroizing<String>, String> {
+    let mut text = Zeroizing::new(String::new());
+    std::io::stdin().lock().take(STDIN_MAX).read_to_string(&mut text).map_err(|e| format!("stdin: {e}"))?;
+    let text = Zeroizing::new(text.trim().to_owned());
+    if text.is_empty() { Err(format!("no {what} came on stdin")) } else { Ok(text) }
 }
 
 /// For a command that has one thing to wait for.

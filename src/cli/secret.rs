@@ -1,6 +1,5 @@
 //! `secret`: the client secrets at the vendor, and the one in use here.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,12 +7,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use zeroize::Zeroizing;
 
 use super::alone::Alone;
 use super::ask::Operator;
 use super::login::no_token;
-use super::{Cli, block_on, complain, print, store};
+use super::{Cli, block_on, complain, print, stdin, store};
 use crate::clock::{Clock, rfc3339};
 use crate::config::Token;
 use crate::secret::file;
@@ -25,7 +23,6 @@ use crate::units::{Date, date};
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// How long the old secret may stay for the command to wait until it is gone.
 const GRACE_WAITED: Duration = Duration::from_secs(60);
-const STDIN_MAX: u64 = 64 * 1024;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -321,12 +318,4 @@ fn lines(listed: &Value) -> String {
         format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
     };
     rows.iter().map(line).collect()
-}
-
-/// What comes there, without the white space around it.
-fn stdin(what: &str) -> Result<Zeroizing<String>, String> {
-    let mut text = Zeroizing::new(String::new());
-    std::io::stdin().lock().take(STDIN_MAX).read_to_string(&mut text).map_err(|e| format!("stdin: {e}"))?;
-    let text = Zeroizing::new(text.trim().to_owned());
-    if text.is_empty() { Err(format!("no {what} came on stdin")) } else { Ok(text) }
 }

@@ -19,8 +19,8 @@ const BACKS_MAX: u32 = 3;
 /// Failed calls in a row, and deletions, after which a person looks at it.
 const FAILS_MAX: u32 = 12;
 const DELETES_MAX: u32 = 10;
-const AGAIN: i64 = 15;
-const AGAIN_MAX: i64 = 3600;
+/// The first pause before the same call again, and the longest.
+const AGAIN: (i64, i64) = (15, 3600);
 
 impl Rotation {
     /// Takes note of what happened. An answer that was not asked for changes nothing.
@@ -83,7 +83,7 @@ impl Rotation {
             return self.park(Problem::new(why, "look at the connection to the vendor, then rotate again"));
         }
         self.checks = 0;
-        self.wait(now, (AGAIN << (self.fails - 1).min(8)).min(AGAIN_MAX).max(at_least));
+        self.wait(now, (AGAIN.0 << (self.fails - 1).min(8)).min(AGAIN.1).max(at_least));
     }
 
     fn doing(&self) -> &'static str {
@@ -254,13 +254,13 @@ impl Rotation {
         // Security: what was to be deleted may be in use when that is tried again, so it is looked up again.
         self.record.doomed = None;
         let words = match failure {
-            Failure::Busy(wait) => return self.again(now, whole(wait).min(AGAIN_MAX)),
-            _ if matches!(asked, Action::Verify(_)) => return self.again(now, AGAIN),
+            Failure::Busy(wait) => return self.again(now, whole(wait).min(AGAIN.1)),
+            _ if matches!(asked, Action::Verify(_)) => return self.again(now, AGAIN.0),
             Failure::AdminExpired => {
                 let why = format!("the vendor refused the management token ({})", self.doing());
                 return self.ends(asked, why, "give another management token (`--admin-token-stdin`)");
             }
-            Failure::NotSent => return self.again(now, AGAIN),
+            Failure::NotSent => return self.again(now, AGAIN.0),
             Failure::Lost => match asked {
                 Action::Create { .. } => {
                     (self.fresh, self.looks, self.found) = (false, 0, false);
@@ -272,7 +272,7 @@ impl Rotation {
                 }
                 // Perhaps it was done: the list will tell.
                 Action::Delete { .. } => return self.again(now, whole(self.policy.settle).max(AGAIN)),
-                _ => return self.again(now, AGAIN),
+                _ => return self.again(now, AGAIN.0),
             },
             Failure::Refused(words) => words,
         };

@@ -10,6 +10,7 @@ mod manage;
 mod orders;
 mod rotate;
 mod show;
+mod unattended;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -60,7 +60,7 @@ fn status_shows_states_times_and_fingerprints_and_no_token() {
     assert_eq!(keys(&status["config"]), set("loaded_at error"));
     let token = &status["tokens"]["api"];
     let names = "state class dialect fingerprint obtained_at expires_at refreshes_at refresh_expires_at secret_expires_at \
-                 certificate_expires_at last_error attempts client_secrets";
+                 certificate_expires_at last_error attempts client_secrets rotation";
     assert_eq!(keys(token), set(names));
     let at = |key: &str| token[key].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     assert_eq!(at("expires_at").duration_since(at("obtained_at")).as_secs(), 3600);

@@ -1,11 +1,10 @@
 //! What begins a rotation of the client secret, and what else a person asks about the client's secrets at the vendor.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::Refresher;
 use super::manage::entry;
@@ -15,7 +14,7 @@ use crate::oauth::Class;
 use crate::oauth::inputs::Given;
 use crate::rotation::{
     Asks, Begin, Entry, Event, Failure, Held, InUse, Policy, Problem, Record, Rotation, State, Style, in_use,
-    may_delete, plan,
+    may_delete,
 };
 use crate::secret::{Secret, file};
 use crate::token::secrets::{Asked, KeptSecrets, Order, Reply, Verb, Work};
@@ -57,7 +56,7 @@ impl<E: Exchange> Refresher<E> {
     }
 
     /// Begins a rotation, or goes on with the one that waits for a person.
-    async fn begin(&mut self, rotating: &Rotating, work: &mut Work, verb: Verb, asked: Asked) -> Reply {
+    pub(super) async fn begin(&mut self, rotating: &Rotating, work: &mut Work, verb: Verb, asked: Asked) -> Reply {
         let config = &rotating.config;
         if work.keeper.is_none() {
             let fix = "set [store] kind = \"file\", with path and key";
@@ -144,89 +143,12 @@ impl<E: Exchange> Refresher<E> {
         Ok(())
     }
 
-    /// Without being asked: a rotation is begun when the end of the secret comes near, and what waits for a person is tried
-    /// again once a day.
-    pub(super) async fn plan_rotation(&mut self, rotating: &Rotating, work: &mut Work) {
-        let Some(before) = rotating.config.rotate.before.filter(|_| work.keeper.is_some()) else { return };
-        let now = self.task.clock.now().wall;
-        let seconds = now.as_second();
-        let retry_at = work.kept.as_ref().and_then(|kept| kept.retry_at).or(work.retry_at);
-        if retry_at.is_some_and(|at| at > seconds) {
-            return;
-        }
-        let waits = self.machine(rotating, work).map(|machine| machine.record().clone());
-        if let Some(record) = waits.filter(|record| record.state != State::Stable) {
-            if record.problem.is_some() {
-                self.retry_tomorrow(work, seconds);
-                work.machine.iter_mut().for_each(|machine| machine.on(Event::Daily, now));
-            }
-            return;
-        }
-        let dead = self.snapshot.error.as_ref().is_some_and(|error| error.class == Class::SecretExpired);
-        let end = match self.known_end(rotating, work) {
-            Some(end) => end,
-            None if dead => now,
-            None => match self.learn_end(rotating, work).await {
-                Some(end) => end,
-                None => return self.retry_tomorrow(work, seconds),
-            },
-        };
-        if !dead && now < self.rotates_at(work, end, before) {
-            return;
-        }
-        self.retry_tomorrow(work, seconds);
-        if let Err(why) = self.begin(rotating, work, Verb::Rotate, Asked::default()).await {
-            let days = end.duration_since(now).as_secs().div_euclid(DAY);
-            error!(
-                token = self.task.name,
-                days_left = days,
-                "the client secret ends soon, and cannot be rotated: {why}"
-            );
-        }
-        if let Some(kept) = &mut work.kept {
-            kept.retry_at = work.retry_at;
-        }
-    }
-
-    fn rotates_at(&self, work: &Work, end: Timestamp, before: Duration) -> Timestamp {
-        let since = work.kept.as_ref().and_then(|kept| kept.record.serving().since);
-        let life = since.and_then(|since| u64::try_from(end.as_second().saturating_sub(since)).ok());
-        let digest = Secret::new(self.task.name.clone()).digest();
-        let seed = u64::from_le_bytes(std::array::from_fn(|index| digest[index]));
-        plan::due(end, before, life.map(Duration::from_secs), seed)
-    }
-
-    fn retry_tomorrow(&mut self, work: &mut Work, now: i64) {
-        let at = Some(now + DAY - self.task.rng.i64(0..DAY / 12));
-        work.retry_at = at;
-        work.kept.iter_mut().for_each(|kept| kept.retry_at = at);
-    }
-
-    fn known_end(&self, rotating: &Rotating, work: &Work) -> Option<Timestamp> {
-        let kept = work.kept.as_ref().filter(|kept| !rotating.secrets.is_overruled(kept));
-        let end = kept.and_then(|kept| Timestamp::from_second(kept.record.serving().expires?).ok());
-        end.or_else(|| rotating.config.secret_expires.first().copied()).or(work.learned)
-    }
-
-    /// As the vendor's list tells of the secret in use.
-    async fn learn_end(&mut self, rotating: &Rotating, work: &mut Work) -> Option<Timestamp> {
-        match self.entries(rotating, work).await {
-            Ok((record, entries)) => {
-                let used = in_use(&record, &policy(rotating, ""), &entries, self.task.clock.now().wall);
-                let mut own = entries.iter().zip(used).filter(|(_, used)| *used == InUse::Yes);
-                work.learned = own.next().and_then(|(entry, _)| entry.expires);
-                if work.learned.is_none() {
-                    let fix = "set secret_expires, or rotate.current";
-                    warn!(token = self.task.name, "the vendor's list does not tell when the client secret ends; {fix}");
-                }
-            }
-            Err(why) => warn!(token = self.task.name, "when the client secret ends is not known: {why}"),
-        }
-        work.learned
-    }
-
     /// The vendor's list, and the record that tells what of it is ours.
-    async fn entries(&mut self, rotating: &Rotating, work: &mut Work) -> Result<(Record, Vec<Entry>), String> {
+    pub(super) async fn entries(
+        &mut self,
+        rotating: &Rotating,
+        work: &mut Work,
+    ) -> Result<(Record, Vec<Entry>), String> {
         let items = self.manage(rotating, work, "secrets.list", Vec::new()).await;
         let items = items.map_err(|failure| self.failed_because(work, &failure))?;
         let entries: Vec<_> = items.iter().filter_map(entry).collect();
@@ -319,7 +241,7 @@ impl<E: Exchange> Refresher<E> {
     }
 }
 
-fn policy(rotating: &Rotating, instance: &str) -> Policy {
+pub(super) fn policy(rotating: &Rotating, instance: &str) -> Policy {
     let rotate = &rotating.config.rotate;
     Policy {
         instance: instance.to_owned(),
