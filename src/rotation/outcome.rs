@@ -19,7 +19,6 @@ const BACKS_MAX: u32 = 3;
 /// Failed calls in a row, and deletions, after which a person looks at it.
 const FAILS_MAX: u32 = 12;
 const DELETES_MAX: u32 = 10;
-/// The first pause before the same call again, and the longest.
 const AGAIN: (i64, i64) = (15, 3600);
 
 impl Rotation {
@@ -271,7 +270,7 @@ impl Rotation {
                     return self.enter(State::Verifying { passed: 0 });
                 }
                 // Perhaps it was done: the list will tell.
-                Action::Delete { .. } => return self.again(now, whole(self.policy.settle).max(AGAIN)),
+                Action::Delete { .. } => return self.again(now, whole(self.policy.settle).max(AGAIN.0)),
                 _ => return self.again(now, AGAIN.0),
             },
             Failure::Refused(words) => words,
