@@ -68,11 +68,6 @@ async fn line(
     let client_upgrade = hyper::upgrade::on(&mut request);
     let (head, body) = request.into_parts();
     check_form(&head)?;
-    if !headers::only_chunked(&head.headers) {
-        return Err(
-            Problem { close: true, ..door::bad_request("only the transfer coding chunked is understood") }.into()
-        );
-    }
     let route = match resolve(&context.routes.load(), &head, known)? {
         Resolved::Route(route) => route,
         Resolved::Answer(answer) => return Ok((*answer, Origin::Broker)),

@@ -25,7 +25,7 @@ pub fn to_upstream(head: &Parts, route: &Route, credential: Option<HeaderValue>,
     out.insert(HOST, route.host.clone());
     for (name, value) in &head.headers {
         if *name == CONTENT_LENGTH {
-            out.insert(name, value.clone());
+            out.insert(name, plain_length(value));
         } else if passes(name, route, keep_theirs) && (!nominated.contains(name) || route.is_credential(name)) {
             out.append(name, value.clone());
         }
@@ -42,6 +42,13 @@ pub fn to_upstream(head: &Parts, route: &Route, credential: Option<HeaderValue>,
         out.insert(UPGRADE, WEBSOCKET);
     }
     out
+}
+
+/// Without leading zeros: not every server reads them as decimal.
+fn plain_length(value: &HeaderValue) -> HeaderValue {
+    let digits = value.as_bytes();
+    let zeros = digits[..digits.len().saturating_sub(1)].iter().take_while(|digit| **digit == b'0').count();
+    if zeros == 0 { value.clone() } else { HeaderValue::from_bytes(&digits[zeros..]).unwrap_or_else(|_| value.clone()) }
 }
 
 fn passes(name: &HeaderName, route: &Route, keep_theirs: bool) -> bool {

@@ -19,9 +19,6 @@ use crate::problem::Problem;
 use crate::telemetry::metrics::RouteMetrics;
 use crate::token::cache::Slot;
 
-/// Longer targets are refused (RFC 9112 §3 recommends to take at least 8000 octets).
-const TARGET_MAX: usize = 16 * 1024;
-
 /// A route at work.
 pub struct Route {
     pub config: Arc<config::Route>,
@@ -133,10 +130,6 @@ pub fn check_form(head: &Parts) -> Result<(), Problem> {
     let asterisk = head.method == Method::OPTIONS && uri.path() == "*";
     if !(absolute || origin || asterisk) {
         return Err(door::bad_request("the request's target is not a path"));
-    }
-    if uri.path_and_query().is_some_and(|target| target.as_str().len() > TARGET_MAX) {
-        let detail = "the request's target is longer than 16 KiB";
-        return Err(Problem { close: true, ..Problem::new(StatusCode::URI_TOO_LONG, "target_too_long", detail) });
     }
     Ok(())
 }
