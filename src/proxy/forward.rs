@@ -73,7 +73,7 @@ async fn line(
         Resolved::Answer(answer) => return Ok((*answer, Origin::Broker)),
     };
     let (route, page) = (&route, known.page.as_ref());
-    if head.version >= Version::HTTP_11 && headers::expects(&head.headers) == Some(false) {
+    if head.version >= Version::HTTP_11 && !headers::expects_no_more_than_continue(&head.headers) {
         return Err(expectation_failed().into());
     }
     let replays = route.token.is_some() && route.config.retry_unauthorized;

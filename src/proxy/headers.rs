@@ -169,9 +169,9 @@ pub fn allow_page(headers: &mut HeaderMap, page: &HeaderValue) {
     headers.append(VARY, HeaderValue::from_static("Origin"));
 }
 
-/// What the client expects: `Some(true)` for 100-continue, which hyper answers; `Some(false)` for anything else.
-pub fn expects(headers: &HeaderMap) -> Option<bool> {
-    headers.get(EXPECT).map(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+/// Does the client expect nothing, or only 100-continue, which hyper answers?
+pub fn expects_no_more_than_continue(headers: &HeaderMap) -> bool {
+    headers.get_all(EXPECT).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// The answer to a CORS preflight of a listed origin, if that is what the request is (Fetch §4.8).

@@ -22,6 +22,8 @@ mod clients;
 mod config;
 /// Connections on both sides: when they are used again, held, counted and closed.
 mod connections;
+/// Request bytes in, verdict and upstream bytes out: the cases of `tests/corpus`, however they are cut.
+mod corpus;
 /// `demo`, as a new user runs it.
 mod demo;
 /// The worked examples of the dialect files, and the language they are written in.
