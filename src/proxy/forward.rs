@@ -84,8 +84,9 @@ async fn line(
 
     let mut credential = inject::credential(route, &exchange.head.headers).await?;
     let (response, lease) = exchange.send(&mut credential, first).await?;
-    let (response, lease) = retry::after_unauthorized(&exchange, credential, response, lease).await?;
+    let (mut response, lease) = retry::after_unauthorized(&exchange, &mut credential, response, lease).await?;
 
+    headers::drop_echoes(response.headers_mut(), credential.as_ref(), route);
     let answer = if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         exchange.switch(&context.tunnels, response, lease, client_upgrade, page)?
     } else {
@@ -106,7 +107,7 @@ fn resolve(routes: &Routes, head: &Parts, known: &mut Known) -> Result<Resolved,
     let route = routes.find(host.as_ref(), head.uri.path())?;
     let listed = route.map_or(&[][..], |route| &route.config.accept_origins);
     let page = door::origin(&head.headers, host.as_ref(), listed)?;
-    if head.uri.path() == "*" {
+    if head.uri.path() == "*" || headers::forwards_left(head) == Some(0) {
         return Ok(Resolved::Answer(Box::new(options_of_server())));
     }
     let route = route.ok_or_else(no_route)?;
@@ -122,7 +123,7 @@ fn resolve(routes: &Routes, head: &Parts, known: &mut Known) -> Result<Resolved,
     Ok(Resolved::Route(Arc::clone(route)))
 }
 
-/// `OPTIONS *` asks about this server, which is the broker (RFC 9110 §9.3.7).
+/// `OPTIONS *` asks about this server, which is the broker (RFC 9110 §9.3.7); so does one that may go no further.
 fn options_of_server() -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;

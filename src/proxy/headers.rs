@@ -4,16 +4,20 @@
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
     ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, LOCATION,
-    TRANSFER_ENCODING, UPGRADE, VARY,
+    MAX_FORWARDS, TRANSFER_ENCODING, UPGRADE, VARY,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, response};
+use tracing::warn;
 
 use super::download::Body;
 use super::route::Route;
 use crate::fields::{is_hop_by_hop, is_ours, with_hyphens};
+use crate::token::cache::Credential;
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+/// A shorter word may stand in an answer by chance.
+const ECHO_MIN: usize = 8;
 const PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
 
 /// The request head for the upstream. `credential` is what the broker adds; `None` lets a client's own pass, if the route
@@ -26,6 +30,8 @@ pub fn to_upstream(head: &Parts, route: &Route, credential: Option<HeaderValue>,
     for (name, value) in &head.headers {
         if *name == CONTENT_LENGTH {
             out.insert(name, plain_length(value));
+        } else if let (true, Some(left @ 1..)) = (*name == MAX_FORWARDS, forwards_left(head)) {
+            out.insert(name, HeaderValue::from(left - 1));
         } else if passes(name, route, keep_theirs) && (!nominated.contains(name) || route.is_credential(name)) {
             out.append(name, value.clone());
         }
@@ -62,6 +68,14 @@ fn passes(name: &HeaderName, route: &Route, keep_theirs: bool) -> bool {
     with_hyphens(name).is_none_or(|hyphened| !is_ours(&hyphened) && !route.is_credential(&hyphened))
 }
 
+/// How often an OPTIONS may still be passed on (RFC 9110 §7.6.2); other methods that are passed on have no such limit.
+pub fn forwards_left(head: &Parts) -> Option<u32> {
+    if head.method != Method::OPTIONS {
+        return None;
+    }
+    head.headers.get(MAX_FORWARDS)?.to_str().ok()?.parse().ok()
+}
+
 /// The fields that `Connection` names besides its own options (RFC 9110 §7.6.1).
 fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
     let mut names = Vec::new();
@@ -81,6 +95,30 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
 /// Did the client send a credential of its own?
 pub fn has_credential(headers: &HeaderMap, route: &Route) -> bool {
     headers.contains_key(http::header::AUTHORIZATION) || headers.contains_key(&route.config.header)
+}
+
+/// Security: an API that sends our token back in a field would hand it to the client. A body is the API's own.
+pub fn drop_echoes(headers: &mut HeaderMap, credential: Option<&Credential>, route: &Route) {
+    let words = credential.map(|credential| credential.value.as_bytes().split(|byte| *byte == b' '));
+    let longest = words.and_then(|words| words.max_by_key(|word| word.len()));
+    let Some(token) = longest.filter(|token| token.len() >= ECHO_MIN) else { return };
+    // Most values are shorter than a token, and cost nothing.
+    let echoes = |value: &HeaderValue| {
+        value.len() >= token.len() && value.as_bytes().windows(token.len()).any(|part| part == token)
+    };
+    if !headers.values().any(echoes) {
+        return;
+    }
+    let names: Vec<_> = headers.iter().filter(|(_, value)| echoes(value)).map(|(name, _)| name.clone()).collect();
+    for name in names {
+        warn!(
+            route = route.config.name,
+            field = name.as_str(),
+            "the API sent the token back in a field, which was removed"
+        );
+        route.metrics.echoes.inc();
+        headers.remove(&name);
+    }
 }
 
 /// The response head for the client.

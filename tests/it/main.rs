@@ -16,6 +16,8 @@ mod support;
 
 /// The operator's listener: probes, status, metrics, refresh, the admin key.
 mod admin;
+/// What a hostile or clumsy API answers, and what a client sends out of turn.
+mod answers;
 /// Real clients through the proxy: curl, Python, Node, Java, ab.
 mod clients;
 /// The configuration file: strictness, all problems at once, secrets, permissions, schema, reference.
