@@ -199,7 +199,8 @@ fn seen(request: &RawRequest, upstream: SocketAddr, adds: &[String]) -> Result<F
     head.truncate(head.len() - 2);
     let mut take = |own: &str| {
         let at = head.windows(own.len()).position(|window| window == own.as_bytes())?;
-        Some(drop(head.drain(at..at + own.len())))
+        head.drain(at..at + own.len());
+        Some(())
     };
     take(&format!("host: {upstream}\r\n")).ok_or_else(|| format!("no host of the API's: {}", request.head))?;
     for own in adds {
