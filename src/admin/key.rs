@@ -1,14 +1,39 @@
 //! The admin key: made anew at each start, kept in a file that only this user can read.
 
+use std::collections::VecDeque;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
 use crate::secret::Secret;
+
+/// So many wrong keys in so long make each further one wait.
+const WRONG_MAX: usize = 5;
+const WRONG_WITHIN: Duration = Duration::from_secs(60);
+const WRONG_DELAY: Duration = Duration::from_secs(1);
+
+/// When the last wrong keys came, since boot. Whoever has the right one never waits.
+#[derive(Default)]
+pub struct WrongKeys(Mutex<VecDeque<Duration>>);
+
+impl WrongKeys {
+    /// One more: how long its answer has to wait.
+    pub fn count(&self, now: Duration) -> Duration {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.push_back(now);
+        if last.len() <= WRONG_MAX {
+            return Duration::ZERO;
+        }
+        let lately = last.pop_front().is_some_and(|first| now.saturating_sub(first) < WRONG_WITHIN);
+        if lately { WRONG_DELAY } else { Duration::ZERO }
+    }
+}
 
 /// The file that holds the key of this start; removed with it.
 pub struct KeyFile {
@@ -94,5 +119,20 @@ pub fn runtime_directory() -> PathBuf {
         Some(directory) if !directory.is_empty() => Path::new(&directory).join("tokenbroker"),
         _ if uid.is_root() => PathBuf::from("/run/tokenbroker"),
         _ => std::env::temp_dir().join(format!("tokenbroker-{}", uid.as_raw())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sixth_wrong_key_of_a_minute_waits_and_a_minute_later_none_does() {
+        let keys = WrongKeys::default();
+        let waits = |at: u64| !keys.count(Duration::from_secs(at)).is_zero();
+        assert!((0..5).all(|at| !waits(at)));
+        assert!(waits(5) && waits(59) && waits(60));
+        assert!(!waits(200));
+        assert!(!waits(4000));
     }
 }

@@ -151,11 +151,16 @@ pub fn service(
     admin: Arc<Admin>,
 ) -> impl Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
 {
+    let wrong_keys = Arc::new(key::WrongKeys::default());
     service_fn(move |request: Request<Incoming>| {
-        let admin = Arc::clone(&admin);
+        let (admin, wrong_keys) = (Arc::clone(&admin), Arc::clone(&wrong_keys));
         async move {
             let (head, body) = request.into_parts();
-            Ok(admin.answer(&head, body).await.unwrap_or_else(|problem| problem.response()))
+            let answer = admin.answer(&head, body).await.unwrap_or_else(|problem| problem.response());
+            if answer.status() == StatusCode::UNAUTHORIZED {
+                tokio::time::sleep(wrong_keys.count((admin.now)().boot)).await;
+            }
+            Ok(answer)
         }
     })
 }

@@ -7,7 +7,7 @@ mod tls;
 
 use std::fs::Metadata;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -33,6 +33,8 @@ use crate::identity::ClientTls;
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// More addresses than this are not tried.
 const ADDRESSES_MAX: usize = 8;
+/// Where a cloud serves an instance's own credentials; over IPv4 that is a link-local address.
+const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
 /// Where to connect to.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,7 +117,13 @@ impl Dialer {
                 e.to_string()
             })
         })?;
-        let (six, four): (Vec<_>, Vec<_>) = found.iter().partition(IpAddr::is_ipv6);
+        let (fine, odd): (Vec<_>, Vec<_>) = found.iter().partition(|address| may_be_of(host, *address));
+        if let (true, Some(odd)) = (fine.is_empty(), odd.first()) {
+            return Err(failed(format!(
+                "it leads to {odd}, where no server of that name can be; if it is meant, write it"
+            )));
+        }
+        let (six, four): (Vec<_>, Vec<_>) = fine.into_iter().partition(IpAddr::is_ipv6);
         let mut mixed: Vec<_> = six.iter().enumerate().chain(four.iter().enumerate()).collect();
         mixed.sort_by_key(|(rank, _)| *rank);
         match mixed.is_empty() {
@@ -140,6 +148,18 @@ impl Dialer {
         let resolver = Arc::new(builder.build().map_err(|e| e.to_string())?);
         *held = Some((stamp, Arc::clone(&resolver)));
         Ok(resolver)
+    }
+}
+
+/// Security: may a server of that name have this address? A name server must not lead a token to this machine, or to what
+/// a cloud serves on a link: whoever means such an address writes it instead of a name.
+fn may_be_of(host: &str, address: IpAddr) -> bool {
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    match address.to_canonical() {
+        address if address.is_loopback() => host == "localhost" || host.ends_with(".localhost"),
+        address if address.is_unspecified() || address.is_multicast() => false,
+        IpAddr::V4(four) => !four.is_link_local() && !four.is_broadcast(),
+        IpAddr::V6(six) => !six.is_unicast_link_local() && six != METADATA_V6,
     }
 }
 
@@ -250,5 +270,37 @@ impl AsyncWrite for Stream {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_leads_to_no_address_of_this_machine_or_its_link() {
+        let may = |host: &str, address: &str| may_be_of(host, address.parse().unwrap());
+        for odd in [
+            "127.0.0.1",
+            "127.0.1.1",
+            "::1",
+            "::ffff:127.0.0.1",
+            "0.0.0.0",
+            "::",
+            "169.254.169.254",
+            "::ffff:169.254.169.254",
+            "fd00:ec2::254",
+            "fe80::1",
+            "224.0.0.1",
+            "ff02::1",
+            "255.255.255.255",
+        ] {
+            assert!(!may("api.example.com", odd), "{odd}");
+        }
+        for address in ["93.184.216.34", "10.0.0.1", "192.168.1.1", "172.17.0.1", "fd00::1", "2606:2800::1"] {
+            assert!(may("api.example.com", address), "{address}");
+        }
+        assert!(may("localhost", "127.0.0.1") && may("LocalHost.", "::1") && may("api.localhost", "127.0.0.1"));
+        assert!(!may("localhost.example.com", "127.0.0.1") && !may("localhost", "169.254.169.254"));
     }
 }

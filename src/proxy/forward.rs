@@ -68,17 +68,12 @@ async fn line(
     let client_upgrade = hyper::upgrade::on(&mut request);
     let (head, body) = request.into_parts();
     check_form(&head)?;
-    if !headers::only_chunked(&head.headers) {
-        return Err(
-            Problem { close: true, ..door::bad_request("only the transfer coding chunked is understood") }.into()
-        );
-    }
     let route = match resolve(&context.routes.load(), &head, known)? {
         Resolved::Route(route) => route,
         Resolved::Answer(answer) => return Ok((*answer, Origin::Broker)),
     };
     let (route, page) = (&route, known.page.as_ref());
-    if head.version >= Version::HTTP_11 && headers::expects(&head.headers) == Some(false) {
+    if head.version >= Version::HTTP_11 && !headers::expects_no_more_than_continue(&head.headers) {
         return Err(expectation_failed().into());
     }
     let replays = route.token.is_some() && route.config.retry_unauthorized;
@@ -89,8 +84,9 @@ async fn line(
 
     let mut credential = inject::credential(route, &exchange.head.headers).await?;
     let (response, lease) = exchange.send(&mut credential, first).await?;
-    let (response, lease) = retry::after_unauthorized(&exchange, credential, response, lease).await?;
+    let (mut response, lease) = retry::after_unauthorized(&exchange, &mut credential, response, lease).await?;
 
+    headers::drop_echoes(response.headers_mut(), credential.as_ref(), route);
     let answer = if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         exchange.switch(&context.tunnels, response, lease, client_upgrade, page)?
     } else {
@@ -111,7 +107,7 @@ fn resolve(routes: &Routes, head: &Parts, known: &mut Known) -> Result<Resolved,
     let route = routes.find(host.as_ref(), head.uri.path())?;
     let listed = route.map_or(&[][..], |route| &route.config.accept_origins);
     let page = door::origin(&head.headers, host.as_ref(), listed)?;
-    if head.uri.path() == "*" {
+    if head.uri.path() == "*" || headers::forwards_left(head) == Some(0) {
         return Ok(Resolved::Answer(Box::new(options_of_server())));
     }
     let route = route.ok_or_else(no_route)?;
@@ -127,7 +123,7 @@ fn resolve(routes: &Routes, head: &Parts, known: &mut Known) -> Result<Resolved,
     Ok(Resolved::Route(Arc::clone(route)))
 }
 
-/// `OPTIONS *` asks about this server, which is the broker (RFC 9110 §9.3.7).
+/// `OPTIONS *` asks about this server, which is the broker (RFC 9110 §9.3.7); so does one that may go no further.
 fn options_of_server() -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;

@@ -4,16 +4,20 @@
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
     ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, LOCATION,
-    TRANSFER_ENCODING, UPGRADE, VARY,
+    MAX_FORWARDS, TRANSFER_ENCODING, UPGRADE, VARY,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, response};
+use tracing::warn;
 
 use super::download::Body;
 use super::route::Route;
 use crate::fields::{is_hop_by_hop, is_ours, with_hyphens};
+use crate::token::cache::Credential;
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+/// A shorter word may stand in an answer by chance.
+const ECHO_MIN: usize = 8;
 const PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
 
 /// The request head for the upstream. `credential` is what the broker adds; `None` lets a client's own pass, if the route
@@ -25,7 +29,9 @@ pub fn to_upstream(head: &Parts, route: &Route, credential: Option<HeaderValue>,
     out.insert(HOST, route.host.clone());
     for (name, value) in &head.headers {
         if *name == CONTENT_LENGTH {
-            out.insert(name, value.clone());
+            out.insert(name, plain_length(value));
+        } else if let (true, Some(left @ 1..)) = (*name == MAX_FORWARDS, forwards_left(head)) {
+            out.insert(name, HeaderValue::from(left - 1));
         } else if passes(name, route, keep_theirs) && (!nominated.contains(name) || route.is_credential(name)) {
             out.append(name, value.clone());
         }
@@ -44,6 +50,13 @@ pub fn to_upstream(head: &Parts, route: &Route, credential: Option<HeaderValue>,
     out
 }
 
+/// Without leading zeros: not every server reads them as decimal.
+fn plain_length(value: &HeaderValue) -> HeaderValue {
+    let digits = value.as_bytes();
+    let zeros = digits[..digits.len().saturating_sub(1)].iter().take_while(|digit| **digit == b'0').count();
+    if zeros == 0 { value.clone() } else { HeaderValue::from_bytes(&digits[zeros..]).unwrap_or_else(|_| value.clone()) }
+}
+
 fn passes(name: &HeaderName, route: &Route, keep_theirs: bool) -> bool {
     if is_ours(name) {
         return false;
@@ -53,6 +66,14 @@ fn passes(name: &HeaderName, route: &Route, keep_theirs: bool) -> bool {
     }
     // Security: a server that reads `_` as `-` would see a second credential or framing field.
     with_hyphens(name).is_none_or(|hyphened| !is_ours(&hyphened) && !route.is_credential(&hyphened))
+}
+
+/// How often an OPTIONS may still be passed on (RFC 9110 §7.6.2); other methods that are passed on have no such limit.
+pub fn forwards_left(head: &Parts) -> Option<u32> {
+    if head.method != Method::OPTIONS {
+        return None;
+    }
+    head.headers.get(MAX_FORWARDS)?.to_str().ok()?.parse().ok()
 }
 
 /// The fields that `Connection` names besides its own options (RFC 9110 §7.6.1).
@@ -74,6 +95,30 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
 /// Did the client send a credential of its own?
 pub fn has_credential(headers: &HeaderMap, route: &Route) -> bool {
     headers.contains_key(http::header::AUTHORIZATION) || headers.contains_key(&route.config.header)
+}
+
+/// Security: an API that sends our token back in a field would hand it to the client. A body is the API's own.
+pub fn drop_echoes(headers: &mut HeaderMap, credential: Option<&Credential>, route: &Route) {
+    let words = credential.map(|credential| credential.value.as_bytes().split(|byte| *byte == b' '));
+    let longest = words.and_then(|words| words.max_by_key(|word| word.len()));
+    let Some(token) = longest.filter(|token| token.len() >= ECHO_MIN) else { return };
+    // Most values are shorter than a token, and cost nothing.
+    let echoes = |value: &HeaderValue| {
+        value.len() >= token.len() && value.as_bytes().windows(token.len()).any(|part| part == token)
+    };
+    if !headers.values().any(echoes) {
+        return;
+    }
+    let names: Vec<_> = headers.iter().filter(|(_, value)| echoes(value)).map(|(name, _)| name.clone()).collect();
+    for name in names {
+        warn!(
+            route = route.config.name,
+            field = name.as_str(),
+            "the API sent the token back in a field, which was removed"
+        );
+        route.metrics.echoes.inc();
+        headers.remove(&name);
+    }
 }
 
 /// The response head for the client.
@@ -162,9 +207,9 @@ pub fn allow_page(headers: &mut HeaderMap, page: &HeaderValue) {
     headers.append(VARY, HeaderValue::from_static("Origin"));
 }
 
-/// What the client expects: `Some(true)` for 100-continue, which hyper answers; `Some(false)` for anything else.
-pub fn expects(headers: &HeaderMap) -> Option<bool> {
-    headers.get(EXPECT).map(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+/// Does the client expect nothing, or only 100-continue, which hyper answers?
+pub fn expects_no_more_than_continue(headers: &HeaderMap) -> bool {
+    headers.get_all(EXPECT).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// The answer to a CORS preflight of a listed origin, if that is what the request is (Fetch §4.8).

@@ -10,16 +10,16 @@ use super::upload::Upload;
 use super::upstream::Lease;
 use crate::token::cache::Credential;
 
-/// The response as it is, or, after a 401 to our own token, that of the replay.
+/// The response as it is, or, after a 401 to our own token, that of the replay; `credential` is what it answers to.
 pub async fn after_unauthorized(
     exchange: &Exchange<'_>,
-    credential: Option<Credential>,
+    credential: &mut Option<Credential>,
     response: Response<Incoming>,
     lease: Lease,
 ) -> Result<(Response<Incoming>, Lease), ProxyError> {
     let route = exchange.route;
     let (Some(refused), Some(token), StatusCode::UNAUTHORIZED, true) =
-        (credential, &route.token, response.status(), route.config.retry_unauthorized)
+        (credential.as_ref(), &route.token, response.status(), route.config.retry_unauthorized)
     else {
         return Ok((response, lease));
     };
@@ -38,5 +38,6 @@ pub async fn after_unauthorized(
     // The refused answer's body is of no use; its connection closes with it.
     drop((response, lease));
     route.metrics.retries.inc();
-    exchange.send(&mut Some(newer), body).await
+    *credential = Some(newer);
+    exchange.send(credential, body).await
 }

@@ -19,9 +19,6 @@ use crate::problem::Problem;
 use crate::telemetry::metrics::RouteMetrics;
 use crate::token::cache::Slot;
 
-/// Longer targets are refused (RFC 9112 §3 recommends to take at least 8000 octets).
-const TARGET_MAX: usize = 16 * 1024;
-
 /// A route at work.
 pub struct Route {
     pub config: Arc<config::Route>,
@@ -134,10 +131,6 @@ pub fn check_form(head: &Parts) -> Result<(), Problem> {
     if !(absolute || origin || asterisk) {
         return Err(door::bad_request("the request's target is not a path"));
     }
-    if uri.path_and_query().is_some_and(|target| target.as_str().len() > TARGET_MAX) {
-        let detail = "the request's target is longer than 16 KiB";
-        return Err(Problem { close: true, ..Problem::new(StatusCode::URI_TOO_LONG, "target_too_long", detail) });
-    }
     Ok(())
 }
 
@@ -238,7 +231,11 @@ fn plainly(path: &str) -> Cow<'_, str> {
 /// Might another server see other segments than we do? Dot segments, doubled or encoded slashes, backslashes, and path
 /// parameters on dots (`/..;/`) are where readings differ.
 fn is_ambiguous(path: &str) -> bool {
-    let dots = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
+    let dots = |segment: &str| {
+        let rest = segment.trim_start_matches('.');
+        let parameter = rest.starts_with(';') || rest.get(..3).is_some_and(|code| code.eq_ignore_ascii_case("%3b"));
+        matches!(segment.len() - rest.len(), 1 | 2) && (rest.is_empty() || parameter)
+    };
     let escape = |at: usize| path.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok());
     path.contains('\\')
         || path.contains("//")
@@ -268,6 +265,8 @@ mod tests {
             "/a/..%2fb",
             "/a%5c..%5cb",
             "/a/..;/b",
+            "/a/..%3B/b",
+            "/.%3bv=1/b",
             "//a",
             "/a\\b",
             "/a%00",
@@ -277,7 +276,7 @@ mod tests {
         ] {
             assert!(is_ambiguous(path), "{path}");
         }
-        for path in ["/", "/a.b/..c/...", "/a;v=1/b", "/a%20b", "/%c3%a4", "/a%25"] {
+        for path in ["/", "/a.b/..c/...", "/...;/", "/a%3b..", "/a;v=1/b", "/a%20b", "/%c3%a4", "/a%25"] {
             assert!(!is_ambiguous(path), "{path}");
         }
     }

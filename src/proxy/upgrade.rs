@@ -3,8 +3,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,13 +17,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-/// A client connection's place among those that may be open. A tunnel takes it over.
+use crate::problem::Problem;
+
+/// A client connection's place among those that may be open, and what came over it. A tunnel takes it over.
 pub struct Place {
     _permit: Option<OwnedSemaphorePermit>,
     /// Connections that are open.
     open: Option<Gauge>,
-    /// Did a request come over it?
-    asked: AtomicBool,
+    /// Requests that came over it.
+    asked: AtomicU64,
+    /// Why one is refused that is not HTTP, and how many came before it.
+    refused: OnceLock<(u64, Problem)>,
     tunnelled: AtomicBool,
 }
 
@@ -32,11 +36,20 @@ impl Place {
         if let Some(open) = &open {
             open.inc();
         }
-        Self { _permit: permit, open, asked: AtomicBool::new(false), tunnelled: AtomicBool::new(false) }
+        let (asked, refused, tunnelled) = (AtomicU64::new(0), OnceLock::new(), AtomicBool::new(false));
+        Self { _permit: permit, open, asked, refused, tunnelled }
     }
 
-    pub fn ask(&self) {
-        self.asked.store(true, Ordering::Relaxed);
+    /// A request has come: is it the one that is refused?
+    pub fn ask(&self) -> Option<&Problem> {
+        let before = self.asked.fetch_add(1, Ordering::Relaxed);
+        self.refused.get().filter(|(after, _)| *after == before).map(|(_, problem)| problem)
+    }
+
+    /// The request after so many others is to be refused.
+    pub fn refuse(&self, after: u64, problem: Problem) {
+        // There is one at most: nothing is read behind it.
+        let _ = self.refused.set((after, problem));
     }
 
     /// Did it become a tunnel? Then what comes over it is nobody's request.
@@ -45,7 +58,7 @@ impl Place {
     }
 
     pub fn was_asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
+        self.asked.load(Ordering::Relaxed) > 0
     }
 }
 

@@ -4,14 +4,16 @@
 //! was read to its end; in any other case it is closed. A request is sent a second time only if the first try wrote
 //! nothing, or if it is idempotent, has no body, and went out on a connection that had been idle.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::error::ProxyError;
@@ -26,6 +28,8 @@ const IDLE_MAX: usize = 128;
 const IDLE_TIME_MAX: Duration = Duration::from_secs(50);
 /// A connection that is not ready by then is not used again.
 const READY_TIMEOUT: Duration = Duration::from_millis(50);
+/// Interim answers (1xx) to one request; hyper skips them without a limit.
+const INTERIM_MAX: u32 = 64;
 
 /// The API behind one route.
 pub struct Upstream {
@@ -55,6 +59,14 @@ struct Connection {
     sender: SendRequest<Upload>,
     task: AbortHandle,
     reused: bool,
+    interim: Arc<Interim>,
+}
+
+/// The interim answers to the request on a connection.
+#[derive(Default)]
+struct Interim {
+    seen: AtomicU32,
+    too_many: Notify,
 }
 
 /// A connection while one exchange uses it. Dropped before [`Lease::finish`], it is closed.
@@ -69,6 +81,18 @@ pub struct Lease {
 
 /// A try that failed; the body, if not a byte of the request was written.
 type Failed = (ProxyError, Option<Upload>);
+
+impl Interim {
+    fn count(&self) {
+        if self.seen.fetch_add(1, Ordering::Relaxed) == INTERIM_MAX {
+            self.too_many.notify_one();
+        }
+    }
+
+    fn exceeded(&self) -> bool {
+        self.seen.load(Ordering::Relaxed) > INTERIM_MAX
+    }
+}
 
 impl Pool {
     fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
@@ -120,9 +144,13 @@ impl Upstream {
         &self,
         worker: usize,
         mut connection: Connection,
-        request: Request<Upload>,
+        mut request: Request<Upload>,
         upload: Option<&Arc<Shared>>,
     ) -> Result<(Response<Incoming>, Lease), Failed> {
+        let interim = Arc::clone(&connection.interim);
+        interim.seen.store(0, Ordering::Relaxed);
+        let counted = Arc::clone(&interim);
+        hyper::ext::on_informational(&mut request, move |_| counted.count());
         let answer = connection.sender.try_send_request(request);
         let reused = connection.reused;
         let (pools, clock) = (Arc::clone(&self.pools), self.clock.clone());
@@ -131,11 +159,18 @@ impl Upstream {
         let limit = self.config.response_timeout;
         loop {
             let progress = upload.map(|upload| upload.progress());
-            match tokio::time::timeout(limit, &mut answer).await {
+            let waited = tokio::select! {
+                biased;
+                waited = tokio::time::timeout(limit, &mut answer) => waited,
+                () = interim.too_many.notified() => return Err((too_many_interim(), None)),
+            };
+            match waited {
+                Ok(Ok(_)) if interim.exceeded() => return Err((too_many_interim(), None)),
                 Ok(Ok(response)) => {
                     // Security: what is left of a body could be taken for the next request, and so could what an older
-                    // server does not read.
-                    if response.version() >= Version::HTTP_11 && upload.is_none_or(|upload| upload.is_taken()) {
+                    // server does not read; where an answer has two ends, what follows may be of the answer still.
+                    let clear = response.version() >= Version::HTTP_11 && !has_two_ends(response.headers());
+                    if clear && upload.is_none_or(|upload| upload.is_taken()) {
                         lease.idle = idle_time(response.headers());
                     }
                     return Ok((response, lease));
@@ -180,7 +215,7 @@ impl Upstream {
             let _ = connection.with_upgrades().await;
         });
         sender.ready().await.map_err(|e| self.failed(e, false))?;
-        Ok(Connection { sender, task: task.abort_handle(), reused: false })
+        Ok(Connection { sender, task: task.abort_handle(), reused: false, interim: Arc::default() })
     }
 
     fn failed(&self, error: hyper::Error, reused: bool) -> ProxyError {
@@ -198,6 +233,14 @@ impl Upstream {
         let now = self.clock.now().boot;
         self.pools.by_worker[worker].lock().retain(|idle| idle.until > now && !idle.connection.sender.is_closed());
     }
+}
+
+fn has_two_ends(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH)
+}
+
+fn too_many_interim() -> ProxyError {
+    ProxyError::Protocol("the API sent more than 64 interim answers".into())
 }
 
 /// How long the server keeps the connection, as far as it says (`Keep-Alive: timeout=5`), less a second for the way.

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{Either, ready};
 use http::header::UPGRADE;
 use http::{Request, Response};
 use hyper::body::{Body, Bytes, Incoming};
@@ -17,10 +18,11 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::{Service, ServiceExt};
-use tracing::{debug, error, warn};
+use tower::{Service, service_fn};
+use tracing::{debug, error, info, warn};
 
 use super::bind::{Bound, Socket};
+use super::head::Bounds;
 use super::stream::ClientStream;
 use crate::config::Limits;
 use crate::proxy::Place;
@@ -53,7 +55,7 @@ where
         + Send
         + Sync
         + 'static,
-    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + From<Bytes> + Send + 'static,
 {
     /// Accepts until the drain begins, and then what the kernel has accepted already.
     pub async fn accept(self, bound: Bound) {
@@ -126,19 +128,23 @@ where
             None => None,
         };
         let place = Arc::new(Place::new(permit, self.open.clone()));
-        self.connections
-            .spawn(Arc::clone(self).serve(ClientStream::new(stream, (self.stall)(), Arc::clone(&place)), place));
+        let bounds = Bounds { bytes: self.limits.head_max, fields: self.limits.headers_max };
+        let stream = ClientStream::new(stream, (self.stall)(), bounds, Arc::clone(&place));
+        self.connections.spawn(Arc::clone(self).serve(stream, place));
     }
 
-    /// Serves one connection to its end: HTTP/1 only, so that nothing has to be guessed.
+    /// Serves one connection to its end: HTTP/1 only, so that nothing has to be guessed. What the gate refused is answered here.
     async fn serve(self: Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, place: Arc<Place>) {
-        let asked = Arc::clone(&place);
-        let service = self.service.clone().map_request(move |mut request: Request<Incoming>| {
-            asked.ask();
+        let (asked, inner) = (Arc::clone(&place), self.service.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            if let Some(problem) = asked.ask() {
+                info!(status = problem.status.as_u16(), code = problem.code, problem.detail, "answered by the broker");
+                return Either::Left(ready(Ok(problem.response())));
+            }
             if request.headers().contains_key(UPGRADE) {
                 request.extensions_mut().insert(Arc::clone(&asked));
             }
-            request
+            Either::Right(inner.clone().call(request))
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

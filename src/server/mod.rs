@@ -6,6 +6,9 @@
 
 mod accept;
 mod bind;
+mod chunks;
+mod gate;
+mod head;
 mod orders;
 mod stream;
 mod tokens;

@@ -40,6 +40,7 @@ pub struct Metrics {
     requests: Family<Request, Counter>,
     durations: Family<Label, Histogram, Buckets>,
     retries: Family<Label, Counter>,
+    echoes: Family<Label, Counter>,
     refreshes: Family<Label, Counter>,
     token_expiry: Family<Label, Gauge>,
     token_state: Family<Label, Gauge>,
@@ -62,6 +63,7 @@ impl Default for Metrics {
             requests: Family::default(),
             durations: Family::new_with_constructor(Buckets),
             retries: Family::default(),
+            echoes: Family::default(),
             refreshes: Family::default(),
             token_expiry: Family::default(),
             token_state: Family::default(),
@@ -86,6 +88,7 @@ impl Metrics {
         r.register("requests", "Requests answered, by who made the answer", self.requests.clone());
         r.register("request_duration_seconds", "From request head to response head", self.durations.clone());
         r.register("upstream_retries", "Requests sent to the upstream a second time", self.retries.clone());
+        r.register("echoed_tokens", "Fields of answers that had our token in them", self.echoes.clone());
         r.register("token_refreshes", "Token exchanges, by outcome", self.refreshes.clone());
         r.register("token_expiry_timestamp_seconds", "When the access token expires", self.token_expiry.clone());
         r.register("token_state", "1 for the state the token is in", self.token_state.clone());
@@ -127,6 +130,7 @@ impl Metrics {
             requests: [both("1xx"), both("2xx"), both("3xx"), both("4xx"), both("5xx")],
             duration: self.durations.get_or_create_owned(&label),
             retries: self.retries.get_or_create_owned(&label),
+            echoes: self.echoes.get_or_create_owned(&label),
         }
     }
 
@@ -218,6 +222,8 @@ pub struct RouteMetrics {
     requests: [[Counter; 2]; 5],
     duration: Histogram,
     pub retries: Counter,
+    /// Fields that had the route's token in them.
+    pub echoes: Counter,
 }
 
 impl RouteMetrics {

@@ -127,6 +127,63 @@ fn what_changes_something_needs_a_post_with_the_admin_key() {
     }
 }
 
+#[test]
+fn reading_every_path_of_the_operators_listener_changes_nothing() {
+    let oauth = OAuth::start(HOUR);
+    let broker = oauth.broker("", "");
+    broker.wait_for_state("api", "valid");
+    let state = || {
+        let status = broker.status();
+        (status["tokens"].clone(), status["config"].clone(), oauth.oauth.faults.calls())
+    };
+    let before = state();
+    let key = format!("Bearer {ADMIN_KEY}");
+    for path in [
+        "/",
+        "/livez",
+        "/readyz",
+        "/readyz?verbose",
+        "/healthz",
+        "/metrics",
+        "/api/status",
+        "/api/reload",
+        "/api/shutdown",
+        "/api/tokens/api/refresh",
+        "/api/tokens/api/revoke",
+        "/api/tokens/api/token",
+        "/api/login/api",
+        "/api/clients/api/list",
+        "/api/clients/api/register",
+        "/api/clients/api/delete",
+        "/api/store/token.api/forget",
+        "/quitquitquit",
+        "/quit",
+    ] {
+        for method in ["GET", "HEAD", "OPTIONS", "get", "POST "] {
+            let request = format!(
+                "{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {key}\r\nConnection: close\r\n\r\n"
+            );
+            let answer = exchange(broker.address("admin"), request);
+            let status = String::from_utf8_lossy(&answer).split(' ').nth(1).unwrap().to_owned();
+            assert!(["200", "400", "404", "405"].contains(&status.as_str()), "{method} {path}: {status}");
+        }
+    }
+    assert_eq!(state(), before);
+    assert_eq!(broker.get("api", "/").status, 200);
+}
+
+#[test]
+fn whoever_tries_keys_has_to_wait_and_whoever_has_the_key_does_not() {
+    let upstream = Upstream::ok();
+    let broker = with_static_token(&upstream, "");
+    let wrong = || broker.request("admin", "POST", "/api/reload", &[("Authorization", "Bearer wrong")], b"").status;
+    (0..5).for_each(|_| assert_eq!(wrong(), 401));
+    let began = Instant::now();
+    assert_eq!(wrong(), 401);
+    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+    assert_eq!(broker.admin("POST", "/api/reload").status, 200);
+}
+
 /// A broker whose admin key is made at its start, below `runtime`.
 fn with_made_key(upstream: &Upstream, runtime: &Path) -> Broker {
     let child = tempfile::tempdir().unwrap();

@@ -16,12 +16,16 @@ mod support;
 
 /// The operator's listener: probes, status, metrics, refresh, the admin key.
 mod admin;
+/// What a hostile or clumsy API answers, and what a client sends out of turn.
+mod answers;
 /// Real clients through the proxy: curl, Python, Node, Java, ab.
 mod clients;
 /// The configuration file: strictness, all problems at once, secrets, permissions, schema, reference.
 mod config;
 /// Connections on both sides: when they are used again, held, counted and closed.
 mod connections;
+/// Request bytes in, verdict and upstream bytes out: the cases of `tests/corpus`, however they are cut.
+mod corpus;
 /// `demo`, as a new user runs it.
 mod demo;
 /// The worked examples of the dialect files, and the language they are written in.

@@ -154,11 +154,11 @@ fn a_name_with_two_addresses_is_served_by_the_one_that_lives() {
     let half_dead = api_at((four, 0).into()).unwrap();
     let _hole = FullListener::at((six, half_dead.port()).into());
     let files = tempfile::tempdir().unwrap();
-    let hosts = write(files.path(), "hosts", "127.0.0.1 localhost both.test\n::1 localhost both.test\n");
+    let hosts = write(files.path(), "hosts", "127.0.0.1 localhost both.localhost\n::1 localhost both.localhost\n");
     let routes = BTreeMap::from([
         ("four", format!("localhost:{}", only_four.port())),
         ("six", format!("localhost:{}", only_six.port())),
-        ("dead", format!("both.test:{}", half_dead.port())),
+        ("dead", format!("both.localhost:{}", half_dead.port())),
     ]);
     let tables: String = routes
         .iter()
@@ -177,6 +177,43 @@ fn a_name_with_two_addresses_is_served_by_the_one_that_lives() {
         assert_eq!(broker.get(name, "/").status, 200, "{name}");
         assert!(began.elapsed() < Duration::from_secs(3), "{name}: {:?}", began.elapsed());
     }
+}
+
+#[test]
+fn a_name_that_leads_to_this_machine_or_to_its_cloud_is_not_connected_to() {
+    if !has("root") || !has("unshare") {
+        return;
+    }
+    let here = Upstream::ok();
+    let files = tempfile::tempdir().unwrap();
+    let names = [
+        ("loopback", "127.0.0.1"),
+        ("mapped", "::ffff:127.0.0.1"),
+        ("any", "0.0.0.0"),
+        ("cloud", "169.254.169.254"),
+        ("cloud6", "fd00:ec2::254"),
+        ("link", "fe80::1"),
+    ];
+    let hosts: String = names.iter().map(|(name, address)| format!("{address} {name}.test\n")).collect();
+    let hosts = write(files.path(), "hosts", format!("127.0.0.1 localhost\n{hosts}"));
+    let route = |name: &str| {
+        let port = here.address.port();
+        format!(
+            "[route.{name}]\nlisten = \"127.0.0.1:0\"\nupstream = \"http://{name}.test:{port}\"\ntoken = false\n\
+             unsafe_plain_upstream = true\n"
+        )
+    };
+    let tables: String = names.iter().map(|(name, _)| route(name)).collect();
+    let broker = Broker::start_in(tempfile::tempdir().unwrap(), &tables, |command| {
+        in_namespace(command, &format!("mount --bind {} /etc/hosts", hosts.display()));
+    });
+    for (name, _) in names {
+        let reply = broker.get(name, "/");
+        assert_eq!((reply.status, reply.code().as_str()), (502, "upstream_unreachable"), "{name}");
+        let told = format!("the name {name}.test could not be resolved: it leads to ");
+        eventually("the log tells it", || broker.log().contains(&told));
+    }
+    assert!(here.requests().is_empty());
 }
 
 #[test]

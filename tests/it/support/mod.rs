@@ -17,7 +17,7 @@ pub use broker::{ADMIN_KEY, Broker, binary, in_namespace, run_to_end, through, w
 pub use buffered::Buffered;
 pub use client::{Reply, Wire, call, exchange};
 pub use stand::{HOUR, Setup, Stand, issuer};
-pub use upstream::{Action, Upstream};
+pub use upstream::{Action, RawRequest, Upstream};
 
 /// Where stand-ins live.
 pub static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());

@@ -12,6 +12,8 @@ use super::buffered::Buffered;
 pub struct RawRequest {
     /// The head, with its last empty line.
     pub head: String,
+    /// The same, byte for byte.
+    pub raw: Vec<u8>,
     /// The body, chunks taken apart.
     pub body: Vec<u8>,
     /// Was the body framed by chunks?
@@ -142,8 +144,8 @@ fn serve(
     let mut incoming = Buffered::new(stream.try_clone().unwrap());
     incoming.log = Some(Arc::clone(bytes));
     while let Some(head) = incoming.until(b"\r\n\r\n") {
-        let head = String::from_utf8_lossy(&head).into_owned();
-        let mut request = RawRequest { head, body: Vec::new(), chunked: false, connection };
+        let text = String::from_utf8_lossy(&head).into_owned();
+        let mut request = RawRequest { head: text, raw: head, body: Vec::new(), chunked: false, connection };
         request.chunked = request.one("transfer-encoding").is_some();
         let length = request.one("content-length").map_or(0, |n| n.parse().unwrap());
         if when == When::Whole {

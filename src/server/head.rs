@@ -1,0 +1,302 @@
+//! The head of a request, held against RFC 9112 before anything else reads it.
+//!
+//! hyper is lenient where two servers may read one head in two ways: line ends, doubled framing, bare control characters.
+//! What it would have to guess is refused here. Pure; each byte is looked at once, however a client cuts its head, and the
+//! verdict does not depend on the cuts: the first mistake counts.
+
+use http::{StatusCode, Uri};
+
+use crate::door::bad_request;
+use crate::problem::Problem;
+
+/// The longest field line, and the longest target (RFC 9112 §3 recommends to take at least 8000 octets).
+const LINE_MAX: usize = 16 * 1024;
+/// What else may stand in a request line: method, version, spaces.
+const AROUND_TARGET: usize = 128;
+
+/// How large a head may be.
+#[derive(Clone, Copy)]
+pub struct Bounds {
+    pub bytes: usize,
+    pub fields: usize,
+}
+
+/// A head as far as it has been looked at.
+#[derive(Default)]
+pub struct Head {
+    /// Bytes looked at.
+    at: usize,
+    /// Where the line there begins.
+    line: usize,
+    /// Was the request line there? Empty lines before it are passed over (RFC 9112 §2.2).
+    begun: bool,
+    fields: usize,
+    http_1_0: bool,
+    length: Option<u64>,
+    chunked: bool,
+    upgrade: bool,
+}
+
+/// A head that came to its end.
+pub struct Whole {
+    pub len: usize,
+    pub body: Framing,
+    /// Does the client ask for another protocol?
+    pub upgrade: bool,
+}
+
+/// Where a body ends.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Framing {
+    Length(u64),
+    Chunked,
+}
+
+impl Head {
+    /// Goes on where the last look ended; `bytes` begin where the head does. `None`: it has not come to its end.
+    pub fn scan(&mut self, bytes: &[u8], bounds: Bounds) -> Result<Option<Whole>, Problem> {
+        let seen = &bytes[..bytes.len().min(bounds.bytes)];
+        loop {
+            let stop = first_control(&seen[self.at..]);
+            self.at = stop.map_or(seen.len(), |stop| self.at + stop);
+            self.check_length()?;
+            match (seen.get(self.at), seen.get(self.at + 1)) {
+                (Some(b'\r'), Some(b'\n')) => {
+                    let line = &seen[self.line..self.at];
+                    (self.at, self.line) = (self.at + 2, self.at + 2);
+                    if line.is_empty() && self.begun {
+                        return self.end().map(Some);
+                    }
+                    self.take(line, bounds)?;
+                }
+                (Some(b'\r'), None) | (None, _) => break,
+                (Some(b'\n'), _) => return Err(bad_request("a line of the head ends without CR")),
+                (Some(_), _) => return Err(bad_request("the head has a control character")),
+            }
+        }
+        if bytes.len() > bounds.bytes {
+            return Err(head_too_large("the request's head is longer than limits.head"));
+        }
+        Ok(None)
+    }
+
+    /// Is the line still short enough?
+    fn check_length(&self) -> Result<(), Problem> {
+        let length = self.at - self.line;
+        if self.begun && length > LINE_MAX {
+            return Err(head_too_large("a field of the request's head is longer than 16 KiB"));
+        }
+        if length > LINE_MAX + AROUND_TARGET { Err(target_too_long()) } else { Ok(()) }
+    }
+
+    /// Takes a line, without its end.
+    fn take(&mut self, line: &[u8], bounds: Bounds) -> Result<(), Problem> {
+        if self.begun {
+            self.fields += 1;
+            if self.fields > bounds.fields {
+                return Err(head_too_large("the request's head has more fields than limits.headers"));
+            }
+            return self.field(line);
+        }
+        if !line.is_empty() {
+            self.begun = true;
+            self.http_1_0 = request_line(line)?;
+        }
+        Ok(())
+    }
+
+    fn field(&mut self, line: &[u8]) -> Result<(), Problem> {
+        let colon = line.iter().position(|byte| !is_token(*byte));
+        let (name, value) = match colon.map(|at| (&line[..at], line[at], &line[at + 1..])) {
+            Some((name, b':', value)) if !name.is_empty() => (name, value.trim_ascii()),
+            Some((b"", b' ' | b'\t', _)) => return Err(bad_request("a field of the head is folded")),
+            _ => return Err(bad_request("a line of the head is no field: NAME: VALUE")),
+        };
+        // By length first: it is another one for most.
+        match name.len() {
+            7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                if self.length.is_some() {
+                    return Err(bad_request("more than one Content-Length"));
+                }
+                self.length = Some(length(value).ok_or_else(|| bad_request("the Content-Length is not a number"))?);
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(bad_request("only the transfer coding chunked is understood, once"));
+                }
+                self.chunked = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Security: a body has one end, or there is no telling where the next request begins.
+    fn end(&mut self) -> Result<Whole, Problem> {
+        let body = match (self.chunked, self.length) {
+            (true, Some(_)) => return Err(bad_request("both Content-Length and Transfer-Encoding")),
+            (true, None) if self.http_1_0 => return Err(bad_request("HTTP/1.0 has no Transfer-Encoding")),
+            (true, None) => Framing::Chunked,
+            (false, length) => Framing::Length(length.unwrap_or(0)),
+        };
+        Ok(Whole { len: self.at, body, upgrade: self.upgrade })
+    }
+}
+
+/// Is it of HTTP/1.0?
+fn request_line(line: &[u8]) -> Result<bool, Problem> {
+    let mut words = line.split(|byte| *byte == b' ');
+    let (Some(method), Some(target), Some(version), None) = (words.next(), words.next(), words.next(), words.next())
+    else {
+        return Err(bad_request("the request line is not METHOD TARGET VERSION"));
+    };
+    if method.is_empty() || !method.iter().copied().all(is_token) {
+        return Err(bad_request("the request's method is no word"));
+    }
+    let http_1_0 = match version {
+        b"HTTP/1.1" => false,
+        b"HTTP/1.0" => true,
+        _ => return Err(bad_request("the request's version is neither HTTP/1.1 nor HTTP/1.0")),
+    };
+    if target.len() > LINE_MAX {
+        return Err(target_too_long());
+    }
+    // Other forms than a path are rare.
+    let fine = if target.starts_with(b"/") { is_path(target) } else { Uri::try_from(target).is_ok() };
+    if fine { Ok(http_1_0) } else { Err(bad_request("the request's target has a character that cannot be in one")) }
+}
+
+/// Would `http` take it as path and query? That is what hyper reads it with.
+fn is_path(target: &[u8]) -> bool {
+    let everywhere =
+        |byte: u8| matches!(byte, 0x21 | 0x24..=0x3b | 0x3d | 0x40..=0x5f | 0x61..=0x7a | 0x7c | 0x7e | 0x80..);
+    let known = target.iter().position(|byte| !everywhere(*byte) && !matches!(byte, b'"' | b'{' | b'}'));
+    let plain = match known.map(|at| (target[at], &target[at + 1..])) {
+        None | Some((b'#', _)) => true,
+        Some((b'?', query)) => {
+            let end = query.iter().position(|byte| !everywhere(*byte) && !matches!(byte, b'?' | b'`' | b'{' | b'}'));
+            end.is_none_or(|end| query[end] == b'#')
+        }
+        Some(_) => false,
+    };
+    plain && (target.is_ascii() || std::str::from_utf8(target).is_ok())
+}
+
+/// Digits alone (RFC 9110 §8.6), not more than can be counted.
+fn length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || value.len() > 19 {
+        return None;
+    }
+    value.iter().try_fold(0, |sum: u64, byte| byte.is_ascii_digit().then(|| sum * 10 + u64::from(byte - b'0')))
+}
+
+/// A character of a name or method (RFC 9110 §5.6.2).
+pub fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// What may stand nowhere in a head but where a line ends.
+pub fn is_control(byte: u8) -> bool {
+    (byte < 0x20 && byte != b'\t') || byte == 0x7f
+}
+
+/// Sixteen bytes at a time, which compilers make a few instructions of.
+fn first_control(bytes: &[u8]) -> Option<usize> {
+    let clean = |block: &&[u8]| !block.iter().fold(false, |any, byte| any | is_control(*byte));
+    let skipped = bytes.chunks_exact(16).take_while(clean).count() * 16;
+    bytes[skipped..].iter().position(|byte| is_control(*byte)).map(|at| skipped + at)
+}
+
+fn head_too_large(detail: &str) -> Problem {
+    Problem {
+        proxy_status: "http_request_error",
+        close: true,
+        ..Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", detail)
+    }
+}
+
+fn target_too_long() -> Problem {
+    let detail = "the request's target is longer than 16 KiB";
+    Problem { close: true, ..Problem::new(StatusCode::URI_TOO_LONG, "target_too_long", detail) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { bytes: 64 * 1024, fields: 100 };
+
+    /// Verdict of a head that comes in pieces of that size: its framing or status.
+    fn judged(head: &[u8], piece: usize) -> Result<(usize, Framing), u16> {
+        let mut scan = Head::default();
+        let ends = (1..=head.len()).filter(|end| end % piece == 0 || *end == head.len());
+        for end in ends {
+            match scan.scan(&head[..end], BOUNDS) {
+                Ok(None) => {}
+                Ok(Some(whole)) => return Ok((whole.len, whole.body)),
+                Err(problem) => return Err(problem.status.as_u16()),
+            }
+        }
+        Err(0)
+    }
+
+    #[test]
+    fn paths_are_taken_exactly_where_hypers_parser_takes_them() {
+        for byte in 0..=255_u8 {
+            for target in [vec![b'/', byte], vec![b'/', b'?', byte], vec![b'/', b'#', byte], vec![b'/', 0xc3, byte]] {
+                let theirs = Uri::try_from(target.as_slice()).is_ok() && std::str::from_utf8(&target).is_ok();
+                if !is_control(byte) && !matches!(byte, b' ' | b'\t') {
+                    assert_eq!(is_path(&target), theirs, "{target:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_control_character_is_found_wherever_it_stands() {
+        for at in 0..70 {
+            let mut bytes = vec![b'x'; 70];
+            assert_eq!(first_control(&bytes), None);
+            bytes[at] = 0x1f;
+            assert_eq!(first_control(&bytes), Some(at));
+        }
+    }
+
+    #[test]
+    fn whichever_way_a_head_is_cut_the_verdict_is_the_same() {
+        let long = |n: usize| format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(n));
+        let many = |n: usize| format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(n));
+        let blocks = |n: usize, rest: usize| {
+            let block = format!("x:{}\r\n", "y".repeat(1020));
+            format!("GET / HTTP/1.1\r\n{}x:{}\r\n\r\n", block.repeat(n), "y".repeat(rest))
+        };
+        let size = blocks(63, 0).len();
+        for (head, expected) in [
+            (long(16 * 1024 - 3), Ok(Framing::Length(0))),
+            (long(16 * 1024 - 2), Err(431)),
+            (long(16 * 1024).replacen("yyy", "\0yy", 1), Err(400)),
+            (many(100), Ok(Framing::Length(0))),
+            (many(101), Err(431)),
+            (blocks(63, 64 * 1024 - size), Ok(Framing::Length(0))),
+            (blocks(63, 64 * 1024 - size + 1), Err(431)),
+            (format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(16 * 1024 - 1)), Ok(Framing::Length(0))),
+            (format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(16 * 1024)), Err(414)),
+            (format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(60 * 1024)), Err(414)),
+            ("\r\n\r\nPOST / HTTP/1.1\r\nTransfer-Encoding:\tCHUNKED \r\n\r\n".into(), Ok(Framing::Chunked)),
+            ("POST / HTTP/1.0\r\ncontent-length: 007\r\n\r\n".into(), Ok(Framing::Length(7))),
+            ("POST / HTTP/1.1\r\nx: y\n\r\n".into(), Err(400)),
+            ("POST / HTTP/1.1\r\nx: y\r\r\n\r\n".into(), Err(400)),
+        ] {
+            for piece in [1, 2, 7, 16, 4096, 100_000] {
+                let judged = judged(head.as_bytes(), piece);
+                let whole = expected.as_ref().map(|framing| (head.len(), framing)).map_err(|status| *status);
+                assert_eq!(
+                    judged.as_ref().map(|(len, body)| (*len, body)).map_err(|s| *s),
+                    whole,
+                    "{piece}: {head:.80}"
+                );
+            }
+        }
+    }
+}
