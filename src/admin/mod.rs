@@ -168,7 +168,7 @@ impl Admin {
         if host.as_ref().is_some_and(|host| !door::is_ours(host, &names, self.port)) {
             return Err(door::host_refused());
         }
-        door::origin(&head.headers, host.as_ref(), &[])?;
+        door::origin(&head.headers, "http", host.as_ref(), &[])?;
         if head.headers.keys().any(|name| crate::fields::is_forwarding(name) || *name == http::header::VIA) {
             let detail = "this came through another proxy";
             return Err(Problem { close: true, ..Problem::new(StatusCode::FORBIDDEN, "client_refused", detail) });

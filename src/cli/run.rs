@@ -5,12 +5,12 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
@@ -21,6 +21,7 @@ use crate::app::{App, AppError, TokenPart};
 use crate::clock::Clock;
 use crate::config::{Config, Listen, Store};
 use crate::expiry;
+use crate::proxy::Arrived;
 use crate::reload::Reload;
 use crate::secret::Secret;
 use crate::server::{self, Bound, Running, Serve, StartError};
@@ -80,7 +81,7 @@ async fn start(config: Config) -> Result<Started, ExitCode> {
     };
     let app = App::open(&config, Clock::system()).await.map_err(refused)?;
     let plan = app.plan(config, None, &BTreeSet::new()).await.map_err(refused)?;
-    let admin = server::bind(&admin_config.listen).map_err(|error| {
+    let admin = server::bind(&admin_config.listen, false).map_err(|error| {
         let (listen, fix) = (&admin_config.listen, way_out(&error));
         let text = format!("admin.listen: cannot listen on {listen} for the operator: {error}; {fix}");
         failed(&text, ExitCode::FAILURE)
@@ -270,11 +271,11 @@ async fn carry_out(work: Work, reload: &mut Reload, running: &mut Running) {
 /// Answers the operator. Security: its own bound; a flood on the routes does not take the probes away.
 fn operate(admin: &Arc<Admin>, running: &Running, bound: Bound) {
     let operators = Serve {
-        service: admin::service(Arc::clone(admin)),
+        service: admin::service(Arc::clone(admin)).map_request(|(request, _): Arrived| request),
         limits: running.parts.config.limits.clone(),
-        stall: Box::new(|| Duration::from_secs(30)),
+        routes: None,
         permits: Some(Arc::new(tokio::sync::Semaphore::new(64))),
-        open: None,
+        metrics: None,
         connections: TaskTracker::new(),
         drain: CancellationToken::new(),
     };

@@ -17,9 +17,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use crate::peer::Peer;
+
 /// A client connection's place among those that may be open. A tunnel takes it over.
 pub struct Place {
     _permit: Option<OwnedSemaphorePermit>,
+    pub peer: Peer,
+    /// What the client's certificate was held against; `None` without TLS.
+    pub authority: Option<[u8; 32]>,
     /// Connections that are open.
     open: Option<Gauge>,
     /// Did a request come over it?
@@ -28,11 +33,17 @@ pub struct Place {
 }
 
 impl Place {
-    pub fn new(permit: Option<OwnedSemaphorePermit>, open: Option<Gauge>) -> Self {
+    pub fn new(
+        permit: Option<OwnedSemaphorePermit>,
+        open: Option<Gauge>,
+        peer: Peer,
+        authority: Option<[u8; 32]>,
+    ) -> Self {
         if let Some(open) = &open {
             open.inc();
         }
-        Self { _permit: permit, open, asked: AtomicBool::new(false), tunnelled: AtomicBool::new(false) }
+        let (asked, tunnelled) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { _permit: permit, peer, authority, open, asked, tunnelled }
     }
 
     pub fn ask(&self) {
@@ -66,11 +77,9 @@ pub struct Tunnels {
 }
 
 impl Tunnels {
-    pub fn open(&self, client: OnUpgrade, upstream: OnUpgrade, idle: Duration, place: Option<Arc<Place>>) {
+    pub fn open(&self, client: OnUpgrade, upstream: OnUpgrade, idle: Duration, place: Arc<Place>) {
         let stop = self.stop.clone();
-        if let Some(place) = &place {
-            place.tunnelled.store(true, Ordering::Relaxed);
-        }
+        place.tunnelled.store(true, Ordering::Relaxed);
         self.tasks.spawn(async move {
             tunnel(client, upstream, idle, stop).await;
             drop(place);

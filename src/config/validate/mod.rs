@@ -2,6 +2,7 @@
 //! reported and replaced by a harmless one, so that what follows can be checked too; the result counts only if nothing
 //! was reported.
 
+mod clients;
 mod ends;
 mod files;
 mod global;
