@@ -58,11 +58,15 @@ pub fn bind(listen: &Listen, others: bool) -> io::Result<Bound> {
             make_room(path)?;
             // Security: the file takes its mode from the socket's own (unix(7)), so it is private from its first instant.
             let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-            fchmod(&socket, mode(others))?;
+            fchmod(&socket, mode(false))?;
             rustix::net::bind(&socket, &SocketAddrUnix::new(path.as_path())?)?;
             rustix::net::listen(&socket, BACKLOG)?;
             let listener = UnixListener::from(socket);
             listener.set_nonblocking(true)?;
+            if others {
+                // The umask may have taken it away.
+                open_to(listen, true)?;
+            }
             let file = Arc::new(SocketFile { path: path.clone(), inode: path.symlink_metadata()?.ino() });
             Ok(Bound { listen: listen.clone(), socket: Socket::Unix(listener, file) })
         }

@@ -72,7 +72,7 @@ token = "ap"
         "tokenbroker.toml:10:9: token.api.eager: expected true or false, found text in quotes",
         "tokenbroker.toml:11:14: token.api.refresh_at: 3 is out of range; from 0.1 to 0.95",
         "tokenbroker.toml:12:10: token.api.scope.0: a scope is one word; write a list: [\"read\", \"write\"]",
-        "tokenbroker.toml:15:10: route.api.listen: other machines could use the token: only loopback addresses are allowed; listen on 127.0.0.1, [::1] or unix:/path; `unsafe_listen` is not yet there in this version",
+        "tokenbroker.toml:15:10: route.api.listen: other machines could use the token: only loopback addresses are allowed; listen on 127.0.0.1, [::1] or unix:/path; or set unsafe_listen = true, and `clients`",
         "tokenbroker.toml:16:12: route.api.upstream: is not a usable URL; no user name, query or fragment belongs here",
         "tokenbroker.toml:17:12: route.api.identity: there is no [identity.nobody]; add it",
         "tokenbroker.toml:18:10: route.api.header: the broker sets this field itself; choose the field that the API reads the token from",
@@ -667,8 +667,7 @@ fn what_is_promised_for_later_is_refused_by_name() {
         ("[token.t]\nissuer = \"http://localhost/\"\n", "token.t.issuer"),
         ("[token.t]\nclient_auth = \"private_key_jwt\"\n", "token.t.client_auth"),
         ("[token.t]\nrotate = { before = \"30d\" }\n", "token.t.rotate"),
-        ("[route.r]\nunsafe_listen = true\n", "route.r.unsafe_listen"),
-        ("[route.r]\nclients = {}\n", "route.r.clients"),
+        ("[route.r]\nhttp2 = true\n", "route.r.http2"),
         ("[dialect.d]\ngrant = \"device_code\"\n", "dialect.d.grant"),
     ] {
         let problems = problems(config);

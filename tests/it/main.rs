@@ -16,6 +16,8 @@ mod support;
 
 /// The operator's listener: probes, status, metrics, refresh, the admin key.
 mod admin;
+/// Who may connect: users, networks, keys, certificates; addresses that are not loopback.
+mod callers;
 /// Real clients through the proxy: curl, Python, Node, Java, ab.
 mod clients;
 /// The configuration file: strictness, all problems at once, secrets, permissions, schema, reference.
@@ -34,6 +36,8 @@ mod exchange;
 mod expiry;
 /// `explain` and `dialects`: what every class, state and code means, and the built-ins to copy.
 mod explain;
+/// Requests that come back, and what `forwarded` adds.
+mod hops;
 /// A certified OAuth server, for every grant and client authentication.
 mod idp;
 /// What no log, status, metric, error or process table may show.
