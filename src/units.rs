@@ -1,4 +1,5 @@
-//! Durations, sizes, request budgets and dates as people write them: `10s`, `5m`, `64KiB`, `5 per 5m`, `2027-01-31`.
+//! Durations, sizes, request budgets, dates and lifetimes as people write them: `10s`, `5m`, `64KiB`, `5 per 5m`,
+//! `2027-01-31`, `2y`.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -20,6 +21,9 @@ pub const BUDGET: &str = "^[0-9]+ per ([0-9]+(ms|s|m|h|d))+$";
 /// What a date looks like, likewise.
 pub const DATE: &str =
     "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?([Zz]|[+-][0-9]{2}:[0-9]{2})?)?$";
+
+/// What the lifetime of a client secret looks like, likewise.
+pub const LIFE: &str = "^[0-9]+(y|m|d)$";
 
 /// No duration of the configuration is longer.
 pub const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -44,6 +48,10 @@ pub struct Budget {
 /// A date in the configuration, such as `2027-01-31`, as the moment that it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Date(pub Timestamp);
+
+/// The lifetime of a client secret in the configuration, such as `"2y"`: as the vendor takes it, and how long that is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Life(pub String, pub Duration);
 
 /// Reads `1h30m`: numbers, each with one of the units ms, s, m, h, d.
 pub fn duration(text: &str) -> Result<Duration, &'static str> {
@@ -107,6 +115,20 @@ pub fn date(text: &str) -> Result<Date, &'static str> {
     moment.map(Date).map_err(|_| HELP)
 }
 
+/// Reads `2y`: a number of years, months or days. A year has 365 days, a month 30.
+pub fn life(text: &str) -> Result<Life, &'static str> {
+    const HELP: &str = "a lifetime is written like \"2y\", \"6m\" (months of 30 days) or \"90d\": a day to ten years";
+    let (number, unit) = leading_number(text).ok_or(HELP)?;
+    let days = match unit {
+        "y" => 365,
+        "m" => 30,
+        "d" => 1,
+        _ => return Err(HELP),
+    };
+    let days = number.checked_mul(days).filter(|days| (1..=3650).contains(days)).ok_or(HELP)?;
+    Ok(Life(text.to_owned(), Duration::from_secs(days * 24 * 3600)))
+}
+
 fn leading_number(text: &str) -> Option<(u64, &str)> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     Some((text[..digits].parse().ok()?, &text[digits..]))
@@ -133,6 +155,12 @@ impl<'de> Deserialize<'de> for Budget {
 impl<'de> Deserialize<'de> for Date {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         date(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Life {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        life(&String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 
@@ -175,6 +203,20 @@ impl JsonSchema for Budget {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "pattern": BUDGET, "description": "A request budget, such as `5 per 5m`." })
+    }
+}
+
+impl JsonSchema for Life {
+    fn schema_name() -> Cow<'static, str> {
+        "Lifetime".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": LIFE, "description": "A lifetime, such as `2y`, `6m` or `90d`." })
     }
 }
 
@@ -229,6 +271,16 @@ mod tests {
         for wrong in ["", "soon", "20270131", "2027-02-30", "31.1.2027", "12:00:00", "2027-01", "12027-01-01", "never"]
         {
             assert!(date(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn lifetimes_are_years_months_or_days() {
+        for (text, days) in [("2y", 730), ("6m", 180), ("90d", 90), ("10y", 3650)] {
+            assert_eq!(life(text), Ok(Life(text.into(), Duration::from_secs(days * 24 * 3600))));
+        }
+        for wrong in ["", "2", "y", "0d", "2 y", "-1y", "1.5y", "1y6m", "24h", "11y", "18446744073709551615y"] {
+            assert!(life(wrong).is_err(), "{wrong:?}");
         }
     }
 

@@ -7,12 +7,13 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 
 use super::clients::VERBS;
-use super::{Admin, Answer, Order, RouteView, TokenView, nothing_here};
+use super::{Admin, Answer, Order, RouteView, TokenView, nothing_here, secrets};
 use crate::clock::{Now, rfc3339};
 use crate::expiry::Expiring;
 use crate::oauth::Class;
 use crate::problem::Problem;
 use crate::secret::source::SecretSource;
+use crate::token::secrets::Verb;
 
 /// What a POST asks for.
 pub(super) enum Asked<'p> {
@@ -26,6 +27,8 @@ pub(super) enum Asked<'p> {
     Login(&'p str),
     /// `/api/clients/NAME/list`, and so on
     Clients(&'p str, &'p str),
+    /// `/api/secrets/NAME/rotate`, and so on
+    Secrets(&'p str, Option<Verb>),
     /// `/api/tokens/NAME/revoke`
     Revoke(&'p str),
     /// `/api/tokens/NAME/access_token`
@@ -41,6 +44,7 @@ pub(super) fn post(path: &str) -> Option<Asked<'_>> {
         ("", "", "reload") => Some(Asked::Reload),
         ("tokens", name, "refresh") if !name.is_empty() => Some(Asked::Refresh(name)),
         ("clients", name, verb) if !name.is_empty() && VERBS.contains(&verb) => Some(Asked::Clients(name, verb)),
+        ("secrets", name, verb) if !name.is_empty() => Some(Asked::Secrets(name, secrets::verb(verb)?)),
         ("tokens", name, "revoke") if !name.is_empty() => Some(Asked::Revoke(name)),
         ("tokens", name, "access_token") if !name.is_empty() => Some(Asked::AccessToken(name)),
         ("store", name, "forget") if !name.is_empty() => Some(Asked::Forget(name)),
@@ -68,6 +72,7 @@ impl Admin {
         match asked {
             Asked::Login(name) => self.login(name, body).await,
             Asked::Clients(name, verb) => self.clients(name, verb, body).await,
+            Asked::Secrets(name, verb) => self.secrets(name, verb, body).await,
             Asked::Revoke(name) => self.logout(name).await,
             Asked::AccessToken(name) => self.access_token(name).await,
             Asked::Refresh(name) => self.refresh(name).await,
@@ -136,6 +141,7 @@ pub(super) fn token_status(token: &TokenView, now: Now) -> Value {
         "last_error": error.map(std::string::ToString::to_string),
         "attempts": snapshot.attempts,
         "client_secrets": client_secrets(token, snapshot.secrets),
+        "rotation": *token.secrets.progress(),
     })
 }
 
@@ -154,7 +160,11 @@ fn expiring(one: &Expiring, now: Now) -> Value {
 /// Where each is read from, which is used, and why each was last refused.
 fn client_secrets(token: &TokenView, (used, refused): (usize, [Option<Class>; 2])) -> Value {
     let sources = token.config.client_secrets.iter().zip(refused).enumerate();
-    let one = |(index, (source, refused)): (usize, (&SecretSource, Option<Class>))| json!({ "source": source.described(), "in_use": index == used, "refused": refused.map(Class::as_str) });
+    let rotated = token.secrets.expires().is_some();
+    let one = |(index, (source, refused)): (usize, (&SecretSource, Option<Class>))| {
+        let in_use = !rotated && index == used;
+        json!({ "source": source.described(), "in_use": in_use, "refused": refused.map(Class::as_str) })
+    };
     sources.map(one).collect()
 }
 

@@ -8,6 +8,7 @@ mod body;
 mod clients;
 pub mod key;
 mod logins;
+mod secrets;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use crate::telemetry::metrics::{self, Metrics, RouteMetrics};
 use crate::token::cache::{Slot, Snapshot, State};
 use crate::token::clients::Clients;
 use crate::token::refresh::{Code, LoggedOut};
+use crate::token::secrets::Secrets;
 
 type Answer = Response<Full<Bytes>>;
 
@@ -70,7 +72,14 @@ pub struct Shown {
 impl Shown {
     /// Everything that ends unless somebody acts, the soonest first.
     pub fn expiring(&self) -> Vec<Expiring> {
+        let rotated = |table: &str| {
+            let name = table.strip_prefix("token.");
+            self.tokens.iter().any(|t| Some(&*t.config.name) == name && t.secrets.expires().is_some())
+        };
+        // What the configuration says of a secret does not hold for the one that took its place.
         let mut all = self.expiring.clone();
+        all.retain(|one| one.kind != Kind::Secret || !rotated(&one.table));
+        all.extend(self.tokens.iter().filter_map(TokenView::secret_ends));
         all.extend(self.tokens.iter().filter_map(TokenView::refresh_ends));
         all.sort_by_key(|one| one.when);
         all
@@ -96,6 +105,7 @@ pub enum Order {
 pub struct TokenView {
     pub config: Arc<Token>,
     pub slot: Arc<Slot>,
+    pub secrets: Arc<Secrets>,
 }
 
 impl TokenView {
@@ -107,7 +117,16 @@ impl TokenView {
 
     /// When the client secret in use ends.
     fn secret_expires(&self, snapshot: &Snapshot) -> Option<jiff::Timestamp> {
-        self.config.secret_expires.get(snapshot.secrets.0).copied()
+        let configured = || self.config.secret_expires.get(snapshot.secrets.0).copied();
+        self.secrets.expires().unwrap_or_else(configured)
+    }
+
+    /// The end of a client secret that a rotation brought.
+    fn secret_ends(&self) -> Option<Expiring> {
+        let end = self.secrets.expires()??;
+        let which = self.secrets.progress().in_use.clone().unwrap_or_default();
+        let table = format!("token.{}", self.config.name);
+        Some(Expiring::new(Kind::Secret, &table, "the client secret", which, end))
     }
 
     fn refresh_ends(&self) -> Option<Expiring> {

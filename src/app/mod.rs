@@ -2,6 +2,7 @@
 //! listener serves; and the same again for a changed configuration, with every part kept that did not change. Nothing here
 //! listens or sends.
 
+mod clients;
 mod plan;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use http::HeaderValue;
 use jiff::Timestamp;
 use tracing::error;
 
+use clients::Clients;
 use plan::{Headers, Opened};
 pub use plan::{Place, Plan};
 
@@ -27,11 +29,12 @@ use crate::secret::source::{SecretError, SecretSource};
 use crate::store::{FileStore, KEY_MIN, Seal, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::token::cache::Slot;
-use crate::token::clients::Clients;
+use crate::token::clients::Clients as Applications;
 use crate::token::keeper::Keeper;
 use crate::token::kept::Kept;
-use crate::token::refresh::{Ended, Refresher, Task};
+use crate::token::refresh::{Ended, Refresher, Rotating, Slots, Task};
 use crate::token::schedule::Policy;
+use crate::token::secrets::Secrets;
 use crate::token::source::{Exchange, Source, With};
 
 /// What lives as long as the process.
@@ -42,6 +45,8 @@ pub struct App {
     pub started_at: Timestamp,
     pub store: Option<Arc<FileStore>>,
     dialer: Arc<Dialer>,
+    clients: Arc<Clients>,
+    slots: Arc<Slots>,
 }
 
 /// What one configuration makes. Never changes; another configuration makes other parts.
@@ -55,6 +60,8 @@ pub struct Parts {
 pub struct TokenPart {
     pub config: Arc<config::Token>,
     pub slot: Arc<Slot>,
+    /// Shared by all tokens of the same client.
+    pub secrets: Arc<Secrets>,
     /// The ways in which routes write it. They only get more: a request may be on its way with an older list's index.
     formats: Vec<Template>,
 }
@@ -85,7 +92,8 @@ impl App {
         };
         let (metrics, dialer) = (Arc::new(Metrics::default()), Arc::new(Dialer::default()));
         let started_at = clock.now().wall;
-        Ok(Self { clock, metrics, started_at, store, dialer })
+        let (clients, slots) = (Arc::default(), Arc::default());
+        Ok(Self { clock, metrics, started_at, store, dialer, clients, slots })
     }
 
     fn keeper(&self, config: &config::Token, account: &str) -> Result<(Option<Keeper>, Option<Kept>), StoreError> {
@@ -114,7 +122,9 @@ impl App {
             Some(old) => Arc::clone(&old.slot),
             None => Arc::new(Slot::new(self.clock.clone())),
         };
-        let part = TokenPart { config, slot, formats };
+        self.slots.set(name, &slot);
+        let secrets = self.clients.known(&config);
+        let part = TokenPart { config, slot, secrets, formats };
         let (keeper, kept, saved) = match left {
             Some(left) => (left.keeper, Some(left.kept), left.saved),
             // Of one that ended in a panic, the store has the most.
@@ -142,11 +152,13 @@ impl App {
             let old = before.and_then(|before| before.routes.get(name));
             routes.insert(name.clone(), self.route(route, secrets, &tokens, &plan.config.limits, old));
         }
+        self.slots.retain(|name| tokens.contains_key(name));
+        clients::elect(&tokens);
         Parts { config: plan.config, tokens, routes }
     }
 
     /// Asks the vendor about client applications, with an administrator's token or the token's own.
-    pub async fn clients(&self, part: &TokenPart, verb: &str, asked: &Clients) -> Result<Vec<Item>, String> {
+    pub async fn clients(&self, part: &TokenPart, verb: &str, asked: &Applications) -> Result<Vec<Item>, String> {
         let access = match &asked.admin_token {
             Some(token) => Secret::new(token.to_string()),
             None => {
@@ -169,11 +181,17 @@ impl App {
     }
 
     fn source(&self, config: &Arc<config::Token>) -> Source {
-        Source::new(Arc::clone(config), Arc::clone(&self.dialer), self.clock.clone())
+        Source::new(Arc::clone(config), Arc::clone(&self.dialer), self.clock.clone(), self.clients.known(config))
     }
 
     fn task(&self, part: &TokenPart, keeper: Option<Keeper>) -> Task {
+        let rotating = clients::rotates(&part.config).then(|| Rotating {
+            secrets: Arc::clone(&part.secrets),
+            config: Arc::clone(&part.config),
+            slots: Arc::clone(&self.slots),
+        });
         Task {
+            rotating,
             name: part.config.name.clone(),
             policy: policy(&part.config),
             formats: part.formats.clone(),

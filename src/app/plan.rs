@@ -86,6 +86,7 @@ impl App {
             if old.is_some_and(|old| old.config == *token && old.formats == *formats) {
                 continue;
             }
+            self.clients.open(token, self.store.as_ref())?;
             let source = self.source(token);
             let with = source.with();
             // The task that runs has the record of its account.

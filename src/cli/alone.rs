@@ -14,6 +14,8 @@ use crate::token::source::Source;
 pub(super) struct Alone {
     pub part: TokenPart,
     pub refresher: Refresher<Source>,
+    /// Of the token whose access token may manage the secrets of this one.
+    admin: Option<Refresher<Source>>,
     app: App,
 }
 
@@ -22,13 +24,16 @@ impl Alone {
     pub async fn open(mut config: Config, token: &str) -> Result<Self, String> {
         // Nothing else of the configuration has to be in order for this.
         config.routes.clear();
-        config.tokens.retain(|name, _| name == token);
+        let admin = config.tokens.get(token).and_then(|token| token.rotate.admin.clone());
+        config.tokens.retain(|name, _| name == token || Some(name) == admin.as_ref());
         let said = |error: AppError| error.to_string();
         let app = App::open(&config, Clock::system()).await.map_err(said)?;
         let mut plan = app.plan(config, None, &Default::default()).await.map_err(said)?;
         let opened = app.token(&mut plan, token, None, None);
         let (part, refresher) = opened.ok_or_else(|| format!("there is no token {token}"))?;
-        Ok(Self { part, refresher, app })
+        part.secrets.drive(token, &part.slot);
+        let admin = admin.and_then(|admin| app.token(&mut plan, &admin, None, None));
+        Ok(Self { part, refresher, admin: admin.map(|(_, refresher)| refresher), app })
     }
 
     /// Asks the vendor about client applications.
@@ -56,8 +61,15 @@ impl Alone {
             stop.cancel();
             done
         };
-        let (done, ended) = tokio::join!(work, self.refresher.run(stop.clone(), stop.clone()));
+        let admin = async {
+            match self.admin {
+                Some(admin) => Some(admin.run(stop.clone(), stop.clone()).await),
+                None => None,
+            }
+        };
+        let (done, ended, admin) = tokio::join!(work, self.refresher.run(stop.clone(), stop.clone()), admin);
         let lost = || "it could not be saved: look at the disk of the store, and do it again".to_owned();
-        (done, if ended.keeper.is_none() || ended.saved { Ok(()) } else { Err(lost()) })
+        let saved = admin.iter().chain([&ended]).all(|ended| ended.keeper.is_none() || ended.saved);
+        (done, if saved { Ok(()) } else { Err(lost()) })
     }
 }

@@ -15,6 +15,7 @@ mod login;
 mod logout;
 mod reload;
 mod run;
+mod secret;
 mod status;
 mod store;
 mod token;
@@ -94,6 +95,8 @@ enum Command {
     Token(token::Args),
     /// Client applications at the vendor: list, register, delete
     Client(client::Args),
+    /// Client secrets at the vendor: list, rotate, import, delete, export
+    Secret(secret::Args),
     /// What is kept across restarts: list it, forget it, export it
     Store(store::Args),
 }
@@ -135,6 +138,7 @@ pub fn main() -> ExitCode {
         Command::Logout(args) => logout::main(&cli, args),
         Command::Token(args) => token::main(&cli, args),
         Command::Client(args) => client::main(&cli, args),
+        Command::Secret(args) => secret::main(&cli, args),
         Command::Store(args) => store::main(&cli, args),
     }
 }

@@ -309,7 +309,11 @@ fn shown(running: &Running, reload: &Reload) -> Shown {
     let (parts, addresses) = (&running.parts, running.addresses());
     let listen =
         |name: &str| addresses.iter().filter(|(route, _)| route == name).map(|(_, listen)| listen.clone()).collect();
-    let token = |part: &Arc<TokenPart>| TokenView { config: Arc::clone(&part.config), slot: Arc::clone(&part.slot) };
+    let token = |part: &Arc<TokenPart>| TokenView {
+        config: Arc::clone(&part.config),
+        slot: Arc::clone(&part.slot),
+        secrets: Arc::clone(&part.secrets),
+    };
     Shown {
         loaded_at: reload.loaded_at,
         error: reload.error(),

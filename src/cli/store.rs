@@ -13,6 +13,7 @@ use crate::clock::{Clock, rfc3339};
 use crate::config::Store;
 use crate::store::{FileStore, KEY_MIN, Seal, StoreError};
 use crate::token::kept::Kept;
+use crate::token::secrets::{KeptSecrets, Progress};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -76,8 +77,13 @@ fn list(directory: &Path, seal: Seal, as_json: bool) -> Result<ExitCode, String>
     let newest = store.newest().map_err(|e| e.to_string())?;
     let (mut shown, mut text, mut sound) = (Map::new(), String::new(), true);
     for (name, entry) in &newest {
-        let (fields, line) = match store.load(name).map(|record| record.and_then(|r| Kept::read(&r.plain))) {
-            Ok(Some(kept)) => describe(&kept),
+        let read = |plain: &[u8]| match serde_json::from_slice(plain) {
+            Ok(kept) if name.starts_with("secret.") => Some(described(&kept)),
+            _ if name.starts_with("secret.") => None,
+            _ => Kept::read(plain).map(|kept| describe(&kept)),
+        };
+        let (fields, line) = match store.load(name).map(|record| record.and_then(|record| read(&record.plain))) {
+            Ok(Some(described)) => described,
             Ok(None) => {
                 sound = false;
                 (json!({}), "was written by another version of this program".to_owned())
@@ -117,8 +123,21 @@ fn describe(kept: &Kept) -> (Value, String) {
     (fields, line)
 }
 
+/// What may be shown of a client's secrets.
+fn described(kept: &KeptSecrets) -> (Value, String) {
+    let progress = Progress::of(&kept.record);
+    let rotated = kept.record.serving().secret().digest() != kept.seed;
+    let which = if rotated { "a rotated client secret is in use" } else { "the configured client secret is in use" };
+    let id = progress.in_use.as_deref().map(|id| format!(" ({id})")).unwrap_or_default();
+    let fields = json!({ "rotated": rotated, "in_use": progress.in_use, "state": progress.state });
+    (fields, format!("{which}{id}, rotation: {}", progress.state))
+}
+
 fn forget(cli: &Cli, directory: &Path, seal: Seal, name: &str) -> Result<ExitCode, String> {
     let none = |known: String| format!("there is no record {name}; there are: {known}");
+    if name.starts_with("secret.") {
+        return Err(StoreError::Kept(name.to_owned()).to_string());
+    }
     let forgotten = match FileStore::open(directory, seal) {
         Ok(store) => {
             let known = store.newest().map_err(|e| e.to_string())?.into_keys().collect::<Vec<_>>().join(", ");

@@ -1,20 +1,21 @@
 //! The configuration as a person writes it: a mirror for serde, and for the JSON Schema, which has the comments here.
 
-mod route;
-
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use rotate::RotateFile;
 pub use route::{Authorization, ClientsFile, RootsFile, RouteFile, TokenRef};
+pub use secret::SecretFile;
 
 use crate::oauth::file::{ClientAuth, DialectFile, Grant, OneOrMany};
-use crate::secret::Secret;
-use crate::secret::source::SecretSource;
 use crate::units::{Budget, Date, Size, Span};
+
+mod rotate;
+mod route;
+mod secret;
 
 /// The configuration of tokenbroker: where applications connect, and which token goes to which API.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -151,7 +152,8 @@ pub struct TokenFile {
     pub roots: RootsFile,
     /// The name in the server's certificate, where it is not the URL's.
     pub server_name: Option<String>,
-    /// Origins the token may ever be sent to; those of the routes that name it, when not given.
+    /// Origins the token may ever be sent to; when not given, those of the routes that name it, and for the management of
+    /// secrets that of its own `base_url` and of those of the tokens that have it as `rotate.admin`.
     #[schemars(length(min = 1))]
     pub send_to: Vec<String>,
     /// Fraction of the lifetime at which the background refresh starts, jittered by 5 %; 0.75 when not given.
@@ -167,73 +169,6 @@ pub struct TokenFile {
     pub eager: Option<bool>,
     /// Does it count for readiness? True when not given.
     pub required: Option<bool>,
-}
-
-/// A secret as it is written: `{ file = "…" }`, `{ env = "…" }`, `{ exec = ["…"] }`, `{ credential = "…" }`, or bare text.
-#[derive(Clone, Debug)]
-pub struct SecretFile(pub SecretSource);
-
-impl<'de> Deserialize<'de> for SecretFile {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            Inline(String),
-            Source(Source),
-        }
-        #[derive(Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        enum Source {
-            File(PathBuf),
-            Env(String),
-            Exec(Vec<String>),
-            Credential(String),
-        }
-        // Security: serde's own error would quote the value; the shape was checked before.
-        let written = Written::deserialize(deserializer).map_err(|_| serde::de::Error::custom("not a secret"))?;
-        Ok(Self(match written {
-            Written::Inline(text) => SecretSource::Inline(Secret::new(text)),
-            Written::Source(Source::File(path)) => SecretSource::File(path),
-            Written::Source(Source::Env(name)) => SecretSource::Env(name),
-            Written::Source(Source::Exec(mut argv)) => {
-                if argv.is_empty() {
-                    return Err(serde::de::Error::custom("an empty command"));
-                }
-                SecretSource::Exec(argv.remove(0), argv)
-            }
-            Written::Source(Source::Credential(name)) => SecretSource::Credential(name),
-        }))
-    }
-}
-
-impl JsonSchema for SecretFile {
-    fn schema_name() -> Cow<'static, str> {
-        "Secret".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "Where a secret is read from. A bare string is accepted with a warning.",
-            "anyOf": [
-                { "type": "string", "writeOnly": true },
-                {
-                    "type": "object",
-                    "properties": {
-                        "file": { "type": "string", "description": "A file; one trailing newline is stripped." },
-                        "env": { "type": "string", "description": "An environment variable." },
-                        "exec": {
-                            "type": "array",
-                            "items": { "type": "string" },
-                            "minItems": 1,
-                            "description": "A command, without a shell; 10 s, 64 KiB."
-                        },
-                        "credential": { "type": "string", "description": "A systemd credential (LoadCredential=)." }
-                    },
-                    "additionalProperties": false,
-                    "minProperties": 1,
-                    "maxProperties": 1
-                }
-            ]
-        })
-    }
+    /// How its client secret is rotated at the vendor.
+    pub rotate: Option<RotateFile>,
 }

@@ -5,7 +5,7 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ("store", &["url", "prefix"]),
     ("admin", &["probes"]),
     ("identity.*", &["p12", "password"]),
-    ("token.*", &["issuer", "rotate"]),
+    ("token.*", &["issuer"]),
     ("route.*", &["http2"]),
 ];
 
@@ -22,14 +22,8 @@ const GRANTS: &[&str] = &["device_code", "jwt_bearer", "token_exchange"];
 const CLIENT_AUTHS: &[&str] = &["client_secret_jwt", "private_key_jwt"];
 
 /// Commands of the program, and when each comes.
-pub const COMMANDS: &[(&str, &str)] = &[
-    ("secret", "with the rotation of client secrets"),
-    ("exec", TOOLS),
-    ("init", TOOLS),
-    ("try", TOOLS),
-    ("completions", TOOLS),
-    ("man", TOOLS),
-];
+pub const COMMANDS: &[(&str, &str)] =
+    &[("exec", TOOLS), ("init", TOOLS), ("try", TOOLS), ("completions", TOOLS), ("man", TOOLS)];
 
 const TOOLS: &str = "last, with the tools for first steps and scripts";
 

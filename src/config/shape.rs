@@ -170,6 +170,7 @@ impl Walker<'_, '_> {
             Some(units::SIZE) => units::size(text).err(),
             Some(units::BUDGET) => units::budget(text).err(),
             Some(units::DATE) => units::date(text).err(),
+            Some(units::LIFE) => units::life(text).err(),
             _ => None,
         };
         match unit {

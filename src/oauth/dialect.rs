@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use http::{HeaderName, HeaderValue};
 
 use super::faults::{DialectError, Faults};
-use super::file::{BasicEncoding, ClientAuth, DialectFile, Grant, InjectFile, Op};
+use super::file::{BasicEncoding, ClientAuth, DialectFile, Grant, InjectFile, Op, RotateFile};
 use super::operation::{self, Authorize, CLIENTS, Managed, Operation, SECRETS, operation};
-use super::rules::{AnswerRules, Rule, answer_rules, compile_rule};
+use super::rules::{AnswerRules, Rule, answer_rules, check_rotate, compile_rule};
 use super::template::Template;
 use crate::units::Budget;
 
@@ -50,6 +50,8 @@ pub struct Dialect {
     pub authorize: Option<Authorize>,
     /// By name: `list`, `create`, `delete`, `replace`.
     pub secrets: BTreeMap<String, Managed>,
+    /// How client secrets are rotated, for tokens that do not say.
+    pub rotate: RotateFile,
     /// By name: `list`, `register`, `delete`.
     pub clients: BTreeMap<String, Managed>,
     pub answer: AnswerRules,
@@ -87,6 +89,7 @@ impl Dialect {
         let answer = answer_rules(file.answer, f);
         let errors = file.error.into_iter().enumerate().filter_map(|(i, rule)| compile_rule(i, rule, f)).collect();
         needs(&file.needs, f);
+        check_rotate(&file.rotate, f);
         let inject = inject(&file.inject, &own, f);
         let Some((inject_header, inject_format, inject_headers)) = inject.filter(|_| faults.0.is_empty()) else {
             return Err(faults.0);
@@ -107,6 +110,7 @@ impl Dialect {
             revoke,
             authorize,
             secrets,
+            rotate: file.rotate,
             clients,
             answer,
             errors,

@@ -106,7 +106,7 @@ fn number(value: &Value) -> Option<f64> {
 }
 
 /// RFC 3339 with 0 to 9 fractional digits, UTC where it names no offset; or as in HTTP (RFC 9110 §5.6.7).
-fn text_moment(value: &Value) -> Option<Timestamp> {
+pub fn text_moment(value: &Value) -> Option<Timestamp> {
     let text = value.as_str()?.trim();
     let http = || Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok();
     text.parse().ok().or_else(|| format!("{text}Z").parse().ok()).or_else(http)

@@ -9,11 +9,13 @@ use serde::Deserialize;
 use serde_json::Value;
 
 pub use answer::{AnswerFile, ExpiresFile, ExpiresTable, ExpiresWord, Rotation, SameTokenFile, SameTokenWord, Unit};
+pub use rotate::{RotateFile, VerifyFile};
 
 use super::error::Class;
 use crate::units::{Budget, Span};
 
 mod answer;
+mod rotate;
 
 /// RFC 6749 grant types, and `static` for a token that was made by hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -169,6 +171,8 @@ pub struct DialectFile {
     pub authorize: Option<AuthorizeFile>,
     /// The vendor's requests on client secrets: `list`, `create`, `delete`, `replace`.
     pub secrets: BTreeMap<String, ManagedFile>,
+    /// How client secrets are rotated, for tokens that do not say.
+    pub rotate: RotateFile,
     /// The vendor's requests on client applications: `list`, `register`, `delete`.
     pub clients: BTreeMap<String, ManagedFile>,
     /// Where the token and its expiry are in an answer.

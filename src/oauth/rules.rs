@@ -9,7 +9,7 @@ use super::error::Class;
 use super::expiry::Expires;
 use super::faults::Faults;
 use super::file::{
-    AnswerFile, ExpiresFile, ExpiresTable, ExpiresWord, OneOrMany, Op, Rotation, RuleFile, SameTokenFile,
+    AnswerFile, ExpiresFile, ExpiresTable, ExpiresWord, OneOrMany, Op, RotateFile, Rotation, RuleFile, SameTokenFile,
     SameTokenWord, Status,
 };
 use super::place::Places;
@@ -57,6 +57,9 @@ pub struct Rule {
     /// What to do about it, where the dialect knows better than the class.
     pub fix: Option<String>,
 }
+
+/// No pause of a secret's rotation is longer.
+pub const PAUSE_MAX: Duration = Duration::from_secs(3600);
 
 /// No lifetime of the configuration is shorter.
 pub const LIFETIME_MIN: Duration = Duration::from_secs(1);
@@ -125,6 +128,14 @@ fn expires(f: &mut Faults, key: &str, file: ExpiresFile) -> Option<Expires> {
 
 fn statuses(written: Option<OneOrMany<Status>>) -> Vec<u16> {
     written.map(OneOrMany::into_vec).unwrap_or_default().into_iter().map(|status| status.0).collect()
+}
+
+pub(super) fn check_rotate(file: &RotateFile, f: &mut Faults) {
+    for (key, span) in [("rotate.verify.every", file.verify.every), ("rotate.settle", file.settle)] {
+        if span.is_some_and(|span| span.0 > PAUSE_MAX) {
+            f.add(key, "is too long", "at most 1h");
+        }
+    }
 }
 
 pub(super) fn compile_rule(index: usize, file: RuleFile, f: &mut Faults) -> Option<Rule> {

@@ -5,7 +5,9 @@
 
 mod entries;
 mod outcome;
+pub mod plan;
 mod record;
+mod whose;
 
 use std::time::Duration;
 
@@ -42,7 +44,7 @@ pub enum Begin {
     Create,
     /// With a value that was made up here.
     Replace(Secret),
-    Import(Secret),
+    Import(Held),
 }
 
 /// What to do next.
@@ -182,18 +184,18 @@ impl Rotation {
     }
 
     /// Starts another rotation, unless one is under way. `emergency`: the old secret does not work any more.
-    pub fn begin(&mut self, begin: Begin, emergency: bool) -> bool {
+    pub fn begin(&mut self, begin: Begin, emergency: bool, now: Timestamp) -> bool {
         if self.record.state != State::Stable {
             return false;
         }
         let (style, new) = match begin {
             Begin::Create => (Style::Create, None),
-            Begin::Replace(secret) => (Style::Replace, Some(secret)),
-            Begin::Import(secret) => (Style::Import, Some(secret)),
+            Begin::Replace(secret) => (Style::Replace, Some(Held::new(&secret, None))),
+            Begin::Import(held) => (Style::Import, Some(held)),
         };
         let (old, marks) = (self.record.old.clone(), std::mem::take(&mut self.record.marks));
         let state = if style == Style::Import { State::Created } else { State::Planned };
-        let new = new.map(|secret| Held::new(&secret, None));
+        let new = new.map(|held| Held { since: Some(now.as_second()), ..held });
         self.record = Record { style, state, new, marks, emergency, ..Record::new(old) };
         (self.dirty, self.fails, self.deletes, self.looks, self.found) = (true, 0, 0, 0, false);
         true

@@ -34,7 +34,7 @@ impl Rotation {
             }
             (Event::SaveFailed, Some(Action::Save)) => self.save_failed(now),
             (Event::Listed(entries), Some(Action::List)) => self.listed(&entries, now),
-            (Event::Created { id, secret }, Some(Action::Create { .. })) => self.created(id, &secret),
+            (Event::Created { id, secret }, Some(Action::Create { .. })) => self.created(id, &secret, now),
             (Event::Replaced, Some(Action::Replace)) => self.enter(State::Verifying { passed: 0 }),
             (Event::Accepted, Some(Action::Verify(which))) => self.accepted(which, now),
             (Event::Refused, Some(Action::Verify(which))) => self.refused(which, now),
@@ -116,7 +116,7 @@ impl Rotation {
         }
     }
 
-    fn created(&mut self, id: Option<String>, secret: &Secret) {
+    fn created(&mut self, id: Option<String>, secret: &Secret, now: i64) {
         let record = &mut self.record;
         if *secret == record.old.secret() {
             let why = "the vendor gave the old secret again";
@@ -126,7 +126,7 @@ impl Rotation {
         // An id that was there before is not that of something new.
         let id = id.filter(|id| record.old.id.as_ref() != Some(id));
         let id = id.filter(|id| !mark.as_ref().is_some_and(|mark| mark.before.contains(id)));
-        record.new = Some(Held { mark, ..Held::new(secret, id) });
+        record.new = Some(Held { mark, since: Some(now), ..Held::new(secret, id) });
         self.enter(State::Created);
     }
 

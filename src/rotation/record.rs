@@ -1,6 +1,8 @@
 //! What of a rotation is durable: which secrets are held, how far it has come, what was asked for; and how a secret is
 //! recognised in the vendor's list.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -45,11 +47,18 @@ pub struct Held {
     pub(super) mark: Option<Mark>,
     /// Its end as the list shows it, in seconds since 1970. What an answer to a creation says of it is not believed.
     pub expires: Option<i64>,
+    /// When it was made, in seconds since 1970, where that is known.
+    pub since: Option<i64>,
 }
 
 impl Held {
     pub fn new(secret: &Secret, id: Option<String>) -> Self {
-        Self { value: Zeroizing::new(secret.expose().to_owned()), id, mark: None, expires: None }
+        Self { value: Zeroizing::new(secret.expose().to_owned()), id, mark: None, expires: None, since: None }
+    }
+
+    /// How long ago it was made, where that is known.
+    pub fn age(&self, now: Timestamp) -> Option<Duration> {
+        Some(Duration::from_secs(now.as_second().saturating_sub(self.since?).try_into().unwrap_or(0)))
     }
 
     pub fn secret(&self) -> Secret {

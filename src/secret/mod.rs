@@ -3,6 +3,7 @@
 //! [`Secret`] is wiped when dropped, prints as nothing, cannot be serialized, and gives its value to whoever calls
 //! [`Secret::expose`]: the list of those callers is kept by a test.
 
+pub mod file;
 pub mod source;
 
 use std::fmt;

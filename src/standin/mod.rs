@@ -24,6 +24,7 @@ mod slots;
 mod state;
 mod vanco;
 
+pub use budget::Budget;
 pub use comap::Comap;
 pub use comodo::Comodo;
 pub use covata::Covata;

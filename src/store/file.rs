@@ -50,6 +50,10 @@ pub enum StoreError {
     Owned { directory: PathBuf, owner: String },
     #[error("the record {name} in {} {why}; nothing was changed: restore the file, or `tokenbroker store forget {name}` and log in again", .file.display())]
     Record { name: String, file: PathBuf, why: SealError },
+    #[error(
+        "{0} may hold the only client secret that works, so it is not forgotten: it gives way by itself when another client_secret is configured; `tokenbroker secret export` writes it into a file"
+    )]
+    Kept(String),
     #[error("cannot save {name} in {}: {source}; what was saved before is still there", .directory.display())]
     Save { name: String, directory: PathBuf, source: io::Error },
 }

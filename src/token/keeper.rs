@@ -1,8 +1,10 @@
-//! One token's place in the store.
+//! A place in the store: a token's, or that of a client's secrets.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
@@ -12,7 +14,7 @@ use crate::store::{FileStore, StoreError};
 /// A save that takes longer is a failure for now: a disk that hangs must not stop the token.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What loads and saves the record of one token.
+/// What loads and saves one record.
 pub struct Keeper {
     store: Arc<FileStore>,
     record: String,
@@ -24,13 +26,15 @@ pub struct Keeper {
 impl Keeper {
     /// What the record of that account holds.
     pub fn open(store: &Arc<FileStore>, token: &str, account: &str) -> Result<(Self, Option<Kept>), StoreError> {
-        let record = format!("token.{token}.{}", &account[..16]);
+        Self::of(store, format!("token.{token}.{}", &account[..16]))
+    }
+
+    /// What the record of that name holds.
+    pub fn of<T: DeserializeOwned>(store: &Arc<FileStore>, record: String) -> Result<(Self, Option<T>), StoreError> {
         let found = store.load(&record)?;
         let version = found.as_ref().map_or(0, |found| found.version);
-        let kept = match found {
-            Some(found) => Some(Kept::read(&found.plain).ok_or_else(|| store.unreadable(&record, version))?),
-            None => None,
-        };
+        let read = |plain: &[u8]| serde_json::from_slice(plain).map_err(|_| store.unreadable(&record, version));
+        let kept = found.map(|found| read(&found.plain)).transpose()?;
         Ok((Self { store: Arc::clone(store), record, version, hanging: None }, kept))
     }
 
@@ -40,7 +44,7 @@ impl Keeper {
     }
 
     /// Saves it, within [`SAVE_TIMEOUT`]; durable when this returns. Blocks on the disk, on a thread for that.
-    pub async fn save(&mut self, kept: &Kept) -> Result<(), String> {
+    pub async fn save(&mut self, kept: &impl Serialize) -> Result<(), String> {
         let late = || format!("the disk has not answered within {} s", SAVE_TIMEOUT.as_secs());
         if let Some(mut hanging) = self.hanging.take()
             && tokio::time::timeout(SAVE_TIMEOUT, &mut hanging).await.is_err()

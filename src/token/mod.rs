@@ -12,6 +12,7 @@ pub mod kept;
 pub mod refresh;
 pub mod refusals;
 pub mod schedule;
+pub mod secrets;
 pub mod source;
 
 use std::borrow::Cow;

@@ -6,17 +6,22 @@
 mod durable;
 mod login;
 mod logout;
+mod manage;
+mod orders;
+mod rotate;
+mod show;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 pub use login::Code;
 pub use logout::LoggedOut;
 use logout::Revocation;
+pub use rotate::{Rotating, Slots};
 
 use super::Token;
 use super::cache::{Slot, Snapshot, Wishes};
@@ -25,10 +30,11 @@ use super::kept::{Kept, KeptAccess};
 use super::refusals::Credential;
 use super::schedule::{Lives, Next, Policy, Schedule, Then};
 use super::source::{Exchange, With};
-use crate::clock::{Clock, rfc3339};
+use crate::clock::Clock;
 use crate::oauth::file::Op;
 use crate::oauth::template::Template;
 use crate::oauth::{Class, Outcome, TokenError};
+use crate::secret::Secret;
 use crate::telemetry::metrics::Metrics;
 
 /// The clocks and the secret files are looked at again at least this often: the machine may have slept.
@@ -49,6 +55,8 @@ pub struct Task {
     pub metrics: Arc<Metrics>,
     /// `None`: nothing outlives the process.
     pub keeper: Option<Keeper>,
+    /// `None`: there is no client secret to rotate.
+    pub rotating: Option<Rotating>,
 }
 
 /// What a refresh task leaves: another one of the same account goes on from it.
@@ -113,7 +121,7 @@ impl<E: Exchange> Refresher<E> {
     /// ends.
     pub async fn run(mut self, stop: CancellationToken, cut: CancellationToken) -> Ended {
         while !stop.is_cancelled() {
-            let wait = self.save_again(false).await.min(self.revoke_again().await);
+            let wait = self.save_again(false).await.min(self.revoke_again().await).min(self.rotate().await);
             match self.next() {
                 Next::Exchange => self.exchange(&cut).await,
                 Next::Wait(next) => {
@@ -191,7 +199,7 @@ impl<E: Exchange> Refresher<E> {
             if let Some(error) = self.schedule.over_budget(now, self.snapshot.usable(now)) {
                 return before.or(Some(error));
             }
-            let Err((error, credential)) = self.once(op, None).await else { return None };
+            let Err((error, credential)) = self.once(op, None, None).await else { return None };
             match self.schedule.failed(op, credential, &error, self.task.clock.now(), &mut self.task.rng) {
                 Then::Now(next) if !cut.is_cancelled() => {
                     info!(token = self.task.name, %error, "trying again at once");
@@ -203,13 +211,24 @@ impl<E: Exchange> Refresher<E> {
         }
     }
 
-    /// One exchange. Security: what may panic, such as a parser, runs in a task of its own: it costs one exchange, not the
-    /// token.
-    async fn once(&mut self, op: Op, code: Option<&Code>) -> Result<(), (TokenError, Credential)> {
+    /// One exchange, with that client secret in the place of the one in use. Security: what may panic, such as a parser, runs
+    /// in a task of its own: it costs one exchange, not the token.
+    async fn once(
+        &mut self,
+        op: Op,
+        code: Option<&Code>,
+        instead: Option<Secret>,
+    ) -> Result<(), (TokenError, Credential)> {
         let (exchange, (secret, _)) = (Arc::clone(&self.exchange), self.schedule.secrets());
         let prepared = own_task(Outcome::NotSent, async move { exchange.prepare(op, secret).await }).await;
         let mut prepared = prepared.map_err(|error| (error, Credential::none()))?;
-        self.schedule.uses_secret(prepared.secret);
+        let rotated = prepared.rotated.then_some(prepared.secrets);
+        self.schedule.uses_secret(prepared.secret, rotated);
+        let second = rotated.is_some() && prepared.secret > 0 && instead.is_none();
+        if instead.is_some() {
+            (prepared.inputs.client_secret, prepared.inputs.secret_age) = (instead.clone(), None);
+            prepared.proof = instead;
+        }
         if op == Op::Renew {
             prepared.inputs.refresh_token = self.schedule.refresh_token().cloned();
         }
@@ -248,6 +267,9 @@ impl<E: Exchange> Refresher<E> {
         let lives = Lives { access: self.schedule.lifetime(access.lifetime), refresh };
         let token = Token::new(&access.token, &self.task.formats, sent, lives.access);
         let token = token.ok_or_else(|| failed(unwritable()))?;
+        if let Some(rotating) = self.task.rotating.as_ref().filter(|_| second) {
+            rotating.secrets.refused();
+        }
         let same = self.snapshot.token.as_deref().is_some_and(|old| old.is(&token));
         self.schedule.succeeded(&credential, lives, sent, self.task.clock.now(), same, &mut self.task.rng);
         self.access = Some(KeptAccess::new(&access.token, sent, token.expires, self.schedule.due()));
@@ -256,47 +278,6 @@ impl<E: Exchange> Refresher<E> {
         self.save(None).await;
         self.keep(op, token, same, access.warning.as_deref());
         Ok(())
-    }
-
-    fn keep(&mut self, op: Op, token: Token, same: bool, warning: Option<&str>) {
-        let expires_at = token.expires.map(|expires| rfc3339(expires.wall));
-        let (name, fingerprint) = (&self.task.name, token.fingerprint);
-        info!(token = name, %fingerprint, expires_at, same, by = ?op, "token obtained");
-        if let Some(warning) = warning {
-            warn!(token = name, %fingerprint, warning, "an odd answer");
-        }
-        self.snapshot.generation += u64::from(!same);
-        self.snapshot.token = Some(Arc::new(token));
-    }
-
-    fn publish(&mut self, failure: Option<TokenError>) {
-        if let Some(error) = &failure {
-            let usable = self.snapshot.usable(self.task.clock.now());
-            let attempts = self.schedule.failures();
-            warn!(token = self.task.name, attempts, old_token_serves = usable, %error, "no new token");
-        }
-        self.snapshot.finished += 1;
-        self.show(failure.map(Arc::new));
-    }
-
-    fn show(&mut self, error: Option<Arc<TokenError>>) {
-        self.snapshot = Snapshot {
-            token: self.snapshot.token.clone(),
-            generation: self.snapshot.generation,
-            exchanging: false,
-            finished: self.snapshot.finished,
-            error,
-            not_before: self.schedule.not_before(self.task.clock.now()),
-            secrets: self.schedule.secrets(),
-            barred: self.schedule.is_barred(),
-            retired: false,
-            suspects_from: self.schedule.suspects_from(self.task.clock.now()),
-            refreshes_at: self.schedule.due().map(|due| due.wall),
-            refresh_expires_at: self.schedule.refresh_expires_at(),
-            refresh_ends: self.schedule.refresh_ends(),
-            attempts: self.schedule.failures(),
-        };
-        self.task.slot.publish(self.snapshot.clone());
     }
 }
 

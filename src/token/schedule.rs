@@ -124,6 +124,8 @@ pub struct Schedule {
     spent: Spent,
     /// Which client secret is used, and what was last said of each.
     secret: usize,
+    /// So many has a rotation put in the place of the configured ones.
+    rotated: Option<usize>,
     refused_secrets: [Option<Class>; 2],
     /// The other one was tried in this row.
     other_tried: bool,
@@ -149,6 +151,7 @@ impl Schedule {
             pardoned: false,
             spent: Spent::new(policy.limit),
             secret: 0,
+            rotated: None,
             refused_secrets: [None; 2],
             other_tried: false,
         }
@@ -212,6 +215,10 @@ impl Schedule {
     pub fn start(&mut self, now: Now, configured: Option<&Secret>) -> Op {
         self.started = Some(now.boot);
         self.other_tried = false;
+        if self.rotated.is_some() {
+            // The one before it is there for those servers that do not know it yet.
+            self.secret = 0;
+        }
         self.configured = configured.cloned();
         if let Some(configured) = configured.filter(|configured| Some(configured.digest()) != self.seed) {
             self.take_over(configured);
@@ -246,9 +253,9 @@ impl Schedule {
         self.unanswered = 0;
     }
 
-    /// The client secret that was really read, where the other one could not be.
-    pub fn uses_secret(&mut self, secret: usize) {
-        self.secret = secret;
+    /// The client secret that was really read; `rotated` is how many there are that a rotation brought, if they are used.
+    pub fn uses_secret(&mut self, secret: usize, rotated: Option<usize>) {
+        (self.secret, self.rotated) = (secret, rotated);
     }
 
     pub fn refresh_token(&self) -> Option<&Secret> {

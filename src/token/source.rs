@@ -2,18 +2,26 @@
 //!
 //! A source knows nothing of time, caches or retries; it is what the refresh task calls.
 
+mod secret;
 mod vendor;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use http::StatusCode;
+
+use secret::Chosen;
+pub use secret::Configured;
+
 use super::refusals::Credential;
+use super::secrets::Secrets;
 use crate::clock::Clock;
 use crate::config;
 use crate::connect::Dialer;
 use crate::oauth::client::Client;
 use crate::oauth::file::{Grant, Op};
+use crate::oauth::manage::Item;
 use crate::oauth::request::{self, Given, Inputs};
 use crate::oauth::response::{self, Answer};
 use crate::oauth::{Class, TokenError};
@@ -33,6 +41,21 @@ pub trait Exchange: Send + Sync + 'static {
 
     /// One exchange.
     fn exchange(&self, op: Op, prepared: &Prepared) -> impl Future<Output = Result<Answer, TokenError>> + Send;
+
+    /// The client secret as the configuration has it, whatever a rotation has put in its place.
+    fn configured(&self) -> impl Future<Output = Result<Configured, TokenError>> + Send {
+        async { Err(TokenError::new(Class::Config, "there is no client secret", "set client_secret")) }
+    }
+
+    /// A request of the dialect's `[secrets]` or `[clients]`, such as `secrets.list`, with somebody's access token.
+    fn manage(
+        &self,
+        _what: &str,
+        _access: &Secret,
+        _values: Vec<(&'static str, Given)>,
+    ) -> impl Future<Output = Result<Vec<Item>, Unmanaged>> + Send {
+        async { Err(TokenError::new(Class::Config, "the dialect has no such request", "choose another one").into()) }
+    }
 
     /// Ends a token at the vendor. `None`: there is no request for its kind.
     fn revoke(&self, _token: &Secret, _refresh: bool) -> impl Future<Output = Option<Result<(), TokenError>>> + Send {
@@ -57,14 +80,31 @@ pub struct With {
     pub inputs: String,
 }
 
+/// Why a vendor did not do what it was asked for beside tokens.
+#[derive(Clone, Debug)]
+pub struct Unmanaged {
+    pub error: TokenError,
+    /// Of its answer, if one came.
+    pub status: Option<StatusCode>,
+}
+
+impl From<TokenError> for Unmanaged {
+    fn from(error: TokenError) -> Self {
+        Self { error, status: None }
+    }
+}
+
 /// Everything one exchange needs. The refresh token is put in by the refresh task.
 #[derive(Clone, Debug)]
 pub struct Prepared {
     pub inputs: Inputs,
     /// The token itself, for the grant `static`.
     pub access_token: Option<Secret>,
-    /// Which of the client secrets it is, from 0.
+    /// Which of the client secrets it is, from 0, and how many there are.
     pub secret: usize,
+    pub secrets: usize,
+    /// Did a rotation bring it?
+    pub rotated: bool,
     /// Stands for the client's own credentials.
     pub proof: Option<Secret>,
 }
@@ -91,12 +131,14 @@ pub struct Source {
     config: Arc<config::Token>,
     client: Client,
     clock: Clock,
+    /// What a rotation put in the place of the configured client secret.
+    secrets: Arc<Secrets>,
     /// Which client secret was used last.
     secret: AtomicUsize,
 }
 
 impl Source {
-    pub fn new(config: Arc<config::Token>, dialer: Arc<Dialer>, clock: Clock) -> Self {
+    pub fn new(config: Arc<config::Token>, dialer: Arc<Dialer>, clock: Clock, secrets: Arc<Secrets>) -> Self {
         let client = Client {
             dialer,
             tls: config.tls.clone(),
@@ -104,19 +146,20 @@ impl Source {
             certificate: config.identity.as_ref().map(|(name, leaf)| format!("[identity.{name}], {leaf}")),
             timeout: config.timeout,
         };
-        Self { config, client, clock, secret: AtomicUsize::new(0) }
+        Self { config, client, clock, secrets, secret: AtomicUsize::new(0) }
     }
 
     async fn read_all(&self, op: Op, secret: usize) -> Result<Prepared, TokenError> {
         let config = &self.config;
         let login = config.password.as_ref().filter(|_| op == Op::Acquire);
-        let (client_secret, secret, proof) = self.client_secret(secret).await?;
-        self.secret.store(secret, Ordering::Relaxed);
+        let chosen = self.client_secret(secret).await?;
+        self.secret.store(chosen.index, Ordering::Relaxed);
         let mut inputs = Inputs {
             url: config.url.clone(),
             base_url: config.base_url.clone(),
             client_id: config.client_id.clone(),
-            client_secret,
+            client_secret: chosen.secret,
+            secret_age: chosen.age,
             username: config.username.clone(),
             password: read(login).await?,
             scope: config.scope.clone(),
@@ -132,25 +175,15 @@ impl Source {
         for (name, url) in [("authorize_url", &config.authorize_url), ("revoke_url", &config.revoke_url)] {
             inputs.values.extend(url.clone().map(|url| (name, Given::text(url))));
         }
-        Ok(Prepared { inputs, access_token: read(config.access_token.as_ref()).await?, secret, proof })
-    }
-
-    /// The client secret that is wanted, or the other one where it cannot be read; which one it is; and what stands for both:
-    /// whichever is tried, the login is the same.
-    async fn client_secret(&self, wanted: usize) -> Result<(Option<Secret>, usize, Option<Secret>), TokenError> {
-        let mut all = Vec::new();
-        for source in &self.config.client_secrets {
-            all.push(read(Some(source)).await);
-        }
-        let both: Vec<_> = all.iter().flatten().flatten().map(Secret::digest).collect();
-        let proof = Secret::new(format!("{both:?}"));
-        let used = [wanted, 0, 1].into_iter().find(|index| matches!(all.get(*index), Some(Ok(_)))).unwrap_or(0);
-        match (all.len(), all.into_iter().nth(used)) {
-            (_, None) => Ok((None, 0, None)),
-            (_, Some(Err(error))) => Err(error),
-            (1, Some(Ok(secret))) => Ok((secret.clone(), 0, secret)),
-            (_, Some(Ok(secret))) => Ok((secret, used, Some(proof))),
-        }
+        let Chosen { index: secret, of: secrets, rotated, proof, .. } = chosen;
+        Ok(Prepared {
+            inputs,
+            access_token: read(config.access_token.as_ref()).await?,
+            secret,
+            secrets,
+            rotated,
+            proof,
+        })
     }
 
     /// What only this side can add to an answer's error: who gave it, and to whose certificate.
@@ -191,6 +224,19 @@ impl Exchange for Source {
         let reply = self.client.send(request).await?;
         let answered = self.clock.now().wall;
         response::read(&self.config.dialect, op, &prepared.inputs, &reply, answered).map_err(|e| self.told(e, &server))
+    }
+
+    async fn configured(&self) -> Result<Configured, TokenError> {
+        self.as_configured().await
+    }
+
+    async fn manage(
+        &self,
+        what: &str,
+        access: &Secret,
+        values: Vec<(&'static str, Given)>,
+    ) -> Result<Vec<Item>, Unmanaged> {
+        self.asked(what, access, values).await
     }
 
     async fn revoke(&self, token: &Secret, refresh: bool) -> Option<Result<(), TokenError>> {

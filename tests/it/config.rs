@@ -1,7 +1,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
+use tokenbroker::config::Rotate;
 use tokenbroker::oauth::builtin::{BUILT_IN, built_in};
 use tokenbroker::oauth::file::Grant;
 use tokenbroker::secret::source::SecretSource;
@@ -640,6 +642,335 @@ fn a_ca_file_is_warned_about_where_it_is_named_by_its_certificate_that_ends_firs
     }
 }
 
+const STORE: &str = "[store]\nkind = \"file\"\npath = \"store\"\nkey = { exec = [\"true\"] }\n";
+
+/// A client of a vendor that can make secrets, from line 5 on; `keys` are those of its table from line 10 on.
+fn client(name: &str, keys: &str) -> String {
+    format!(
+        "[token.{name}]\ndialect = \"comap\"\nclient_id = \"c\"\nclient_secret = {{ exec = [\"true\"] }}\nheaders = {{ Comap-Key = \"k\" }}\n{keys}\n"
+    )
+}
+
+#[test]
+fn each_key_of_a_rotation_has_its_bounds() {
+    for (keys, expected) in [
+        ("befor = \"30d\"", "12: token.api.rotate.befor: unknown key; did you mean `before`?"),
+        (
+            "before = \"0s\"",
+            "21: token.api.rotate.before: must not be zero; such as \"30d\", so that there is time when something fails",
+        ),
+        ("before = \"731d\", lifetime = \"10y\"", "21: token.api.rotate.before: is too long; at most 730d"),
+        (
+            "before = \"90d\", lifetime = \"90d\"",
+            "21: token.api.rotate.before: is as long as a new secret lives, or longer: one would follow the other without end; make it shorter, such as \"30d\", or `lifetime` longer",
+        ),
+        (
+            "lifetime = \"24h\"",
+            "23: token.api.rotate.lifetime: \"24h\" is not understood; a lifetime is written like \"2y\", \"6m\" (months of 30 days) or \"90d\": a day to ten years",
+        ),
+        (
+            "lifetime = \"11y\"",
+            "23: token.api.rotate.lifetime: \"11y\" is not understood; a lifetime is written like \"2y\", \"6m\" (months of 30 days) or \"90d\": a day to ten years",
+        ),
+        ("grace = \"91d\"", "20: token.api.rotate.grace: is too long; at most 90d"),
+        ("settle = \"61m\"", "21: token.api.rotate.settle: is too long; at most 1h"),
+        ("verify = { every = \"61m\" }", "31: token.api.rotate.verify.every: is too long; at most 1h"),
+        ("verify = { times = 0 }", "31: token.api.rotate.verify.times: 0 is out of range; from 1 to 20"),
+        ("verify = { times = 21 }", "31: token.api.rotate.verify.times: 21 is out of range; from 1 to 20"),
+        ("verify = { often = true }", "23: token.api.rotate.verify.often: unknown key; known here: every, times"),
+        ("verify = 3", "21: token.api.rotate.verify: expected a table, found a whole number"),
+        (
+            "current = \"\"",
+            "22: token.api.rotate.current: is empty; write the id that the vendor's list shows, or remove it",
+        ),
+        (
+            "admin = \"api\"",
+            "20: token.api.rotate.admin: is this token itself; remove it: its own access token is used anyway",
+        ),
+        ("admin = \"boss\"", "20: token.api.rotate.admin: there is no [token.boss]; add it"),
+    ] {
+        let problems = problems(&format!("{STORE}{}{ROUTE}", client("api", &format!("rotate = {{ {keys} }}"))));
+        assert_eq!(problems, [format!("tokenbroker.toml:10:{expected}")], "{keys}");
+    }
+    let config = client(
+        "api",
+        "rotate = { verify = { every = \"2h\", times = 0 }, settle = \"2h\", admin = \"api\", grace = \"1y\" }",
+    );
+    assert_eq!(problems(&format!("{STORE}{config}{ROUTE}")).len(), 5, "all at once");
+    for keys in [
+        "",
+        "before = \"30d\"",
+        "before = \"730d\", lifetime = \"10y\"",
+        "grace = \"90d\", settle = \"0s\", verify = { times = 20, every = \"1h\" }",
+        "grace = \"0s\", settle = \"1h\", verify = { times = 1, every = \"0s\" }",
+        "current = \"5d44f4d0\", lifetime = \"6m\"",
+    ] {
+        let (code, _, stderr) = check(&format!("{STORE}{}{ROUTE}", client("api", &format!("rotate = {{ {keys} }}"))));
+        assert_eq!((code, stderr.as_str()), (0, ""), "{keys}");
+    }
+}
+
+#[test]
+fn a_rotation_needs_a_secret_a_store_and_a_vendor_that_makes_secrets() {
+    let rotate = "rotate = { before = \"30d\" }";
+    let oauth2 = "url = \"https://a.example\"\nclient_id = \"c\"\nclient_secret = { exec = [\"true\"] }\n";
+    for (config, expected) in [
+        (
+            format!("{}{ROUTE}", client("api", rotate)),
+            "6:1: token.api.rotate: a rotated secret would be lost at a restart: the store is in memory; set [store] kind = \"file\", with path and key",
+        ),
+        (
+            format!("{STORE}[token.api]\nurl = \"https://a.example\"\nclient_auth = \"none\"\nrotate = {{}}\n{ROUTE}"),
+            "8:1: token.api.rotate: there is no `client_secret` that could be rotated; add it, or remove this",
+        ),
+        (
+            format!(
+                "{STORE}[token.api]\ngrant = \"static\"\naccess_token = {{ exec = [\"true\"] }}\n{rotate}\n{ROUTE}"
+            ),
+            "8:1: token.api.rotate: is not used by the grant static, which makes no request; remove it, or set the grant that is meant",
+        ),
+        (
+            format!("{STORE}[token.api]\n{oauth2}{rotate}\n{ROUTE}"),
+            "9:12: token.api.rotate.before: the dialect oauth2 has no request that makes a new secret; remove it: a person makes one at the vendor, and `tokenbroker secret import` takes it",
+        ),
+        (
+            format!(
+                "{STORE}{}{}{ROUTE}token = \"a\"\n",
+                client("a", "rotate = {}"),
+                client("b", "base_url = \"https://api.websupervisor.net/\"\nrotate = {}")
+            ),
+            "17:1: token.b.rotate: [token.a] has the same client and a `rotate` of its own; remove one of them: the other one is for both",
+        ),
+    ] {
+        assert_eq!(problems(&config), [format!("tokenbroker.toml:{expected}")], "{config}");
+    }
+    for fine in [
+        // A person makes the secrets, and the rotation begins with an import.
+        format!("[token.api]\n{oauth2}rotate = {{ grace = \"1h\" }}\n{ROUTE}"),
+        format!(
+            "{}{}{ROUTE}",
+            client("api", rotate),
+            client("b", "[route.b]\nlisten = \"127.0.0.1:0\"\nupstream = \"https://b.example\"")
+        ),
+        format!(
+            "{}{}{ROUTE}token = \"b\"\n",
+            client("api", "rotate = { admin = \"b\" }"),
+            client("b", "vars = {}\nrotate = {}").replace("\"c\"", "\"d\"")
+        ),
+    ] {
+        let (code, _, stderr) = check(&format!("{STORE}{fine}"));
+        let errors: Vec<_> = stderr.lines().filter(|line| !line.contains("no route uses this token")).collect();
+        assert_eq!((code, errors), (0, vec![]), "{fine}");
+    }
+    // What tells two clients apart.
+    let vanco = |name: &str, keys: &str| {
+        let default =
+            ["url", "base_url", "client_id", "vars"].into_iter().filter(|key| !keys.starts_with(&format!("{key} =")));
+        let lines: String = default
+            .map(|key| match key {
+                "client_id" => "client_id = \"c\"\n".to_owned(),
+                "vars" => "vars = { tenant = \"t\" }\n".to_owned(),
+                url => format!("{url} = \"https://a.example\"\n"),
+            })
+            .collect();
+        format!(
+            "[token.{name}]\ndialect = \"vanco\"\nclient_secret = {{ exec = [\"true\"] }}\n{lines}{keys}\nrotate = {{}}\n"
+        )
+    };
+    for (other, same) in [
+        ("scope = [\"read\"]", true),
+        ("url = \"https://b.example\"", false),
+        ("base_url = \"https://b.example\"", false),
+        ("client_id = \"d\"", false),
+        ("vars = { tenant = \"u\" }", false),
+    ] {
+        let config = format!("{STORE}{}{}{ROUTE}token = \"a\"\n", vanco("a", ""), vanco("b", other));
+        assert_eq!(check(&config).0, if same { 78 } else { 0 }, "{other}");
+    }
+    let replaced = format!(
+        "{STORE}[token.api]\ndialect = \"covata\"\nbase_url = \"https://a.example\"\ngrant = \"client_credentials\"\nclient_id = \"c\"\nclient_secret = {{ exec = [\"true\"] }}\n{rotate}\n"
+    );
+    let (code, _, stderr) = check(&format!("{replaced}{ROUTE}"));
+    let warning = "warning: tokenbroker.toml:11:12: token.api.rotate.before: nothing tells when the configured secret ends: the vendor has no list that does; add secret_expires to this token\n";
+    assert_eq!((code, stderr.as_str()), (0, warning));
+    let (code, _, stderr) = check(&format!("{replaced}secret_expires = 2099-01-31\n{ROUTE}"));
+    assert_eq!((code, stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn a_token_that_manages_secrets_may_be_sent_to_where_they_are_managed() {
+    let boss =
+        |keys: &str| format!("[token.boss]\ngrant = \"static\"\naccess_token = {{ exec = [\"true\"] }}\n{keys}\n");
+    let rotating = format!("{STORE}{}", client("api", "rotate = { admin = \"boss\" }"));
+    let named = "send_to = [\"https://other.example\", \"https://api.websupervisor.net\"]";
+    for fine in [boss(""), boss(named)] {
+        let (code, _, stderr) = check(&format!("{rotating}{fine}{ROUTE}"));
+        assert_eq!((code, stderr.as_str()), (0, ""), "{fine}");
+    }
+    assert_eq!(
+        problems(&format!("{rotating}{}{ROUTE}", boss("send_to = [\"https://other.example\"]"))),
+        [
+            "tokenbroker.toml:10:20: token.api.rotate.admin: the token boss may not be sent to https://api.websupervisor.net, where the secrets are managed; add the origin to the send_to of [token.boss]"
+        ]
+    );
+    let own = client("api", "rotate = {}\nsend_to = [\"https://api.example.com\"]");
+    assert_eq!(
+        problems(&format!("{STORE}{own}{ROUTE}")),
+        [
+            "tokenbroker.toml:10:1: token.api.rotate: the token api may not be sent to https://api.websupervisor.net, where the secrets are managed; add the origin to the send_to of [token.api]"
+        ]
+    );
+    // One mistake is one problem.
+    let wrong = problems(&format!("{rotating}{}{ROUTE}", boss("send_to = [\"api.websupervisor.net\"]")));
+    assert!(wrong.len() == 1 && wrong[0].contains("token.boss.send_to.0: "), "{wrong:#?}");
+    let nowhere = "[token.api]\ndialect = \"mine\"\nurl = \"https://a.example\"\nclient_id = \"c\"\nclient_secret = { exec = [\"true\"] }\nrotate = {}\n[dialect.mine]\nextends = \"oauth2\"\n[dialect.mine.secrets.create]\nurl = \"{base_url}/secrets\"\n";
+    assert_eq!(
+        problems(&format!("{STORE}{nowhere}{ROUTE}")),
+        [
+            "tokenbroker.toml:5:8: token.api: the secrets.create request of the dialect mine needs `base_url`; add it to this table"
+        ]
+    );
+    // Elsewhere than at base_url, nothing is allowed that is not written.
+    let dialect =
+        "[dialect.mine]\nextends = \"comap\"\n[dialect.mine.secrets.list]\nurl = \"https://elsewhere.example/list\"\n";
+    let mine = rotating.replace("\"comap\"", "\"mine\"");
+    assert_eq!(
+        problems(&format!("{mine}{}{dialect}{ROUTE}", boss(""))),
+        [
+            "tokenbroker.toml:10:20: token.api.rotate.admin: the token boss may not be sent to https://elsewhere.example, where the secrets are managed; add the origin to the send_to of [token.boss]"
+        ]
+    );
+    let to_both = boss("send_to = [\"https://elsewhere.example\", \"https://api.websupervisor.net\"]");
+    let to_route = "[route.boss]\nlisten = \"127.0.0.1:0\"\nupstream = \"https://elsewhere.example/api\"\n";
+    for fine in [format!("{to_both}{dialect}{ROUTE}"), format!("{}{dialect}{ROUTE}{to_route}", boss(""))] {
+        let (code, _, stderr) = check(&format!("{mine}{fine}"));
+        assert_eq!((code, stderr.as_str()), (0, ""), "{fine}");
+    }
+}
+
+#[test]
+fn a_new_secret_is_written_to_a_private_place_and_over_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    std::fs::create_dir(path.join("open")).unwrap();
+    std::fs::set_permissions(path.join("open"), PermissionsExt::from_mode(0o777)).unwrap();
+    for (file, mode) in [("secret", 0o600), ("password", 0o600), ("loose", 0o620)] {
+        write(path, file, "value");
+        std::fs::set_permissions(path.join(file), PermissionsExt::from_mode(mode)).unwrap();
+    }
+    let config = |file: &str| {
+        let keys = format!("rotate = {{ write = \"{file}\" }}\nparams = {{ extra = {{ file = \"password\" }} }}");
+        let token = client("api", &keys).replace("exec = [\"true\"]", "file = \"secret\"");
+        format!("{STORE}{token}{ROUTE}")
+    };
+    for (file, expected) in [
+        ("nowhere/new", "the directory nowhere cannot be used: entity not found; make it, for the broker's user alone"),
+        ("secret/new", "secret is not a directory; name a file in a directory of the broker's"),
+        ("open", "open is a directory; name a file in it"),
+        (
+            "open/new",
+            "the directory open can be changed by others (mode 0777); chmod go-w, or name a file in another directory",
+        ),
+        ("loose", "loose can be changed by others (mode 0620); chmod go-w"),
+        (
+            "password",
+            "a new secret would be written over what this file holds for something else; name the file of this token's client_secret, or one that nothing else names",
+        ),
+        (
+            "tokenbroker.toml",
+            "a new secret would be written over what this file holds for something else; name the file of this token's client_secret, or one that nothing else names",
+        ),
+    ] {
+        let (code, _, stderr) = check_in(path, &config(file));
+        assert_eq!(
+            (code, stderr),
+            (78, format!("tokenbroker.toml:10:20: token.api.rotate.write: {expected}\n")),
+            "{file}"
+        );
+    }
+    for file in ["secret", "new"] {
+        let (code, _, stderr) = check_in(path, &config(file));
+        assert_eq!((code, stderr.as_str()), (0, ""), "{file}");
+    }
+    let two = format!(
+        "{STORE}{}{}{ROUTE}token = \"a\"\n",
+        client("a", "rotate = { write = \"new\" }"),
+        client("b", "rotate = { write = \"new\" }").replace("\"c\"", "\"d\"")
+    );
+    let (code, _, stderr) = check_in(path, &two);
+    assert!(
+        code == 78 && stderr.contains(":16:20: token.b.rotate.write: a new secret would be written over"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn a_rotation_is_as_its_token_says_else_as_its_dialect_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let rotate = |keys: &str| {
+        let dialect =
+            "[dialect.mine]\nextends = \"comap\"\n[dialect.mine.rotate]\nlifetime = \"1y\"\nverify = { times = 5 }\n";
+        let text = format!(
+            "{STORE}[token.api]\nclient_id = \"c\"\nclient_secret = {{ exec = [\"true\"] }}\n{keys}\n{ROUTE}{dialect}"
+        );
+        let path = directory.path().join("tokenbroker.toml");
+        let (config, report) = tokenbroker::config::check(&path, &text, jiff::Timestamp::UNIX_EPOCH);
+        let config = config.unwrap_or_else(|| panic!("{:#?}", report.problems));
+        config.tokens["api"].rotate.clone()
+    };
+    let (second, day) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
+    let defaults = Rotate {
+        before: None,
+        admin: None,
+        current: None,
+        lifetime: ("2y".into(), 730 * day),
+        grace: day,
+        times: 3,
+        every: second,
+        settle: 2 * second,
+        write: None,
+        slots: None,
+    };
+    assert_eq!(rotate("url = \"https://a.example\""), defaults);
+    let comap = Rotate { every: 60 * second, settle: 120 * second, slots: Some(2), ..defaults.clone() };
+    let headers = "headers = { Comap-Key = \"k\" }";
+    assert_eq!(rotate(&format!("dialect = \"comap\"\n{headers}")), comap);
+    let mine = Rotate { lifetime: ("1y".into(), 365 * day), times: 5, ..comap };
+    assert_eq!(rotate(&format!("dialect = \"mine\"\n{headers}")), mine);
+    let keys = "before = \"30d\", admin = \"boss\", current = \"id\", lifetime = \"6m\", grace = \"1h\", settle = \"5s\", write = \"new\", verify = { every = \"2s\" }";
+    let boss = "[token.boss]\ngrant = \"static\"\naccess_token = { exec = [\"true\"] }";
+    assert_eq!(
+        rotate(&format!("dialect = \"mine\"\n{headers}\nrotate = {{ {keys} }}\n{boss}")),
+        Rotate {
+            before: Some(30 * day),
+            admin: Some("boss".into()),
+            current: Some("id".into()),
+            lifetime: ("6m".into(), 180 * day),
+            grace: 3600 * second,
+            times: 5,
+            every: 2 * second,
+            settle: 5 * second,
+            write: Some(directory.path().join("new")),
+            slots: Some(2),
+        }
+    );
+}
+
+#[test]
+fn a_dialects_own_rotation_is_checked() {
+    let dialect = |keys: &str| {
+        format!("{ROUTE}token = false\n[dialect.mine.acquire]\nurl = \"{{url}}\"\n[dialect.mine.rotate]\n{keys}\n")
+    };
+    for (keys, expected) in [
+        ("slots = 0", "8:9: dialect.mine.rotate.slots: 0 is out of range; from 1 to 100"),
+        ("verify = { every = \"2h\" }", "8:20: dialect.mine.rotate.verify.every: is too long; at most 1h"),
+        ("settle = \"2h\"", "8:10: dialect.mine.rotate.settle: is too long; at most 1h"),
+        ("grace = \"2h\"", "8:1: dialect.mine.rotate.grace: unknown key; known here: lifetime, settle, slots, verify"),
+    ] {
+        assert_eq!(problems(&dialect(keys)), [format!("tokenbroker.toml:{expected}")], "{keys}");
+    }
+}
+
 #[test]
 fn a_configuration_is_read_to_1_mib_and_its_problems_are_shown_to_50() {
     let (code, _, stderr) = check(&"#".repeat(1024 * 1024 + 1));
@@ -666,7 +997,6 @@ fn what_is_promised_for_later_is_refused_by_name() {
         ("[identity.i]\np12 = \"x\"\n", "identity.i.p12"),
         ("[token.t]\nissuer = \"http://localhost/\"\n", "token.t.issuer"),
         ("[token.t]\nclient_auth = \"private_key_jwt\"\n", "token.t.client_auth"),
-        ("[token.t]\nrotate = { before = \"30d\" }\n", "token.t.rotate"),
         ("[route.r]\nhttp2 = true\n", "route.r.http2"),
         ("[dialect.d]\ngrant = \"device_code\"\n", "dialect.d.grant"),
     ] {
@@ -1192,10 +1522,21 @@ fn the_reference_shows_every_key_with_its_default_and_nothing_else() {
     let mut known = Vec::new();
     keys(&schema, &schema, "", &mut known);
     let is_table = |key: &str| {
-        let inside =
-            ["acquire", "renew", "exchange", "revoke", "authorize", "secrets", "clients", "answer", "error", "inject"];
+        let inside = [
+            "acquire",
+            "renew",
+            "exchange",
+            "revoke",
+            "authorize",
+            "secrets",
+            "rotate",
+            "clients",
+            "answer",
+            "error",
+            "inject",
+        ];
         let inside = inside.map(|table| format!("dialect.*.{table}"));
-        ["store", "admin", "limits", "identity", "token", "route", "dialect"].contains(&key)
+        ["store", "admin", "limits", "identity", "token", "token.*.rotate", "route", "dialect"].contains(&key)
             || inside.iter().any(|t| t == key)
     };
     // Examples are for the built-in files; what they hold is described in docs/dialects.md.

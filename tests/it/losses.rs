@@ -41,6 +41,7 @@ fn start_durable(script: &Script, store: &Arc<FileStore>) -> Bench {
         rng: fastrand::Rng::with_seed(1),
         metrics: Arc::new(Metrics::default()),
         keeper: Some(keeper),
+        rotating: None,
     };
     let refresher = Refresher::new(script.clone(), task, kept, true);
     let task = Some(tokio::spawn(refresher.run(stop.clone(), stop.clone())));

@@ -62,6 +62,8 @@ mod refresh;
 mod reload;
 /// The rotation of a client secret, with a vendor in miniature, crashes and faults at every point, and a clock of its own.
 mod rotation;
+/// Client secrets at the vendor: listed, rotated, imported, deleted, exported, with each stand-in.
+mod secrets;
 /// Whether the stand-ins of the vendors refuse what the vendors refuse.
 mod standins;
 /// What outlives the process: tokens, refusals, waits; a store that is damaged, taken, or on a failing disk.

@@ -178,7 +178,7 @@ impl Exchange for Script {
             ..Inputs::new(Grant::Password, ClientAuth::ClientSecretBasic)
         };
         let proof = inputs.client_secret.clone();
-        Ok(Prepared { inputs, access_token: None, secret, proof })
+        Ok(Prepared { inputs, access_token: None, secret, secrets: 2, rotated: false, proof })
     }
 
     async fn exchange(&self, op: Op, prepared: &Prepared) -> Result<Answer, TokenError> {
@@ -256,6 +256,7 @@ pub fn start(script: &Script, policy: Policy) -> Bench {
         rng: fastrand::Rng::with_seed(1),
         metrics: Arc::new(Metrics::default()),
         keeper: None,
+        rotating: None,
     };
     let refresher = Refresher::new(script.clone(), task, None, true);
     let task = Some(tokio::spawn(refresher.run(stop.clone(), stop.clone())));

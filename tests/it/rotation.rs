@@ -151,7 +151,7 @@ fn begin(style: Style) -> Begin {
     match style {
         Style::Create => Begin::Create,
         Style::Replace => Begin::Replace(Secret::new(B.into())),
-        Style::Import => Begin::Import(Secret::new(B.into())),
+        Style::Import => Begin::Import(Held::new(&Secret::new(B.into()), None)),
     }
 }
 
@@ -219,7 +219,7 @@ impl Sim {
         let record = Record::new(Held::new(&Secret::new(A.into()), id));
         let durable = serde_json::to_vec(&record).unwrap();
         let mut machine = Rotation::resume(policy(&scene), record.clone(), rng.fork());
-        assert!(machine.begin(begin(scene.style), scene.emergency));
+        assert!(machine.begin(begin(scene.style), scene.emergency, Timestamp::from_second(START).unwrap()));
         let log = None;
         let (late, step, calls, parks) = (None, 0, 0, 0);
         let (t, skew, store_fails) = (START, 0, false);
@@ -291,7 +291,7 @@ impl Sim {
         let again = record.state == State::Stable && record.problem.is_none() && value(&record.old) == A;
         self.machine = Rotation::resume(policy(&self.scene), record.clone(), self.rng.fork());
         if again {
-            self.machine.begin(begin(self.scene.style), self.scene.emergency);
+            self.machine.begin(begin(self.scene.style), self.scene.emergency, self.now());
         }
         self.advance(pause);
     }

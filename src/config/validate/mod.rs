@@ -9,6 +9,7 @@ mod global;
 mod listen;
 mod login;
 mod request;
+mod rotate;
 mod route;
 mod store;
 mod tls;
@@ -134,6 +135,7 @@ impl Check<'_> {
         let token_names: BTreeSet<_> = file.token.keys().cloned().collect();
         let any_route = !file.route.is_empty();
         let routes = self.routes(file.route, &tokens, &named, &admin, &token_names);
+        self.rotations(&file.token, &tokens, &routes);
         self.unused_tables("identity", named.identities.keys(), "name it in a token or a route, or remove it");
         self.unused_tables("dialect", named.dialects.keys(), "name it in a token, or remove it");
         self.unused_tables("token", token_names.iter().filter(|_| any_route), "name it in a route, or remove it");

@@ -159,6 +159,7 @@ impl Check<'_> {
             ("headers", !file.headers.is_empty()),
             ("limit", file.limit.is_some()),
             ("identity", file.identity.is_some()),
+            ("rotate", file.rotate.is_some()),
         ] {
             if given {
                 let hint = "remove it, or set the grant that is meant";

@@ -94,6 +94,7 @@ impl Check<'_> {
             limit: file.limit.or(dialect.limit),
             eager: file.eager.unwrap_or(true),
             required: file.required.unwrap_or(true),
+            rotate: self.rotate(name, file, &dialect),
             dialect,
         })
     }

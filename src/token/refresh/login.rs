@@ -36,7 +36,7 @@ impl<E: Exchange> Refresher<E> {
         self.with = self.exchange.with();
         self.snapshot.exchanging = true;
         self.task.slot.publish(self.snapshot.clone());
-        let done = self.once(Op::Exchange, Some(code)).await.map_err(|(error, _)| error);
+        let done = self.once(Op::Exchange, Some(code), None).await.map_err(|(error, _)| error);
         match &done {
             Ok(()) => {
                 if self.schedule.refresh_token().is_none() {

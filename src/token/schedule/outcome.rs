@@ -100,7 +100,7 @@ impl Schedule {
             return false;
         }
         self.refused_secrets[self.secret] = Some(error.class);
-        let other = self.policy.secrets > 1 && !self.other_tried && self.barred(&by).is_none();
+        let other = self.rotated.unwrap_or(self.policy.secrets) > 1 && !self.other_tried && self.barred(&by).is_none();
         if other {
             (self.secret, self.other_tried) = (1 - self.secret, true);
         }

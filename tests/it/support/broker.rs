@@ -212,6 +212,15 @@ impl Broker {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Killed, and started again with the same files.
+    pub fn killed_and_started(mut self) -> Self {
+        self.signal(Signal::KILL);
+        self.wait();
+        let directory = std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap());
+        let text = std::fs::read_to_string(directory.path().join("tokenbroker.toml")).unwrap();
+        Self::start_in(directory, text.strip_prefix(HEAD).unwrap(), |_| {})
+    }
+
     pub fn wait(&mut self) -> ExitStatus {
         let mut ended = None;
         eventually("the broker ends", || {

@@ -1,0 +1,51 @@
+//! The client secrets of all configured clients: one object a client, whichever of its tokens it is for, and as long as the
+//! process lives.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::TokenPart;
+use crate::config;
+use crate::oauth::file::Grant;
+use crate::store::{FileStore, StoreError};
+use crate::token::secrets::{Secrets, record};
+
+/// By the name of their record.
+#[derive(Default)]
+pub(super) struct Clients(Mutex<BTreeMap<String, Arc<Secrets>>>);
+
+impl Clients {
+    /// Reads what the store has of the token's client, unless that was done before.
+    pub fn open(&self, config: &config::Token, store: Option<&Arc<FileStore>>) -> Result<(), StoreError> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = record(config);
+        if rotates(config) && !all.contains_key(&record) {
+            all.insert(record.clone(), Arc::new(Secrets::open(store, record)?));
+        }
+        Ok(())
+    }
+
+    /// Those of the token's client, which was opened before; or none.
+    pub fn known(&self, config: &config::Token) -> Arc<Secrets> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&record(config)).map_or_else(Arc::default, Arc::clone)
+    }
+}
+
+/// Is there a client secret that could be another one?
+pub(super) fn rotates(config: &config::Token) -> bool {
+    config.grant != Grant::Static && !config.client_secrets.is_empty()
+}
+
+/// For each client, the token whose task makes the steps: one that says how, or the first.
+pub(super) fn elect(tokens: &BTreeMap<String, Arc<TokenPart>>) {
+    let mut all: Vec<_> = tokens.values().filter(|part| rotates(&part.config)).collect();
+    all.sort_by_key(|part| {
+        let rotate = &part.config.rotate;
+        (record(&part.config), rotate.before.is_none(), rotate.admin.is_none(), part.config.name.clone())
+    });
+    all.dedup_by_key(|part| record(&part.config));
+    for part in all {
+        part.secrets.drive(&part.config.name, &part.slot);
+    }
+}

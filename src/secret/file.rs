@@ -1,0 +1,30 @@
+//! Writing a secret into a file of the operator's.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::Secret;
+
+/// Puts the secret, and a newline, in the place of what the file holds; readers see the one or the other, whole. Private from
+/// its first instant, and durable when this returns. A link stays, and what it leads to is replaced.
+pub fn replace(path: &Path, secret: &Secret) -> io::Result<()> {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "this is no name of a file"));
+    };
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    let beside = directory.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    let write = || {
+        // Left by a process of the same number that was killed.
+        let _ = std::fs::remove_file(&beside);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        file.write_all(secret.expose().as_bytes())?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        std::fs::rename(&beside, &path)?;
+        File::open(directory)?.sync_all()
+    };
+    write().inspect_err(|_| drop(std::fs::remove_file(&beside)))
+}

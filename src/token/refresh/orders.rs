@@ -1,0 +1,312 @@
+//! What begins a rotation of the client secret, and what else a person asks about the client's secrets at the vendor.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tracing::{error, info, warn};
+
+use super::Refresher;
+use super::manage::entry;
+use super::rotate::Rotating;
+use crate::clock::rfc3339;
+use crate::oauth::Class;
+use crate::oauth::inputs::Given;
+use crate::rotation::{
+    Asks, Begin, Entry, Event, Failure, Held, Policy, Problem, Record, Rotation, State, Style, plan,
+};
+use crate::secret::{Secret, file};
+use crate::token::secrets::{Asked, KeptSecrets, Order, Reply, Verb, Work};
+use crate::token::source::Exchange;
+
+const DAY: i64 = 24 * 3600;
+/// A file that could not be written is tried again after so many seconds.
+const WRITE_AGAIN: i64 = 60;
+
+impl<E: Exchange> Refresher<E> {
+    pub(super) async fn carry_out(&mut self, rotating: &Rotating, work: &mut Work, order: Order) {
+        let Order { verb, mut asked, reply } = order;
+        let given = asked.admin_token.take().map(|token| Secret::new(token.to_string()));
+        let before = work.admin.clone();
+        work.admin = given.or(work.admin.take());
+        let done = match verb {
+            Verb::List => self.list_secrets(rotating, work).await.map(|listed| json!({ "secrets": listed })),
+            Verb::Delete => self.delete_secret(rotating, work, &asked).await,
+            Verb::Rotate | Verb::Import => self.begin(rotating, work, verb, asked).await,
+        };
+        if matches!(verb, Verb::List | Verb::Delete) {
+            work.admin = before;
+        }
+        self.show_rotation(rotating, work, None);
+        // Whoever asked may be gone.
+        let _ = reply.send(done);
+    }
+
+    /// A machine that goes on from what is durable, with the configuration of now.
+    pub(super) fn machine<'w>(&mut self, rotating: &Rotating, work: &'w mut Work) -> Option<&'w mut Rotation> {
+        let kept = work.kept.as_ref()?;
+        let same = work.config.as_ref().is_some_and(|config| Arc::ptr_eq(config, &rotating.config));
+        if work.machine.is_none() || !same {
+            let policy = policy(rotating, &kept.instance);
+            work.machine = Some(Rotation::resume(policy, kept.record.clone(), self.task.rng.fork()));
+            work.config = Some(Arc::clone(&rotating.config));
+        }
+        work.machine.as_mut()
+    }
+
+    /// Begins a rotation, or goes on with the one that waits for a person.
+    async fn begin(&mut self, rotating: &Rotating, work: &mut Work, verb: Verb, asked: Asked) -> Reply {
+        let config = &rotating.config;
+        if work.keeper.is_none() {
+            let fix = "set [store] kind = \"file\", with path and key";
+            return Err(format!("a rotated secret would be lost at a restart: the store is in memory; {fix}"));
+        }
+        self.settle_seed(rotating, work).await?;
+        work.choices = [(Asks::Current, asked.current), (Asks::Room, asked.remove), (Asks::Ours, asked.ours)]
+            .into_iter()
+            .filter_map(|(asks, id)| Some((asks, id?)))
+            .collect();
+        let now = self.task.clock.now().wall;
+        let dead = self.snapshot.error.as_ref().is_some_and(|error| error.class == Class::SecretExpired);
+        let Some(machine) = self.machine(rotating, work) else { return Err("nothing is known of it".to_owned()) };
+        let record = machine.record();
+        let imports = record.style == Style::Import && matches!(record.state, State::Created | State::Verifying { .. });
+        if verb == Verb::Import && imports {
+            // The one before it was a mistake: nothing is at the vendor because of it.
+            let back = record.replaced_by(record.old.clone());
+            work.kept.iter_mut().for_each(|kept| kept.record = back.clone());
+            work.machine = None;
+        }
+        let Some(machine) = self.machine(rotating, work) else { return Err("nothing is known of it".to_owned()) };
+        let record = machine.record();
+        if record.state != State::Stable {
+            if verb == Verb::Import {
+                let fix = "let it end, or mend what it waits for and rotate again";
+                return Err(format!("a rotation is under way ({}); {fix}", rotating.secrets.progress().state));
+            }
+            machine.on(Event::Resume, now);
+            return Ok(json!({ "resumed": true }));
+        }
+        let begin = match (verb, asked.secret) {
+            (Verb::Import, Some(secret)) => {
+                let secret = Secret::new(secret.to_string());
+                if secret == record.serving().secret() {
+                    return Err("this is the secret in use already".to_owned());
+                }
+                let mut held = Held::new(&secret, asked.id);
+                held.expires = asked.expires.map(Timestamp::as_second);
+                Begin::Import(held)
+            }
+            (Verb::Import, None) => return Err("there is no secret to import".to_owned()),
+            _ if config.dialect.secrets.contains_key("create") => Begin::Create,
+            _ if config.dialect.secrets.contains_key("replace") => {
+                Begin::Replace(Secret::random().map_err(|error| error.to_string())?)
+            }
+            _ => {
+                let (dialect, name) = (&config.dialect.name, &self.task.name);
+                let fix = format!("make one at the vendor, and give it to: tokenbroker secret import {name}");
+                return Err(format!("the dialect {dialect} has no request for another secret; {fix}"));
+            }
+        };
+        let over = record.old.expires.is_some_and(|end| end <= now.as_second());
+        machine.begin(begin, dead || over, now);
+        (work.said, work.told, work.parked) = (None, None, None);
+        info!(token = self.task.name, ?verb, emergency = dead || over, "a rotation of the client secret begins");
+        Ok(json!({ "begun": true }))
+    }
+
+    /// Makes the record about what is configured now, if it is not.
+    async fn settle_seed(&mut self, rotating: &Rotating, work: &mut Work) -> Result<(), String> {
+        let configured = self.exchange.configured().await.map_err(|error| error.to_string())?;
+        rotating.secrets.seen(configured.seed);
+        let id = rotating.config.rotate.current.clone();
+        let end = rotating.config.secret_expires.first().map(|end| end.as_second());
+        let (instance, record) = match &work.kept {
+            None => (format!("{:08x}", fastrand::u32(..)), Record::new(Held::new(&configured.secret, id))),
+            Some(kept) if rotating.secrets.is_overruled(kept) => {
+                (kept.instance.clone(), kept.record.replaced_by(Held::new(&configured.secret, id)))
+            }
+            Some(_) => return Ok(()),
+        };
+        let mut kept = KeptSecrets { seed: configured.seed, instance, record, retry_at: None };
+        kept.record.old.expires = end;
+        (work.kept, work.machine) = (Some(kept), None);
+        Ok(())
+    }
+
+    /// Of what a person may have been asked for, what was given with the order.
+    pub(super) fn choose(work: &mut Work, problem: &Problem) -> Option<String> {
+        let at = work.choices.iter().position(|(asks, _)| Some(*asks) == problem.asks)?;
+        Some(work.choices.remove(at).1)
+    }
+
+    /// Without being asked: a rotation is begun when the end of the secret comes near, and what waits for a person is tried
+    /// again once a day.
+    pub(super) async fn plan_rotation(&mut self, rotating: &Rotating, work: &mut Work) {
+        let Some(before) = rotating.config.rotate.before.filter(|_| work.keeper.is_some()) else { return };
+        let now = self.task.clock.now().wall;
+        let seconds = now.as_second();
+        let retry_at = work.kept.as_ref().and_then(|kept| kept.retry_at).or(work.retry_at);
+        if retry_at.is_some_and(|at| at > seconds) {
+            return;
+        }
+        let waits = self.machine(rotating, work).map(|machine| machine.record().clone());
+        if let Some(record) = waits.filter(|record| record.state != State::Stable) {
+            if record.problem.is_some() {
+                self.retry_tomorrow(work, seconds);
+                work.machine.iter_mut().for_each(|machine| machine.on(Event::Resume, now));
+            }
+            return;
+        }
+        let dead = self.snapshot.error.as_ref().is_some_and(|error| error.class == Class::SecretExpired);
+        let end = match self.known_end(rotating, work) {
+            Some(end) => end,
+            None if dead => now,
+            None => match self.learn_end(rotating, work).await {
+                Some(end) => end,
+                None => return self.retry_tomorrow(work, seconds),
+            },
+        };
+        if !dead && now < plan::due(end, before, self.task.name.as_bytes()) {
+            return;
+        }
+        self.retry_tomorrow(work, seconds);
+        if let Err(why) = self.begin(rotating, work, Verb::Rotate, Asked::default()).await {
+            let days = end.duration_since(now).as_secs().div_euclid(DAY);
+            error!(
+                token = self.task.name,
+                days_left = days,
+                "the client secret ends soon, and cannot be rotated: {why}"
+            );
+        }
+        if let Some(kept) = &mut work.kept {
+            kept.retry_at = work.retry_at;
+        }
+    }
+
+    fn retry_tomorrow(&mut self, work: &mut Work, now: i64) {
+        let at = Some(now + DAY - self.task.rng.i64(0..DAY / 12));
+        work.retry_at = at;
+        work.kept.iter_mut().for_each(|kept| kept.retry_at = at);
+    }
+
+    fn known_end(&self, rotating: &Rotating, work: &Work) -> Option<Timestamp> {
+        let kept = work.kept.as_ref().filter(|kept| !rotating.secrets.is_overruled(kept));
+        let end = kept.and_then(|kept| Timestamp::from_second(kept.record.serving().expires?).ok());
+        end.or_else(|| rotating.config.secret_expires.first().copied()).or(work.learned)
+    }
+
+    /// As the vendor's list tells of the secret in use.
+    async fn learn_end(&mut self, rotating: &Rotating, work: &mut Work) -> Option<Timestamp> {
+        match self.entries(rotating, work).await {
+            Ok((record, entries)) => {
+                let mut own = entries.iter().filter(|entry| record.is_in_use(entry, &entries) == Some(true));
+                work.learned = own.next().and_then(|entry| entry.expires);
+                if work.learned.is_none() {
+                    let fix = "set secret_expires, or rotate.current";
+                    warn!(token = self.task.name, "the vendor's list does not tell when the client secret ends; {fix}");
+                }
+            }
+            Err(why) => warn!(token = self.task.name, "when the client secret ends is not known: {why}"),
+        }
+        work.learned
+    }
+
+    /// The vendor's list, and the record that tells what of it is ours.
+    async fn entries(&mut self, rotating: &Rotating, work: &mut Work) -> Result<(Record, Vec<Entry>), String> {
+        let items = self.manage(rotating, work, "secrets.list", Vec::new()).await;
+        let items = items.map_err(|failure| self.failed_because(work, &failure))?;
+        let entries: Vec<_> = items.iter().filter_map(entry).collect();
+        let configured = self.exchange.configured().await.map_err(|error| error.to_string())?;
+        rotating.secrets.seen(configured.seed);
+        let kept = work.kept.as_ref().filter(|kept| !rotating.secrets.is_overruled(kept));
+        let id = rotating.config.rotate.current.clone();
+        let record = kept.map_or_else(|| Record::new(Held::new(&configured.secret, id)), |kept| kept.record.clone());
+        Ok((record, entries))
+    }
+
+    fn failed_because(&self, work: &Work, failure: &Failure) -> String {
+        let said = work.said.clone().unwrap_or_else(|| "the vendor did not do it".to_owned());
+        let name = &self.task.name;
+        match failure {
+            Failure::AdminExpired => {
+                format!(
+                    "{said}; give the token of a person who may do this: --admin-token-stdin, or rotate.admin of {name}"
+                )
+            }
+            _ => said,
+        }
+    }
+
+    async fn list_secrets(&mut self, rotating: &Rotating, work: &mut Work) -> Result<Vec<Value>, String> {
+        let (record, entries) = self.entries(rotating, work).await?;
+        let now = self.task.clock.now().wall;
+        let shown = entries.iter().map(|one| {
+            json!({
+                "id": one.id,
+                "name": one.tag,
+                "hint": one.hint,
+                "starts_at": one.started.map(rfc3339),
+                "expires_at": one.expires.map(rfc3339),
+                "days_left": one.expires.map(|end| end.duration_since(now).as_secs().div_euclid(DAY)),
+                "deleted": one.deleted,
+                "in_use": record.is_in_use(one, &entries),
+            })
+        });
+        Ok(shown.collect())
+    }
+
+    async fn delete_secret(&mut self, rotating: &Rotating, work: &mut Work, asked: &Asked) -> Reply {
+        let id = asked.id.as_deref().ok_or("which one? Give its id")?;
+        let (record, entries) = self.entries(rotating, work).await?;
+        record.may_be_deleted(id, &entries, self.task.clock.now().wall)?;
+        let values = vec![("secret_id", Given::text(id))];
+        let done = self.manage(rotating, work, "secrets.delete", values).await;
+        done.map_err(|failure| self.failed_because(work, &failure))?;
+        Ok(json!({ "deleted": id }))
+    }
+
+    /// Writes the secret in use where the operator wants it, if it is not there.
+    pub(super) async fn write_secret(&mut self, rotating: &Rotating, work: &mut Work) {
+        let (Some(path), Some(kept)) = (&rotating.config.rotate.write, &work.kept) else { return };
+        let now = self.task.clock.now().wall.as_second();
+        if work.written || work.write_at.is_some_and(|at| at > now) || rotating.secrets.is_overruled(kept) {
+            return;
+        }
+        let (secret, path) = (kept.record.serving().secret(), path.clone());
+        // What was never rotated is where the operator has it.
+        let own = secret.digest() == kept.seed;
+        let shown = path.display().to_string();
+        let write = move || {
+            let same =
+                std::fs::read_to_string(&path).is_ok_and(|text| text.trim_end_matches(['\r', '\n']) == secret.expose());
+            if same || (own && !path.exists()) { Ok(false) } else { file::replace(&path, &secret).map(|()| true) }
+        };
+        match tokio::task::spawn_blocking(write).await {
+            Ok(Ok(written)) => {
+                work.written = true;
+                if written {
+                    info!(token = self.task.name, file = shown, "the client secret in use was written there");
+                }
+            }
+            Ok(Err(error)) => {
+                work.write_at = Some(now + WRITE_AGAIN);
+                error!(token = self.task.name, file = shown, %error, "the client secret could not be written there");
+            }
+            Err(_) => work.write_at = Some(now + WRITE_AGAIN),
+        }
+    }
+}
+
+fn policy(rotating: &Rotating, instance: &str) -> Policy {
+    let rotate = &rotating.config.rotate;
+    Policy {
+        instance: instance.to_owned(),
+        slots: rotate.slots,
+        lifetime: rotate.lifetime.1,
+        grace: rotate.grace,
+        times: rotate.times,
+        every: rotate.every,
+        settle: rotate.settle,
+    }
+}

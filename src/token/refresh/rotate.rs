@@ -1,0 +1,218 @@
+//! The steps of a rotation of the client secret, made by the task of one token between its exchanges: the machine of
+//! `rotation` says which, this does it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tracing::{error, info, warn};
+
+use super::manage::BUSY;
+use super::{LOOK_AGAIN, Refresher};
+use crate::config;
+use crate::oauth::file::{Grant, Op};
+use crate::oauth::{Class, Outcome};
+use crate::rotation::{Action, Event, Failure, Problem, State, Which};
+use crate::token::cache::Slot;
+use crate::token::secrets::{Progress, Secrets, Work};
+use crate::token::source::Exchange;
+
+/// What a token's task needs to rotate the client secret.
+#[derive(Clone)]
+pub struct Rotating {
+    pub secrets: Arc<Secrets>,
+    pub config: Arc<config::Token>,
+    /// Of all tokens: one of them may be the administrator's.
+    pub slots: Arc<Slots>,
+}
+
+/// The places of all tokens, by their names.
+#[derive(Default)]
+pub struct Slots(Mutex<BTreeMap<String, Arc<Slot>>>);
+
+impl Slots {
+    pub fn set(&self, token: &str, slot: &Arc<Slot>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(token.to_owned(), Arc::clone(slot));
+    }
+
+    /// Forgets those that are no longer configured.
+    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| keep(name));
+    }
+
+    pub fn get(&self, token: &str) -> Option<Arc<Slot>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(token).cloned()
+    }
+}
+
+impl<E: Exchange> Refresher<E> {
+    /// Does what a person asked for, or makes one step; how long to wait at most until the next.
+    pub(super) async fn rotate(&mut self) -> Duration {
+        let Some(rotating) = self.task.rotating.clone() else { return LOOK_AGAIN };
+        let Some(mut work) = rotating.secrets.steps(&self.task.name) else { return LOOK_AGAIN };
+        if let Some(order) = rotating.secrets.next_order() {
+            self.carry_out(&rotating, &mut work, order).await;
+            return Duration::ZERO;
+        }
+        self.write_secret(&rotating, &mut work).await;
+        self.plan_rotation(&rotating, &mut work).await;
+        let wait = self.step(&rotating, &mut work).await;
+        self.show_rotation(&rotating, &mut work, Some(wait));
+        wait
+    }
+
+    async fn step(&mut self, rotating: &Rotating, work: &mut Work) -> Duration {
+        let now = self.task.clock.now().wall;
+        let overruled = work.kept.as_ref().is_none_or(|kept| rotating.secrets.is_overruled(kept));
+        let Some(machine) = self.machine(rotating, work).filter(|_| !overruled) else { return LOOK_AGAIN };
+        rotating.secrets.report(machine, now);
+        let action = machine.next(now);
+        if !matches!(action, Action::Done) {
+            work.parked = None;
+        }
+        let event = match &action {
+            Action::Done => return LOOK_AGAIN,
+            Action::Park(problem) => match Self::choose(work, problem) {
+                Some(chosen) => Event::Chosen(chosen),
+                None => {
+                    work.parked = Some(problem.clone());
+                    return LOOK_AGAIN;
+                }
+            },
+            Action::Wait(until) => {
+                let left = Duration::try_from(until.duration_since(now)).unwrap_or_default();
+                return left.clamp(Duration::from_millis(100), LOOK_AGAIN);
+            }
+            Action::Save => self.save_rotation(rotating, work).await,
+            Action::Swap => {
+                work.written = false;
+                Event::Swapped
+            }
+            Action::Verify(which) => self.verify(work, *which).await,
+            call => self.call(rotating, work, call).await,
+        };
+        if let (Event::Failed(failure), call) = (&event, &action) {
+            info!(
+                token = self.task.name,
+                ?failure,
+                step = name(call),
+                said = work.said,
+                "a step of the rotation failed"
+            );
+        }
+        if let Some(machine) = &mut work.machine {
+            machine.on(event, self.task.clock.now().wall);
+        }
+        Duration::ZERO
+    }
+
+    /// Makes the record durable, and what it says is used from then on.
+    async fn save_rotation(&mut self, rotating: &Rotating, work: &mut Work) -> Event {
+        let (Some(machine), Some(kept), Some(keeper)) = (&work.machine, &mut work.kept, &mut work.keeper) else {
+            return Event::SaveFailed;
+        };
+        kept.record = machine.record().clone();
+        match keeper.save(kept).await {
+            Ok(()) => {
+                rotating.secrets.keep(kept.clone());
+                Event::Saved
+            }
+            Err(error) => {
+                error!(token = self.task.name, %error, "the record of the rotation could not be saved");
+                work.said = Some(error);
+                let begun = rotating.secrets.has_begun();
+                if !begun && matches!(kept.record.state, State::Planned | State::Created) {
+                    // Nobody was asked for anything yet.
+                    let why = "the store cannot be written, so nothing was begun";
+                    work.forgo(rotating.secrets.durable(), why, "mend the store, then do it again");
+                }
+                Event::SaveFailed
+            }
+        }
+    }
+
+    /// A real exchange with one of the two secrets, over a new connection as each. What comes of it is used.
+    async fn verify(&mut self, work: &mut Work, which: Which) -> Event {
+        let Some(record) = work.machine.as_ref().map(|machine| machine.record()) else { return Event::Refused };
+        let held = if which == Which::New { record.new.as_ref() } else { Some(&record.old) };
+        let Some(secret) = held.map(|held| held.secret()) else { return Event::Refused };
+        let now = self.task.clock.now();
+        if let Some(error) = self.schedule.over_budget(now, true) {
+            work.said = Some(error.to_string());
+            return Event::Failed(Failure::Busy(error.retry_after.unwrap_or(BUSY)));
+        }
+        let only_renews = matches!(self.task.policy.grant, Grant::RefreshToken | Grant::AuthorizationCode);
+        let op = if only_renews { Op::Renew } else { Op::Acquire };
+        if only_renews && self.schedule.refresh_token().is_none() {
+            work.said = Some(self.nothing_to_renew().to_string());
+            return Event::Failed(Failure::NotSent);
+        }
+        self.with = self.exchange.with();
+        let error = match self.once(op, None, Some(secret)).await {
+            Ok(()) => {
+                self.publish(None);
+                work.said = None;
+                return Event::Accepted;
+            }
+            Err((error, _)) => error,
+        };
+        work.said = Some(error.to_string());
+        match (error.class, error.outcome) {
+            (Class::SecretExpired | Class::ClientRejected, Outcome::Refused) => Event::Refused,
+            (Class::RateLimited, _) => Event::Failed(Failure::Busy(error.retry_after.unwrap_or(BUSY))),
+            (_, Outcome::NotSent) => Event::Failed(Failure::NotSent),
+            _ => Event::Failed(Failure::Lost),
+        }
+    }
+
+    /// For the operator, and in the log once.
+    pub(super) fn show_rotation(&mut self, rotating: &Rotating, work: &mut Work, wait: Option<Duration>) {
+        let now = self.task.clock.now().wall;
+        let record = work.machine.as_ref().map(|machine| machine.record());
+        let Some(record) = record.or(work.kept.as_ref().map(|kept| &kept.record)) else {
+            if let Some(Problem { why, what_to_do, .. }) = &work.parked {
+                let (problem, fix, said) = (Some(why.clone()), Some(what_to_do.clone()), work.said.clone());
+                rotating.secrets.show(&Progress { problem, fix, said, ..Progress::none() });
+            }
+            return;
+        };
+        let mut progress = Progress { said: work.said.clone(), ..Progress::of(record) };
+        if let Some(problem) = &work.parked {
+            (progress.problem, progress.fix) = (Some(problem.why.clone()), Some(problem.what_to_do.clone()));
+        }
+        let since = if let State::Swapped { since } = record.state { Some(since) } else { None };
+        progress.old_goes_at = since.and_then(|since| {
+            let goes = Timestamp::from_second(since).ok()?.checked_add(rotating.config.rotate.grace);
+            goes.ok()
+        });
+        progress.rotated = rotating.secrets.expires().is_some();
+        progress.next_at = wait.filter(|wait| !wait.is_zero()).and_then(|wait| now.checked_add(wait).ok());
+        rotating.secrets.show(&progress);
+        let Progress { state, problem, fix, said, in_use, .. } = progress;
+        let told = format!("{state} {problem:?}");
+        if work.told.as_ref() != Some(&told) {
+            let name = &self.task.name;
+            match (problem, fix) {
+                (Some(why), Some(fix)) => warn!(token = name, state, said, "rotation: {why}; {fix}"),
+                _ => info!(token = name, state, in_use, "rotation"),
+            }
+            work.told = Some(told);
+        }
+    }
+}
+
+fn name(action: &Action) -> &'static str {
+    match action {
+        Action::Save => "save",
+        Action::List => "list",
+        Action::Create { .. } => "create",
+        Action::Replace => "replace",
+        Action::Verify(_) => "verify",
+        Action::Swap => "swap",
+        Action::Delete { .. } => "delete",
+        Action::Wait(_) => "wait",
+        Action::Park(_) => "park",
+        Action::Done => "done",
+    }
+}

@@ -1,0 +1,323 @@
+//! The client secret of a client, where a rotation has put another in the place of the configured one. All tokens of that
+//! client share it; the task of one of them makes the steps.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::{MutexGuard, oneshot};
+use zeroize::Zeroizing;
+
+use super::cache::Slot;
+use super::keeper::Keeper;
+use crate::config;
+use crate::rotation::{Asks, Event, Held, Problem, Record, Rotation, State};
+use crate::secret::Secret;
+use crate::store::{FileStore, StoreError};
+
+/// What was asked for and is not yet begun.
+const ORDERS_MAX: usize = 4;
+
+/// What the store has of a client's secrets.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct KeptSecrets {
+    /// Digest of the configured value, or values, that the rotation began with: another one wins over what is here.
+    pub seed: [u8; 32],
+    /// For the names of what is made at the vendor: no other store has it.
+    pub instance: String,
+    pub record: Record,
+    /// An unattended rotation that failed is not tried again before: seconds since 1970.
+    pub retry_at: Option<i64>,
+}
+
+/// Something that a person asks of the vendor, about the secrets of a client.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Asked {
+    /// The access token of a person who may do that.
+    pub admin_token: Option<Zeroizing<String>>,
+    /// The vendor's id of the secret in use.
+    pub current: Option<String>,
+    /// That of one that may be deleted to make room.
+    pub remove: Option<String>,
+    /// That of one whose value was lost when it was made.
+    pub ours: Option<String>,
+    /// That of the one to delete, or of the one that is brought.
+    pub id: Option<String>,
+    /// The one that is brought.
+    pub secret: Option<Zeroizing<String>>,
+    /// Its end.
+    pub expires: Option<Timestamp>,
+}
+
+/// What can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    List,
+    Rotate,
+    Import,
+    Delete,
+}
+
+/// What the record of a token's client is called in the store: the same for all tokens of that client.
+pub fn record(token: &config::Token) -> String {
+    let client = Secret::new(token.client()).digest();
+    let name: String = client[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("secret.{name}")
+}
+
+impl Verb {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::List => "list",
+            Self::Rotate => "rotate",
+            Self::Import => "import",
+            Self::Delete => "delete",
+        }
+    }
+
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::List, Self::Rotate, Self::Import, Self::Delete].into_iter().find(|verb| verb.as_str() == name)
+    }
+}
+
+/// What came of it; `Err` is for the person.
+pub type Reply = Result<Value, String>;
+
+pub(super) struct Order {
+    pub verb: Verb,
+    pub asked: Asked,
+    pub reply: oneshot::Sender<Reply>,
+}
+
+/// How a rotation stands, without any secret.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Progress {
+    /// `none` before the first one.
+    pub state: String,
+    /// In a row.
+    pub verified: u32,
+    /// Why it waits for a person, or why the last one changed nothing.
+    pub problem: Option<String>,
+    pub fix: Option<String>,
+    /// What the vendor last said to that.
+    pub said: Option<String>,
+    /// The vendor's id of the secret in use, where that is known.
+    pub in_use: Option<String>,
+    /// Is it one that a rotation brought?
+    pub rotated: bool,
+    pub expires_at: Option<Timestamp>,
+    /// When the secret before it is deleted.
+    pub old_goes_at: Option<Timestamp>,
+    /// When the next step is made.
+    pub next_at: Option<Timestamp>,
+}
+
+/// One client's.
+#[derive(Default)]
+pub struct Secrets {
+    kept: ArcSwapOption<KeptSecrets>,
+    /// Whoever makes the steps holds it.
+    work: tokio::sync::Mutex<Work>,
+    orders: Mutex<VecDeque<Order>>,
+    /// The token whose task makes the steps, and how to wake it.
+    driver: ArcSwapOption<(String, Arc<Slot>)>,
+    progress: ArcSwap<Progress>,
+    /// So often was the new one refused, and the old one was not.
+    refused: AtomicU32,
+    /// Stands for what was last read of the configured values.
+    seen: ArcSwapOption<[u8; 32]>,
+}
+
+/// What the steps are made with.
+#[derive(Default)]
+pub(super) struct Work {
+    /// `None`: nothing outlives the process, so nothing is rotated.
+    pub keeper: Option<Keeper>,
+    pub machine: Option<Rotation>,
+    pub kept: Option<KeptSecrets>,
+    /// Given by hand, for as long as the process lives.
+    pub admin: Option<Secret>,
+    /// What the vendor last said.
+    pub said: Option<String>,
+    /// What the machine was made with.
+    pub config: Option<Arc<config::Token>>,
+    /// What a person chose before it was asked for.
+    pub choices: Vec<(Asks, String)>,
+    /// The end of the configured secret as the vendor's list tells.
+    pub learned: Option<Timestamp>,
+    /// An unattended rotation is not tried before: seconds since 1970.
+    pub retry_at: Option<i64>,
+    /// Is the file written that the operator wants it in? If not, it is tried then.
+    pub written: bool,
+    pub write_at: Option<i64>,
+    /// What cannot go on without a person, though the record does not say so.
+    pub parked: Option<Problem>,
+    pub told: Option<String>,
+}
+
+impl Work {
+    /// Gives up what is not durable yet.
+    pub fn forgo(&mut self, durable: Option<KeptSecrets>, why: &str, fix: &str) {
+        (self.kept, self.machine) = (durable, None);
+        self.parked = Some(Problem { why: why.to_owned(), what_to_do: fix.to_owned(), asks: None });
+    }
+}
+
+impl Secrets {
+    /// As the store has them under that name.
+    pub fn open(store: Option<&Arc<FileStore>>, record: String) -> Result<Self, StoreError> {
+        let (keeper, kept) = match store {
+            None => (None, None),
+            Some(store) => {
+                let (keeper, kept) = Keeper::of(store, record)?;
+                (Some(keeper), kept)
+            }
+        };
+        let kept: Option<KeptSecrets> = kept;
+        let this = Self {
+            kept: ArcSwapOption::from(kept.clone().map(Arc::new)),
+            work: tokio::sync::Mutex::new(Work { keeper, kept: kept.clone(), ..Work::default() }),
+            ..Self::default()
+        };
+        this.show(&kept.map_or_else(Progress::none, |kept| Progress::of(&kept.record)));
+        Ok(this)
+    }
+
+    /// Those to use in the place of the configured ones, the best first; `None` if those are to be used. `seed` stands for
+    /// their values, `None` if they cannot be read now.
+    pub fn instead(&self, seed: Option<[u8; 32]>, now: Timestamp) -> Option<Vec<Held>> {
+        if let Some(seed) = seed {
+            self.seen(seed);
+        }
+        let kept = self.kept.load();
+        let kept = kept.as_ref().filter(|kept| !self.is_overruled(kept))?;
+        Some([Some(kept.record.serving()), kept.record.fallback(now)].into_iter().flatten().cloned().collect())
+    }
+
+    /// That stands for what was read of the configured values.
+    pub(super) fn seen(&self, seed: [u8; 32]) {
+        if self.seen.load().as_deref() != Some(&seed) {
+            self.seen.store(Some(Arc::new(seed)));
+        }
+    }
+
+    /// Was another value configured since? Not if that is the new one itself.
+    pub(super) fn is_overruled(&self, kept: &KeptSecrets) -> bool {
+        let seen = self.seen.load();
+        seen.as_deref().is_some_and(|seen| *seen != kept.seed && *seen != kept.record.serving().secret().digest())
+    }
+
+    /// The task of that token makes the steps from now on.
+    pub fn drive(&self, token: &str, slot: &Arc<Slot>) {
+        self.driver.store(Some(Arc::new((token.to_owned(), Arc::clone(slot)))));
+        slot.look();
+    }
+
+    /// The secret in use was refused, and the one before it was not.
+    pub fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn progress(&self) -> Arc<Progress> {
+        self.progress.load_full()
+    }
+
+    /// The end of the secret in use, if that is one that a rotation brought.
+    pub fn expires(&self) -> Option<Option<Timestamp>> {
+        let kept = self.kept.load();
+        let kept = kept.as_ref().filter(|kept| !self.is_overruled(kept))?;
+        let serving = kept.record.serving();
+        let rotated = serving.secret().digest() != kept.seed;
+        rotated.then(|| serving.expires.and_then(|end| Timestamp::from_second(end).ok()))
+    }
+
+    /// Asks for something; the answer comes when the token's task has done it.
+    pub fn ask(&self, verb: Verb, asked: Asked) -> Result<oneshot::Receiver<Reply>, &'static str> {
+        let (reply, answer) = oneshot::channel();
+        {
+            let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+            orders.retain(|order| !order.reply.is_closed());
+            if orders.len() >= ORDERS_MAX {
+                return Err("what was asked for before is not done yet: ask again later");
+            }
+            orders.push_back(Order { verb, asked, reply });
+        }
+        if let Some(driver) = &*self.driver.load() {
+            driver.1.look();
+        }
+        Ok(answer)
+    }
+
+    pub(super) fn next_order(&self) -> Option<Order> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    /// `None`: another token's task makes the steps.
+    pub(super) fn steps(&self, token: &str) -> Option<MutexGuard<'_, Work>> {
+        self.driver.load().as_ref().filter(|driver| driver.0 == token)?;
+        self.work.try_lock().ok()
+    }
+
+    /// Tells the machine what happened to requests.
+    pub(super) fn report(&self, machine: &mut Rotation, now: Timestamp) {
+        for _ in 0..self.refused.swap(0, Ordering::Relaxed) {
+            machine.on(Event::ServingRefused, now);
+        }
+    }
+
+    /// Is a rotation under way, as the store has it?
+    pub(super) fn has_begun(&self) -> bool {
+        self.kept.load().as_ref().is_some_and(|kept| kept.record.state != State::Stable)
+    }
+
+    /// As the store has it.
+    pub(super) fn durable(&self) -> Option<KeptSecrets> {
+        self.kept.load().as_deref().cloned()
+    }
+
+    /// It is durable: it is used from now on.
+    pub(super) fn keep(&self, kept: KeptSecrets) {
+        self.kept.store(Some(Arc::new(kept)));
+    }
+
+    pub(super) fn show(&self, progress: &Progress) {
+        self.progress.store(Arc::new(progress.clone()));
+    }
+}
+
+impl Progress {
+    pub(super) fn none() -> Self {
+        Self { state: "none".to_owned(), ..Self::default() }
+    }
+
+    /// As the record tells.
+    pub fn of(record: &Record) -> Self {
+        let serving = record.serving();
+        let (state, verified) = match &record.state {
+            State::Stable => ("stable", 0),
+            State::Planned => ("planned", 0),
+            State::Creating => ("creating", 0),
+            State::Created => ("created", 0),
+            State::Verifying { passed } => ("verifying", *passed),
+            State::Swapped { .. } => ("swapped", 0),
+            State::Deleting => ("deleting", 0),
+            State::Aborting(_) => ("aborting", 0),
+        };
+        let problem = record.problem.as_ref();
+        Self {
+            state: state.to_owned(),
+            verified,
+            problem: problem.map(|problem| problem.why.clone()),
+            fix: problem.map(|problem| problem.what_to_do.clone()),
+            in_use: serving.id.clone(),
+            expires_at: serving.expires.and_then(|end| Timestamp::from_second(end).ok()),
+            ..Self::default()
+        }
+    }
+}
