@@ -54,8 +54,9 @@ impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.user.get(), self.address) {
             (Some(Some(user)), _) => write!(f, "user {user}"),
-            (Some(None), _) | (None, None) => f.write_str("a user whom the kernel does not name"),
+            (_, Some(address)) if !address.is_loopback() => write!(f, "a client at {address}"),
             (None, Some(address)) => write!(f, "a client at {address}"),
+            (Some(None), _) | (None, None) => f.write_str("a user whom the kernel does not name"),
         }
     }
 }

@@ -146,12 +146,12 @@ pub struct RouteView {
     pub metrics: Arc<RouteMetrics>,
 }
 
-/// The service of the operator's listener.
-pub fn service(
+/// The service of the operator's listener, over whatever connection a request comes.
+pub fn service<P: Send + 'static>(
     admin: Arc<Admin>,
-) -> impl Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+) -> impl Service<(Request<Incoming>, P), Response = Answer, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
 {
-    service_fn(move |request: Request<Incoming>| {
+    service_fn(move |(request, _): (Request<Incoming>, P)| {
         let admin = Arc::clone(&admin);
         async move {
             let (head, body) = request.into_parts();

@@ -10,7 +10,6 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
@@ -21,7 +20,6 @@ use crate::app::{App, AppError, TokenPart};
 use crate::clock::Clock;
 use crate::config::{Config, Listen, Store};
 use crate::expiry;
-use crate::proxy::Arrived;
 use crate::reload::Reload;
 use crate::secret::Secret;
 use crate::server::{self, Bound, Running, Serve, StartError};
@@ -271,7 +269,7 @@ async fn carry_out(work: Work, reload: &mut Reload, running: &mut Running) {
 /// Answers the operator. Security: its own bound; a flood on the routes does not take the probes away.
 fn operate(admin: &Arc<Admin>, running: &Running, bound: Bound) {
     let operators = Serve {
-        service: admin::service(Arc::clone(admin)).map_request(|(request, _): Arrived| request),
+        service: admin::service(Arc::clone(admin)),
         limits: running.parts.config.limits.clone(),
         routes: None,
         permits: Some(Arc::new(tokio::sync::Semaphore::new(64))),

@@ -18,6 +18,8 @@ mod support;
 mod admin;
 /// Who may connect: users, networks, keys, certificates; addresses that are not loopback.
 mod callers;
+/// A hundred and more planted secrets, everything that can go well or wrong, and nothing that shows one.
+mod canaries;
 /// Real clients through the proxy: curl, Python, Node, Java, ab.
 mod clients;
 /// The configuration file: strictness, all problems at once, secrets, permissions, schema, reference.
