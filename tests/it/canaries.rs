@@ -1,9 +1,7 @@
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use rustix::process::Signal;
 use tokenbroker::standin::demo::{Shown, Vendor};
@@ -44,6 +42,8 @@ impl Garden {
 struct Part {
     name: &'static str,
     set: Box<dyn Fn(Option<Fault>)>,
+    /// What is in its files.
+    own: Vec<String>,
     issuer: Arc<Issuer>,
     shown: Shown,
     _directory: tempfile::TempDir,
@@ -53,16 +53,18 @@ struct Part {
 fn add<V: Vendor>(mut setup: Setup<V>, into: &mut Table, garden: &mut Garden) -> Part {
     setup.token().insert("timeout".into(), "2s".into());
     let directory = setup.directory.path().to_owned();
+    let before = garden.scan.secrets.len();
     for name in ["token", "route", "identity"] {
         let Some(Value::Table(tables)) = setup.config.get_mut(name) else { continue };
         absolute(tables, &directory, garden);
         let there = into.entry(name).or_insert_with(|| Value::Table(Table::new())).as_table_mut().unwrap();
         there.extend(std::mem::take(tables));
     }
+    let own = garden.scan.secrets[before..].to_vec();
     let vendor = Arc::clone(&setup.vendor);
     let issuer = Arc::clone(&vendor.issuer);
     let set = Box::new(move |fault| vendor.faults.set(fault, None));
-    Part { name: V::NAME, set, issuer, shown: setup.shown, _directory: setup.directory }
+    Part { name: V::NAME, set, own, issuer, shown: setup.shown, _directory: setup.directory }
 }
 
 /// Makes the paths of files absolute, and notes what is secret in them.
@@ -392,25 +394,25 @@ fn of_more_than_128_planted_secrets_none_comes_out_whatever_goes_well_or_wrong()
     garden.scan.answer(&broker.get("away", "/"));
     garden.scan.look(&String::from_utf8_lossy(&exchange(broker.address("tls"), "GET / HTTP/1.1\r\n\r\n")));
 
-    // Every vendor fails in every way, and says again what it was sent.
-    let all: Vec<_> = garden.scan.secrets.iter().take(60).cloned().collect();
-    let echo = serde_json::json!({ "error": "invalid_grant", "error_description": all.join(" "), "message": all, "access_token": 1 });
-    for fault in [
-        Fault::Body(echo.to_string().into_bytes()),
-        Fault::Body(all.join("&").into_bytes()),
-        Fault::Html,
-        Fault::Empty,
-        Fault::Redirect(format!("https://x.invalid/?{}", garden.plant("redirect"))),
-        Fault::Lost,
-        Fault::Status(401, None),
-        Fault::Status(429, Some(1)),
-        Fault::Slow(Duration::from_secs(60)),
-    ] {
-        for part in &parts {
-            (part.set)(Some(fault.clone()));
+    // Every vendor fails in every way, and says again what it was sent and has handed out.
+    let elsewhere = Fault::Redirect(format!("https://x.invalid/?{}", garden.plant("redirect")));
+    for part in &parts {
+        let own: Vec<_> = part.own.iter().cloned().chain(part.issuer.tokens()).collect();
+        let echo = serde_json::json!({ "error": "invalid_grant", "error_description": own.join(" "), "message": own });
+        for fault in [
+            Fault::Body(echo.to_string().into_bytes()),
+            Fault::Body(own.join("&").into_bytes()),
+            Fault::Html,
+            Fault::Empty,
+            elsewhere.clone(),
+            Fault::Lost,
+            Fault::Status(401, None),
+            Fault::Status(429, Some(1)),
+        ] {
+            (part.set)(Some(fault));
             garden.scan.answer(&broker.admin("POST", &format!("/api/tokens/{}/refresh", part.name)));
+            garden.scan.answer(&broker.admin("GET", "/readyz?verbose"));
         }
-        garden.scan.answer(&broker.admin("GET", "/readyz?verbose"));
         garden.scan.answer(&broker.admin("GET", "/api/status"));
     }
     for part in &parts {
@@ -470,6 +472,5 @@ fn of_more_than_128_planted_secrets_none_comes_out_whatever_goes_well_or_wrong()
     let (asked, sent) = (server.bytes(), upstream.bytes());
     let used = secrets.iter().filter(|secret| asked.contains(**secret) || sent.contains(**secret)).count();
     assert!(used > 50, "{used} of them were used");
-    let _ = std::io::stdout().flush();
     garden.scan.nothing_came_out();
 }

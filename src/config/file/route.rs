@@ -84,7 +84,7 @@ pub struct RouteFile {
 #[schemars(inline)]
 pub struct ClientsFile {
     /// Users of this machine, by number: who connects over a Unix socket or loopback.
-    #[schemars(length(min = 1))]
+    #[schemars(length(min = 1), inner(range(max = 4_294_967_294_u32)))]
     pub uids: Vec<u32>,
     /// Networks, such as `172.16.0.0/12`: from where others connect.
     #[schemars(length(min = 1))]
