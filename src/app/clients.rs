@@ -41,8 +41,8 @@ pub(super) fn rotates(config: &config::Token) -> bool {
 pub(super) fn elect(tokens: &BTreeMap<String, Arc<TokenPart>>) {
     let mut all: Vec<_> = tokens.values().filter(|part| rotates(&part.config)).collect();
     all.sort_by_key(|part| {
-        let rotate = &part.config.rotate;
-        (record(&part.config), rotate.before.is_none(), rotate.admin.is_none(), part.config.name.clone())
+        let told = part.config.rotate.told;
+        (record(&part.config), !told, part.config.name.clone())
     });
     all.dedup_by_key(|part| record(&part.config));
     for part in all {

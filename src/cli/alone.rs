@@ -63,11 +63,12 @@ impl Alone {
         };
         let admin = async {
             match self.admin {
-                Some(admin) => Some(admin.run(stop.clone(), stop.clone()).await),
+                Some(admin) => Some(Box::pin(admin.run(stop.clone(), stop.clone())).await),
                 None => None,
             }
         };
-        let (done, ended, admin) = tokio::join!(work, self.refresher.run(stop.clone(), stop.clone()), admin);
+        let run = Box::pin(self.refresher.run(stop.clone(), stop.clone()));
+        let (done, ended, admin) = tokio::join!(work, run, admin);
         let lost = || "it could not be saved: look at the disk of the store, and do it again".to_owned();
         let saved = admin.iter().chain([&ended]).all(|ended| ended.keeper.is_none() || ended.saved);
         (done, if saved { Ok(()) } else { Err(lost()) })

@@ -14,7 +14,7 @@ use super::alone::Alone;
 use super::ask::Operator;
 use super::login::no_token;
 use super::{Cli, block_on, complain, print, store};
-use crate::clock::rfc3339;
+use crate::clock::{Clock, rfc3339};
 use crate::config::Token;
 use crate::secret::file;
 use crate::store::FileStore;
@@ -200,7 +200,7 @@ impl<'c> Client<'c> {
                     }
                 };
                 let (done, saved) = alone.until(work).await;
-                done.and_then(|()| saved)
+                done.and(saved)
             })?
         };
         done.map(|()| ExitCode::SUCCESS)
@@ -263,7 +263,7 @@ impl Report<'_> {
             "created" => "it is there, and kept".to_owned(),
             "verifying" => {
                 let said = progress.said.as_ref().map(|said| format!("; not yet: {said}")).unwrap_or_default();
-                format!("it is tried: {} of {} times{said}", progress.verified, self.token.rotate.times)
+                format!("it is tried: {} of {} times{said}", progress.verified, progress.verify_times)
             }
             "swapped" => format!("the new secret{id} is in use; the old one goes at {goes}"),
             "deleting" => format!("the new secret{id} is in use; the old one is deleted"),
@@ -276,7 +276,7 @@ impl Report<'_> {
         }
         match progress.state.as_str() {
             "stable" => Some(Ok(())),
-            "swapped" if self.token.rotate.grace > GRACE_WAITED => {
+            "swapped" if goes_late(progress) => {
                 let text = format!("{name}: the running broker deletes it then, or the next `secret rotate {name}`\n");
                 print(&text);
                 Some(Ok(()))
@@ -284,6 +284,12 @@ impl Report<'_> {
             _ => None,
         }
     }
+}
+
+/// Does the old one stay for longer than anybody waits?
+fn goes_late(progress: &Progress) -> bool {
+    let soon = Clock::system().now().wall.checked_add(GRACE_WAITED).unwrap_or(Timestamp::MAX);
+    progress.old_goes_at.is_none_or(|goes| goes > soon)
 }
 
 /// A line for each, in columns.

@@ -61,6 +61,8 @@ pub struct Token {
 /// How a token's client secret is rotated at the vendor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rotate {
+    /// Does the token say anything of it?
+    pub told: bool,
     /// Without being asked, so long before its end; `None`: only when a person asks.
     pub before: Option<Duration>,
     /// The token whose access token may manage secrets; `None`: this token's own.

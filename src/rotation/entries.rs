@@ -1,23 +1,23 @@
-//! What the vendor's list means: which entry is whose, which may be deleted, and what is done next; and what a person says of
-//! it.
+//! What the vendor's list means: which entry is whose, which may be deleted, and what is done next.
 
-use super::record::{Mark, TAG, live};
-use super::{Asks, Entry, Policy, Problem, Record, Rotation, SAVES_MAX, State};
+use super::mark::{Mark, TAG, live};
+use super::{Asks, Entry, Held, Policy, Problem, Record, Rotation, State};
 
 /// A tag of another broker that is younger means that it is at work.
 const FRESH: i64 = 86_400;
-/// Creations that are remembered because one of them may still appear.
-const MARKS_MAX: usize = 4;
 /// Creations of one rotation whose answers may be lost.
 pub(super) const TRIES_MAX: u32 = 3;
 /// Looks at a list that may not show yet what is new.
 const LOOKS_MAX: u32 = 2;
+/// The same where it is sure that there is something: the vendor's answer came.
+const LOOKS_SURE: u32 = 6;
 
 impl Rotation {
     /// Takes note of what the vendor has.
     pub(super) fn listed(&mut self, entries: &[Entry], now: i64) {
         self.fails = 0;
-        self.record.learn(entries);
+        self.record.learn(&self.policy, entries);
+        self.record.marks.retain(|mark| !mark.deleted || live(entries).any(|entry| mark.fits(entry)));
         match self.record.state {
             State::Planned => self.plan(entries, now),
             State::Creating | State::Aborting(_) => self.clean(entries, now),
@@ -37,14 +37,15 @@ impl Rotation {
 
     /// The old one is known, there is a place: another one is asked for.
     fn plan(&mut self, entries: &[Entry], now: i64) {
-        if self.cleans(entries, now) {
-            return;
-        }
+        // Security: before anything is deleted, which one is in use is known.
         match self.record.current(entries, now) {
             Err(problem) => return self.park(problem),
             Ok(id) => self.record.old.id = id,
         }
-        self.record.learn(entries);
+        self.record.learn(&self.policy, entries);
+        if self.cleans(entries, now) {
+            return;
+        }
         match self.record.room(&self.policy, entries, now) {
             Err(problem) => return self.park(problem),
             Ok(Some(id)) => return self.doom(&id, entries, now),
@@ -52,9 +53,7 @@ impl Rotation {
         }
         let mark = Mark::new(&self.policy, entries, now, &mut self.rng);
         self.record.marks.push(mark);
-        if self.record.marks.len() > MARKS_MAX {
-            self.record.marks.remove(0);
-        }
+        self.record.forget_the_oldest();
         self.enter(State::Creating);
         self.fresh = true;
     }
@@ -65,7 +64,8 @@ impl Rotation {
             return;
         }
         self.looks += 1;
-        if self.looks < LOOKS_MAX && !self.found {
+        let looks = if matches!(self.record.state, State::Aborting(_)) { LOOKS_SURE } else { LOOKS_MAX };
+        if self.looks < looks && !self.found {
             return self.settle(now);
         }
         self.found = false;
@@ -75,7 +75,8 @@ impl Rotation {
         self.record.tries += 1;
         if self.record.tries >= TRIES_MAX {
             let why = "the answer to the creation of a secret was lost again and again";
-            return self.back_to_stable(Problem::new(why, "nothing was changed: look at the connection"));
+            let what_to_do = "nothing was changed: look at the connection to the vendor, then rotate again";
+            return self.back_to_stable(Problem::new(why, what_to_do));
         }
         self.enter(State::Planned);
     }
@@ -94,9 +95,12 @@ impl Rotation {
                 }
                 self.ask_which_is_ours(strangers);
             }
-            Ok(Some(id)) => {
+            Ok(Some(entry)) => {
                 self.found = true;
-                self.doom(&id, entries, now);
+                for mark in self.record.marks.iter_mut().filter(|mark| mark.fits(entry)) {
+                    mark.id = Some(entry.id.clone());
+                }
+                self.doom(&entry.id, entries, now);
             }
             Err(ids) => self.ask_which_is_ours(ids),
         }
@@ -104,9 +108,12 @@ impl Rotation {
     }
 
     fn ask_which_is_ours(&mut self, ids: Vec<String>) {
-        let why = format!("a secret may have been made whose value is lost; it would be one of: {}", ids.join(", "));
-        self.shown = ids;
-        self.park(Problem::new(why, "say which one it is, or resume if it is none").asking(Asks::Ours));
+        let why = "a secret may have been made whose value is lost; it would be one of";
+        let why = format!("{why}: {}", named(ids.iter().map(String::as_str)));
+        self.record.shown = ids;
+        let what_to_do =
+            "say which one it is, to have it deleted (`--ours ID`), or rotate again without it if it is none";
+        self.park(Problem::new(why, what_to_do).asking(Asks::Ours));
     }
 
     /// The old one is deleted.
@@ -114,17 +121,34 @@ impl Rotation {
         if self.cleans(entries, now) {
             return;
         }
-        let new = self.record.new.as_ref();
-        if !new.is_some_and(|new| new.id.is_none() || live(entries).any(|entry| new.is(entry))) {
+        let old = live(entries).find(|entry| self.record.old.is(entry));
+        let another = old.filter(|entry| self.record.old.ends_otherwise(entry));
+        let listed = self.record.new.as_ref().is_some_and(|new| self.record.shows(new, entries));
+        // The list may show what is new late, and what is old not always.
+        if (!listed || old.is_none() && !self.record.cutting) && self.looks + 1 < LOOKS_MAX {
             self.looks += 1;
-            if self.looks < LOOKS_MAX {
-                return self.settle(now);
-            }
-            let why = "the secret in use is not in the vendor's list";
-            return self.park(Problem::new(why, "the old one was not deleted: look at the vendor's list"));
+            return self.settle(now);
         }
-        match live(entries).find(|entry| self.record.old.is(entry)) {
+        if !listed {
+            let why = "the secret in use is not in the vendor's list, so the old one was not deleted";
+            return self.park(Problem::new(why, "look at the vendor's list, then rotate again"));
+        }
+        match old {
             None => self.finish(),
+            // It is gone, and its id was given to another.
+            Some(_) if another.is_some() && self.record.cutting => self.finish(),
+            Some(entry) if another.is_some() => {
+                let why = format!("the secret {} ends at another time than the old one did", entry.id);
+                let what_to_do = "it was not deleted: look at the vendor's list, and delete there what nobody uses";
+                self.finish();
+                self.park(Problem::new(why, what_to_do));
+            }
+            Some(entry) if self.record.keeps(entry) => {
+                let why = format!("the vendor gave the new secret the id of the old one, {}", entry.id);
+                let what_to_do = "nothing was deleted: look at the vendor's list, and delete there what nobody uses";
+                self.finish();
+                self.park(Problem::new(why, what_to_do));
+            }
             Some(entry) => {
                 self.record.cutting = true;
                 self.doom(&entry.id, entries, now);
@@ -132,55 +156,27 @@ impl Rotation {
         }
     }
 
-    /// A person has acted, or a day has passed: everything is tried again.
-    pub(super) fn resumed(&mut self) {
-        let store = self.saves_failed >= SAVES_MAX && !self.loose;
-        (self.saves_failed, self.save_after, self.fails, self.deletes, self.looks) = (0, None, 0, 0, 0);
-        (self.record.refused, self.record.backs) = (0, 0);
-        // What else there is to say is said when it is saved.
-        if !store && self.record.problem.take().is_some() {
-            self.dirty = true;
-            // They have seen what was listed: it is not ours.
-            let shown = std::mem::take(&mut self.shown);
-            for mark in &mut self.record.marks {
-                mark.before.extend(shown.iter().cloned());
-            }
-        }
-    }
-
-    pub(super) fn chosen(&mut self, id: String) {
-        let Some(problem) = self.record.problem.take() else { return };
-        let record = &mut self.record;
-        match problem.asks {
-            Some(Asks::Current) => record.old.id = Some(id),
-            Some(Asks::Room) => record.room = Some(id),
-            Some(Asks::Ours) if self.shown.contains(&id) => {
-                if let Some(mark) = record.marks.last_mut() {
-                    mark.id = Some(id);
-                }
-            }
-            _ => {
-                record.problem = Some(problem);
-                return;
-            }
-        }
-        (self.dirty, self.looks) = (true, 0);
-    }
-
     /// The one place that decides on a deletion.
     fn doom(&mut self, id: &str, entries: &[Entry], now: i64) {
         if live(entries).any(|entry| entry.id == id && self.record.may_delete(entry, now)) {
             (self.record.doomed, self.dirty) = (Some(id.to_owned()), true);
         } else {
-            let why = format!("the secret {id} would be deleted, but may be in use");
-            self.park(Problem::new(why, "look at the vendor's list"));
+            let why = format!("the secret {id} was to be deleted, but may be in use");
+            self.park(Problem::new(why, "look at the vendor's list, then rotate again"));
         }
     }
 }
 
 impl Record {
-    fn learn(&mut self, entries: &[Entry]) {
-        self.old.learn(entries);
+    pub(super) fn learn(&mut self, policy: &Policy, entries: &[Entry]) {
+        let old = &mut self.old;
+        if old.id.is_none() && old.since.is_none() {
+            old.id.clone_from(&policy.current);
+        }
+        // While it is being replaced, it has to stay what it was: an id may be given to another.
+        if old.expires.is_none() || matches!(self.state, State::Stable | State::Planned) {
+            old.learn(entries);
+        }
         if let Some(new) = &mut self.new {
             new.learn(entries);
         }
@@ -189,21 +185,38 @@ impl Record {
     /// May it be deleted? Security: nothing is but what passed here, whoever asks for it. What is in use is not, nor what may
     /// come into use.
     fn may_delete(&self, entry: &Entry, now: i64) -> bool {
-        let gone = self.emergency && entry.expired(now);
-        let old = self.old.is(entry) && self.state != State::Deleting && !gone;
-        !old && !self.new.as_ref().is_some_and(|new| new.is(entry))
+        let old = self.old.is(entry) && self.state != State::Deleting && !(self.emergency && self.gone(entry, now));
+        !old && !self.keeps(entry)
+    }
+
+    /// Is it the new one, or may it be?
+    fn keeps(&self, entry: &Entry) -> bool {
+        self.kept.as_ref() == Some(&entry.id) || self.new.as_ref().is_some_and(|new| new.is(entry))
+    }
+
+    /// It has expired: surely, or the vendor refuses it as well.
+    fn gone(&self, entry: &Entry, now: i64) -> bool {
+        let refused = self.emergency && self.old.is(entry);
+        entry.expired(now) || refused && entry.end().is_some_and(|end| end <= now)
+    }
+
+    /// Is it in the list, or, where it has no name there, something that was not there before? A list that does not show it
+    /// is not to be believed.
+    fn shows(&self, new: &Held, entries: &[Entry]) -> bool {
+        let appeared = |entry: &Entry| new.mark.as_ref().is_some_and(|mark| !mark.before.contains(&entry.id));
+        live(entries).any(|entry| new.is(entry) || new.id.is_none() && appeared(entry) && !self.old.is(entry))
     }
 
     /// Something that was created, and whose value nobody knows. `Err`: it is one of those.
-    fn orphan(&self, entries: &[Entry]) -> Result<Option<String>, Vec<String>> {
+    fn orphan<'e>(&self, entries: &'e [Entry]) -> Result<Option<&'e Entry>, Vec<String>> {
         let others = || live(entries).filter(|entry| !self.held(entry));
         if let Some(entry) = others().find(|entry| self.marks.iter().any(|mark| mark.names(entry))) {
-            return Ok(Some(entry.id.clone()));
+            return Ok(Some(entry));
         }
         for mark in &self.marks {
             match others().filter(|entry| mark.ends_like(entry)).collect::<Vec<_>>()[..] {
                 [] => {}
-                [entry] => return Ok(Some(entry.id.clone())),
+                [entry] => return Ok(Some(entry)),
                 ref several => return Err(several.iter().map(|entry| entry.id.clone()).collect()),
             }
         }
@@ -215,7 +228,7 @@ impl Record {
     }
 
     /// What has appeared since a creation whose answer was lost, and tells not whose it is.
-    fn strangers(&self, entries: &[Entry]) -> Vec<String> {
+    pub(super) fn strangers(&self, entries: &[Entry]) -> Vec<String> {
         let listed = |entry: &Entry| self.marks.iter().all(|mark| mark.before.contains(&entry.id));
         let new = live(entries).filter(|entry| !listed(entry) && !self.held(entry));
         new.filter(|entry| entry.tag.is_none()).map(|entry| entry.id.clone()).collect()
@@ -223,23 +236,15 @@ impl Record {
 
     /// The entry of the secret in use; `Ok(None)` if it has expired and is gone.
     fn current(&self, entries: &[Entry], now: i64) -> Result<Option<String>, Problem> {
-        let possible: Vec<_> = match &self.old.id {
-            Some(_) => live(entries).filter(|entry| self.old.is(entry)).collect(),
-            None => live(entries)
-                .filter(|entry| self.emergency || !entry.expired(now))
-                .filter(|entry| self.old.hinted(entry) != Some(false))
-                .collect(),
-        };
-        let hinted = || possible.iter().filter(|entry| self.old.hinted(entry) == Some(true));
-        match possible[..] {
-            [one] => return Ok(Some(one.id.clone())),
-            [] if self.emergency => return Ok(None),
-            _ if hinted().count() == 1 => return Ok(hinted().next().map(|entry| entry.id.clone())),
-            _ => {}
+        match self.old.find(entries, self.emergency, now) {
+            Ok(entry) => Ok(Some(entry.id.clone())),
+            Err(possible) if possible.is_empty() && self.emergency => Ok(None),
+            Err(_) => {
+                let ids = named(live(entries).map(|entry| entry.id.as_str()));
+                let why = format!("which secret at the vendor is the one in use cannot be told; it has: {ids}");
+                Err(Problem::new(why, "say which one it is: `--current ID`").asking(Asks::Current))
+            }
         }
-        let ids = named(live(entries));
-        let why = format!("which secret at the vendor is the one in use cannot be told; it has: {ids}");
-        Err(Problem::new(why, "say which one it is: `current`").asking(Asks::Current))
     }
 
     /// What has to be deleted to make a place for another one.
@@ -251,21 +256,24 @@ impl Record {
         });
         if let Some(entry) = other_broker {
             let why = format!("another broker has just made the secret {} of this client", entry.id);
-            return Err(Problem::new(why, "let one broker rotate it, and only one"));
+            return Err(Problem::new(why, "let one broker rotate it, and only one; in a day this one may go on"));
         }
         if policy.slots.is_none_or(|slots| live(entries).count() < slots) {
             return Ok(None);
         }
         let free = || live(entries).filter(|entry| self.may_delete(entry, now));
         let own = free().find(|entry| entry.tag.as_ref().is_some_and(|tag| own(tag, policy)));
-        let expired = || free().find(|entry| entry.expired(now));
+        let expired = || free().find(|entry| self.gone(entry, now));
         let given_up = || free().find(|entry| self.room.as_ref() == Some(&entry.id));
         if let Some(entry) = own.or_else(expired).or_else(given_up) {
             return Ok(Some(entry.id.clone()));
         }
-        let ids = named(free());
-        let why = format!("the vendor has no place for another secret, and others made: {ids}");
-        Err(Problem::new(why, "delete one that nobody uses, or say which one may be deleted").asking(Asks::Room))
+        let (used, free) = live(entries).partition::<Vec<_>, _>(|entry| !self.may_delete(entry, now));
+        let ids = |entries: Vec<&Entry>| named(entries.iter().map(|entry| entry.id.as_str()));
+        let why =
+            format!("the vendor has no place for another secret: in use is {}, others made {}", ids(used), ids(free));
+        let what_to_do = "delete one that nobody uses, or say which one may be deleted: `--remove ID`";
+        Err(Problem::new(why, what_to_do).asking(Asks::Room))
     }
 }
 
@@ -275,8 +283,9 @@ fn own(tag: &str, policy: &Policy) -> bool {
         .is_some_and(|r| r.starts_with('/'))
 }
 
-/// For people.
-fn named<'e>(entries: impl Iterator<Item = &'e Entry>) -> String {
-    let ids: Vec<_> = entries.take(10).map(|entry| entry.id.as_str()).collect();
+/// For people; the vendor's words, without what a terminal would obey.
+pub(super) fn named<'e>(ids: impl Iterator<Item = &'e str>) -> String {
+    let clean = |id: &str| id.chars().filter(|c| !c.is_control()).take(100).collect::<String>();
+    let ids: Vec<_> = ids.take(10).map(clean).collect();
     if ids.is_empty() { "nothing".to_owned() } else { ids.join(", ") }
 }

@@ -4,120 +4,26 @@
 //! loses nothing. It must never delete a secret that is in use, one that somebody else made, or the last that works.
 
 mod entries;
+mod listing;
+mod mark;
 mod outcome;
+mod person;
 pub mod plan;
 mod record;
-mod whose;
-
-use std::time::Duration;
+mod step;
 
 use fastrand::Rng;
 use jiff::Timestamp;
 
-pub use self::record::{Asks, Entry, Held, Problem, Record, State, Style};
-use crate::secret::Secret;
+pub use self::listing::{InUse, in_use, may_delete};
+pub use self::mark::Entry;
+pub use self::record::{Asks, Held, Problem, Record, State, Style};
+pub use self::step::{Action, Begin, Event, Failure, Policy, Which};
 
 /// A record that cannot be saved so often waits for a person.
 const SAVES_MAX: u32 = 5;
 /// No pause is longer, whatever a server asks for or a clock that was set back makes of it.
 const PAUSE_MAX: i64 = 3600;
-
-/// What does not change: how rotation is configured.
-#[derive(Clone, Debug)]
-pub struct Policy {
-    /// A name that no other store has, for the tags of what is created.
-    pub instance: String,
-    /// How many secrets the vendor allows at once.
-    pub slots: Option<usize>,
-    pub lifetime: Duration,
-    /// How long the old one is kept beside the new one; taken literally.
-    pub grace: Duration,
-    /// So many successes in a row, this far apart, before a new one is used.
-    pub times: u32,
-    pub every: Duration,
-    /// After so long, the vendor's list shows what was done before.
-    pub settle: Duration,
-}
-
-/// What a rotation begins with.
-pub enum Begin {
-    Create,
-    /// With a value that was made up here.
-    Replace(Secret),
-    Import(Held),
-}
-
-/// What to do next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Write the record durably.
-    Save,
-    /// Ask the vendor which secrets there are.
-    List,
-    /// Ask it for another one, with this name, that ends then.
-    Create {
-        tag: String,
-        expires: Timestamp,
-    },
-    /// Give it the new one's value.
-    Replace,
-    /// Get a token with it, over a new connection.
-    Verify(Which),
-    /// Use [`Record::serving`] from now on.
-    Swap,
-    Delete {
-        id: String,
-    },
-    Wait(Timestamp),
-    /// Nothing until a person has acted.
-    Park(Problem),
-    Done,
-}
-
-/// One of the two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
-    Old,
-    New,
-}
-
-/// What came of it, or of something else.
-pub enum Event {
-    Saved,
-    SaveFailed,
-    Listed(Vec<Entry>),
-    Created {
-        id: Option<String>,
-        secret: Secret,
-    },
-    Replaced,
-    Accepted,
-    Refused,
-    Deleted,
-    Swapped,
-    Failed(Failure),
-    /// The new one serves, and was refused where the old one was not.
-    ServingRefused,
-    /// A person has acted, or a day has passed.
-    Resume,
-    /// A person chose what a [`Problem`] asks for.
-    Chosen(String),
-}
-
-/// Why a call brought nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// It may have been done or not: no answer, half of one, or one of a server in trouble.
-    Lost,
-    /// It did not leave.
-    NotSent,
-    /// It was not done, in the vendor's words.
-    Refused(String),
-    /// It was not done; again after that.
-    Busy(Duration),
-    /// The management token is not valid any more.
-    AdminExpired,
-}
 
 /// A rotation in a running process.
 pub struct Rotation {
@@ -132,36 +38,37 @@ pub struct Rotation {
     loose: bool,
     /// The creation was not sent before, neither by this process nor by another.
     fresh: bool,
+    /// The process before may have deleted something: the list does not show it yet.
+    stale: bool,
     /// The call that is under way.
     asked: Option<Action>,
     /// Does the driver use what the record says?
     published: Which,
     /// Is the old one to be tried?
     probe_old: bool,
-    /// Was the new one tried before the old one is deleted?
-    checked: bool,
+    /// How often in a row the new one has worked since the old one is to be deleted, and how often it has to.
+    checks: u32,
+    needed: u32,
     /// Since the last call that went well.
     fails: u32,
     deletes: u32,
     /// Looks at the list for something that may still appear there.
     looks: u32,
     found: bool,
-    /// Entries that a person was told of.
-    shown: Vec<String>,
 }
 
 impl Rotation {
     /// Goes on from the newest durable record.
     pub fn resume(policy: Policy, mut record: Record, rng: Rng) -> Self {
         // Whether these calls were made is not known: the list or a try will tell.
-        record.doomed = None;
+        let stale = record.doomed.take().is_some();
         if let State::Verifying { passed } = &mut record.state {
             *passed = 0;
         }
         if record.state == State::Creating && record.style == Style::Replace {
             (record.unsure, record.state) = (true, State::Verifying { passed: 0 });
         }
-        let published = serves(&record);
+        let (published, needed) = (serves(&record), policy.times.max(1));
         Self {
             policy,
             record,
@@ -171,21 +78,29 @@ impl Rotation {
             save_after: None,
             loose: false,
             fresh: false,
+            stale,
             asked: None,
             published,
             probe_old: false,
-            checked: false,
+            checks: 0,
+            // What the process before saw is not known.
+            needed,
             fails: 0,
             deletes: 0,
             looks: 0,
             found: false,
-            shown: Vec::new(),
         }
     }
 
-    /// Starts another rotation, unless one is under way. `emergency`: the old secret does not work any more.
-    pub fn begin(&mut self, begin: Begin, emergency: bool, now: Timestamp) -> bool {
+    /// Starts another rotation, unless one is under way. `emergency`: the old secret does not work any more; one that is
+    /// under way takes note of it as long as the old one serves.
+    pub fn begin(&mut self, begin: Begin, emergency: bool) -> bool {
+        self.changes();
         if self.record.state != State::Stable {
+            let old_serves = serves(&self.record) == Which::Old && !matches!(self.record.state, State::Aborting(_));
+            if emergency && old_serves && !self.record.emergency {
+                (self.record.emergency, self.dirty) = (true, true);
+            }
             return false;
         }
         let (style, new) = match begin {
@@ -195,7 +110,6 @@ impl Rotation {
         };
         let (old, marks) = (self.record.old.clone(), std::mem::take(&mut self.record.marks));
         let state = if style == Style::Import { State::Created } else { State::Planned };
-        let new = new.map(|held| Held { since: Some(now.as_second()), ..held });
         self.record = Record { style, state, new, marks, emergency, ..Record::new(old) };
         (self.dirty, self.fails, self.deletes, self.looks, self.found) = (true, 0, 0, 0, false);
         true
@@ -211,7 +125,13 @@ impl Rotation {
         let second = now.as_second();
         if self.saves_failed >= SAVES_MAX && !self.loose {
             let why = "the record of the rotation cannot be saved";
-            return Action::Park(Problem::new(why, "make the store writable, then resume"));
+            return Action::Park(Problem::new(why, "make the store writable, then rotate again"));
+        }
+        if let Some(new) = &mut self.record.new {
+            new.since.get_or_insert(second);
+        }
+        if std::mem::take(&mut self.stale) {
+            self.settle(second);
         }
         self.move_on(second);
         if self.dirty && !self.loose {
@@ -231,6 +151,16 @@ impl Rotation {
         }
         let action = self.call(second);
         self.ask(action)
+    }
+
+    /// Takes note of a list that was read for another purpose: when the secret in use ends.
+    pub fn seen(&mut self, entries: &[Entry]) {
+        self.changes();
+        if self.record.state == State::Stable {
+            let before = (self.record.old.id.clone(), self.record.old.expires);
+            self.record.learn(&self.policy, entries);
+            self.dirty |= before != (self.record.old.id.clone(), self.record.old.expires);
+        }
     }
 
     fn ask(&mut self, action: Action) -> Action {
@@ -258,7 +188,7 @@ impl Rotation {
                 if now < since.saturating_add(grace) {
                     return;
                 }
-                self.checked = false;
+                (self.checks, self.needed) = (0, 1);
                 State::Deleting
             }
             _ => return,
@@ -289,7 +219,7 @@ impl Rotation {
                 let grace = i64::try_from(self.policy.grace.as_secs()).unwrap_or(i64::MAX);
                 Action::Wait(at(since.saturating_add(grace).min(now.saturating_add(PAUSE_MAX))))
             }
-            State::Deleting if !self.checked => Action::Verify(Which::New),
+            State::Deleting if self.checks < self.needed => Action::Verify(Which::New),
             State::Deleting => Action::List,
         }
     }

@@ -1,11 +1,11 @@
-//! What the outcome of a call, the list, or a word of an operator means for the rotation.
+//! What the outcome of a call means for the rotation.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::entries::TRIES_MAX;
-use super::record::Mark;
+use super::mark::Mark;
 use super::{Action, Event, Failure, Held, Problem, Rotation, State, Style, Which, serves};
 use crate::secret::Secret;
 
@@ -34,26 +34,33 @@ impl Rotation {
             }
             (Event::SaveFailed, Some(Action::Save)) => self.save_failed(now),
             (Event::Listed(entries), Some(Action::List)) => self.listed(&entries, now),
-            (Event::Created { id, secret }, Some(Action::Create { .. })) => self.created(id, &secret, now),
+            (Event::Created { id, secret }, Some(Action::Create { .. })) => self.created(id, &secret),
             (Event::Replaced, Some(Action::Replace)) => self.enter(State::Verifying { passed: 0 }),
             (Event::Accepted, Some(Action::Verify(which))) => self.accepted(which, now),
             (Event::Refused, Some(Action::Verify(which))) => self.refused(which, now),
             (Event::Deleted, Some(Action::Delete { id })) => self.deleted(&id, now),
             (Event::Failed(failure), Some(asked)) => self.failed(&asked, failure, now),
             (Event::Swapped, _) => self.published = serves(&self.record),
-            (Event::ServingRefused, asked) => {
+            (event @ (Event::ServingRefused | Event::Resume | Event::Daily | Event::Chosen(_)), asked) => {
                 self.asked = asked;
-                self.serving_refused(now);
+                match event {
+                    Event::ServingRefused => self.serving_refused(now),
+                    Event::Chosen(id) => self.chosen(id),
+                    event => self.resumed(matches!(event, Event::Resume)),
+                }
             }
-            (Event::Resume, _) => self.resumed(),
-            (Event::Chosen(id), _) => self.chosen(id),
             _ => {}
         }
     }
 
+    /// The record changes while a call is under way: what is being saved is not what it says then.
+    pub(super) fn changes(&mut self) {
+        self.asked.take_if(|asked| *asked == Action::Save);
+    }
+
     pub(super) fn enter(&mut self, state: State) {
         self.record.state = state;
-        (self.dirty, self.fails, self.looks, self.probe_old, self.checked) = (true, 0, 0, false, false);
+        (self.dirty, self.fails, self.looks, self.probe_old, self.checks) = (true, 0, 0, false, 0);
     }
 
     pub(super) fn wait(&mut self, now: i64, seconds: i64) {
@@ -73,8 +80,9 @@ impl Rotation {
         self.fails += 1;
         if self.fails >= FAILS_MAX {
             let why = format!("the vendor cannot be reached or does not answer ({})", self.doing());
-            return self.park(Problem::new(why, "look at the connection, then resume"));
+            return self.park(Problem::new(why, "look at the connection to the vendor, then rotate again"));
         }
+        self.checks = 0;
         self.wait(now, (AGAIN << (self.fails - 1).min(8)).min(AGAIN_MAX).max(at_least));
     }
 
@@ -91,7 +99,8 @@ impl Rotation {
 
     /// All is as before; `problem` says why.
     pub(super) fn back_to_stable(&mut self, problem: Problem) {
-        (self.record.new, self.record.doomed, self.loose) = (None, None, false);
+        (self.record.new, self.record.doomed, self.record.kept, self.record.room) = (None, None, None, None);
+        self.loose = false;
         self.record.problem = Some(problem);
         self.enter(State::Stable);
     }
@@ -102,6 +111,7 @@ impl Rotation {
             self.record.old = new;
         }
         (self.record.doomed, self.record.cutting, self.record.problem) = (None, false, None);
+        (self.record.kept, self.record.room) = (None, None);
         self.enter(State::Stable);
         self.published = Which::Old;
     }
@@ -112,21 +122,25 @@ impl Rotation {
         if self.record.state == State::Created && self.fresh {
             // What cannot be kept must not be left at the vendor. The durable record says that it was asked for.
             self.loose = true;
-            self.abort(Problem::new("the new secret could not be saved", "make the store writable, then resume"));
+            let what_to_do = "nothing was changed: make the store writable, then rotate again";
+            self.abort(Problem::new("the new secret could not be saved", what_to_do));
         }
     }
 
-    fn created(&mut self, id: Option<String>, secret: &Secret, now: i64) {
+    fn created(&mut self, id: Option<String>, secret: &Secret) {
         let record = &mut self.record;
         if *secret == record.old.secret() {
             let why = "the vendor gave the old secret again";
-            return self.back_to_stable(Problem::new(why, "look at the vendor's list"));
+            return self.back_to_stable(Problem::new(why, "nothing was changed: look at the vendor's list"));
         }
         let mark = record.marks.pop();
-        // An id that was there before is not that of something new.
-        let id = id.filter(|id| record.old.id.as_ref() != Some(id));
-        let id = id.filter(|id| !mark.as_ref().is_some_and(|mark| mark.before.contains(id)));
-        record.new = Some(Held { mark, since: Some(now), ..Held::new(secret, id) });
+        // Security: an id that was there before is not that of something new; but if it is, who deletes it has nothing left.
+        let before = |id: &String| {
+            record.old.id.as_ref() == Some(id) || mark.as_ref().is_some_and(|mark| mark.before.contains(id))
+        };
+        let (kept, id) = if id.as_ref().is_some_and(before) { (id, None) } else { (None, id) };
+        record.kept = kept;
+        record.new = Some(Held { mark, ..Held::new(secret, id) });
         self.enter(State::Created);
     }
 
@@ -143,7 +157,8 @@ impl Rotation {
     }
 
     fn give_up(&mut self, problem: Problem, now: i64) {
-        let last = self.record.emergency || self.record.old.over(now) || self.record.style == Style::Replace;
+        let old_gone = self.record.emergency || self.record.old.over(now) || self.record.cutting;
+        let last = old_gone || self.record.style == Style::Replace;
         if last { self.park(problem) } else { self.abort(problem) }
     }
 
@@ -155,6 +170,7 @@ impl Rotation {
                 *passed += 1;
                 if *passed >= self.policy.times || emergency {
                     self.record.refusals.clear();
+                    self.record.refused = 0;
                     self.enter(State::Swapped { since: now });
                 } else {
                     self.wait(now, whole(self.policy.every));
@@ -170,10 +186,15 @@ impl Rotation {
                 (self.probe_old, self.record.tries) = (false, 0);
                 self.park(Problem::new(
                     "the vendor does not take the new secret",
-                    "both are kept: resume to try again",
+                    "both are kept: rotate again to try again",
                 ));
             }
-            _ => self.checked = true,
+            _ => {
+                self.checks += 1;
+                if self.checks < self.needed {
+                    self.wait(now, whole(self.policy.every));
+                }
+            }
         }
     }
 
@@ -183,7 +204,8 @@ impl Rotation {
             State::Verifying { passed } => *passed = 0,
             // The deletion has not begun: the old one may go on.
             State::Deleting if !self.record.cutting && !self.record.old.over(now) => return self.swap_back(now),
-            _ => return self.again(now, AGAIN),
+            // Whether there is still another one is not known: this one has to prove itself again.
+            _ => (self.checks, self.needed) = (0, self.policy.times),
         }
         self.dirty = true;
         if which == Which::New && self.record.unsure {
@@ -197,15 +219,17 @@ impl Rotation {
                 self.wait(now, *pause);
             }
             None => {
-                self.give_up(Problem::new("the new secret is refused", "look at it, then resume to try again"), now)
+                let what_to_do = "look at the vendor's settings, then rotate again";
+                self.give_up(Problem::new("the new secret is refused", what_to_do), now);
             }
         }
     }
 
     fn serving_refused(&mut self, now: i64) {
-        if !matches!(self.record.state, State::Swapped { .. }) || self.record.old.over(now) || self.record.emergency {
+        if !self.record.may_go_back() || self.record.old.over(now) || self.record.emergency {
             return;
         }
+        self.changes();
         let refusals = &mut self.record.refusals;
         refusals.retain(|at| now - REFUSALS_WINDOW < *at && *at <= now);
         refusals.push(now);
@@ -219,19 +243,22 @@ impl Rotation {
         self.record.refusals.clear();
         self.enter(State::Verifying { passed: 0 });
         if self.record.backs > BACKS_MAX {
-            self.give_up(Problem::new("the new secret is refused again and again", "the old one serves"), now);
+            let what_to_do = "the old one serves: ask the vendor, then rotate again";
+            self.give_up(Problem::new("the new secret is refused again and again", what_to_do), now);
         } else {
             self.wait(now, PROPAGATION[0]);
         }
     }
 
     fn failed(&mut self, asked: &Action, failure: Failure, now: i64) {
+        // Security: what was to be deleted may be in use when that is tried again, so it is looked up again.
+        self.record.doomed = None;
         let words = match failure {
             Failure::Busy(wait) => return self.again(now, whole(wait).min(AGAIN_MAX)),
             _ if matches!(asked, Action::Verify(_)) => return self.again(now, AGAIN),
             Failure::AdminExpired => {
                 let why = format!("the vendor refused the management token ({})", self.doing());
-                return self.park(Problem::new(why, "give another one, then resume"));
+                return self.ends(asked, why, "give another management token (`--admin-token-stdin`)");
             }
             Failure::NotSent => return self.again(now, AGAIN),
             Failure::Lost => match asked {
@@ -243,38 +270,38 @@ impl Rotation {
                     self.record.unsure = true;
                     return self.enter(State::Verifying { passed: 0 });
                 }
-                _ => {
-                    // Perhaps it was done: the list tells.
-                    self.record.doomed = None;
-                    return self.again(now, AGAIN);
-                }
+                // Perhaps it was done: the list will tell.
+                Action::Delete { .. } => return self.again(now, whole(self.policy.settle).max(AGAIN)),
+                _ => return self.again(now, AGAIN),
             },
             Failure::Refused(words) => words,
         };
-        match asked {
-            Action::Create { .. } => {
-                self.back_to_stable(Problem::new(
-                    format!("the vendor makes no secret: {words}"),
-                    "nothing was changed",
-                ));
-            }
-            Action::Replace if !self.record.unsure => {
-                self.back_to_stable(Problem::new(
-                    format!("the vendor takes no secret: {words}"),
-                    "nothing was changed",
-                ));
-            }
-            Action::Replace => {
-                self.enter(State::Verifying { passed: 0 });
-                let why = format!("the vendor takes no secret: {words}");
-                self.park(Problem::new(
-                    why,
-                    "both are kept, because an earlier try may have been taken: resume to try",
-                ));
-            }
-            Action::Delete { .. } => self.deletion_over(now),
-            _ => self.park(Problem::new(format!("the vendor refuses ({}): {words}", self.doing()), "then resume")),
+        if let Action::Delete { id } = asked {
+            return self.deletion_over(id, now);
         }
+        let why = format!("the vendor refuses ({}): {words}", self.doing());
+        self.ends(asked, why, "do what the vendor says");
+    }
+
+    /// It was not done, and will not be. Where nothing was made yet, all is as before; else it goes on from here.
+    fn ends(&mut self, asked: &Action, why: String, fix: &str) {
+        let record = &mut self.record;
+        if matches!(asked, Action::Create { .. }) {
+            // What was refused does not exist.
+            record.marks.pop();
+            self.enter(State::Planned);
+        } else if *asked == Action::Replace && record.unsure {
+            self.enter(State::Verifying { passed: 0 });
+            let what_to_do =
+                format!("both are kept, because it may have taken the new one before: {fix}, then rotate again");
+            return self.park(Problem::new(why, what_to_do));
+        }
+        let record = &self.record;
+        let may_exist = record.tries > 0 || !record.marks.is_empty();
+        if *asked == Action::Replace || record.state == State::Planned && !may_exist {
+            return self.back_to_stable(Problem::new(why, format!("nothing was changed: {fix}, then rotate again")));
+        }
+        self.park(Problem::new(why, format!("{fix}, then rotate again")));
     }
 
     fn deleted(&mut self, id: &str, now: i64) {
@@ -282,16 +309,19 @@ impl Rotation {
         if self.record.state == State::Deleting && self.record.old.id.as_deref() == Some(id) {
             return self.finish();
         }
-        self.deletion_over(now);
+        self.deletion_over(id, now);
     }
 
     /// The list tells whether it is gone.
-    fn deletion_over(&mut self, now: i64) {
+    fn deletion_over(&mut self, id: &str, now: i64) {
+        for mark in self.record.marks.iter_mut().filter(|mark| mark.id.as_deref() == Some(id)) {
+            mark.deleted = true;
+        }
         (self.record.doomed, self.record.room, self.deletes) = (None, None, self.deletes + 1);
         self.settle(now);
         if self.deletes >= DELETES_MAX {
             let why = format!("the vendor does not delete a secret ({})", self.doing());
-            self.park(Problem::new(why, "delete it there by hand, then resume"));
+            self.park(Problem::new(why, "delete it there by hand, then rotate again"));
         }
     }
 }

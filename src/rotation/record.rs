@@ -1,5 +1,4 @@
-//! What of a rotation is durable: which secrets are held, how far it has come, what was asked for; and how a secret is
-//! recognised in the vendor's list.
+//! What of a rotation is durable: which secrets are held, how far it has come, what was asked for.
 
 use std::time::Duration;
 
@@ -7,14 +6,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::Policy;
+use super::mark::Mark;
 use crate::secret::Secret;
 
-/// Another's clock may differ from ours: so long after its end, a secret has expired.
-const EXPIRED_AFTER: i64 = 3600;
-/// Every tag begins so.
-pub(super) const TAG: &str = "tb/";
-
+/// Creations that are remembered because one of them may still appear.
+const MARKS_MAX: usize = 4;
 /// How the vendor replaces a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Style {
@@ -26,18 +22,6 @@ pub enum Style {
     Import,
 }
 
-/// How a secret that was asked for is recognised in the vendor's list.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
-    pub(super) tag: String,
-    /// A second that ends no other secret, since 1970.
-    pub(super) expires: i64,
-    /// What was listed before it was asked for.
-    pub(super) before: Vec<String>,
-    /// As the vendor or a person told.
-    pub(super) id: Option<String>,
-}
-
 /// A secret that we hold the value of.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Held {
@@ -47,7 +31,7 @@ pub struct Held {
     pub(super) mark: Option<Mark>,
     /// Its end as the list shows it, in seconds since 1970. What an answer to a creation says of it is not believed.
     pub expires: Option<i64>,
-    /// When it was made, in seconds since 1970, where that is known.
+    /// When it was made or brought by a rotation, in seconds since 1970; not known of a configured one.
     pub since: Option<i64>,
 }
 
@@ -56,9 +40,10 @@ impl Held {
         Self { value: Zeroizing::new(secret.expose().to_owned()), id, mark: None, expires: None, since: None }
     }
 
-    /// How long ago it was made, where that is known.
+    /// How long it has been there; nothing where the clock was set back since.
     pub fn age(&self, now: Timestamp) -> Option<Duration> {
-        Some(Duration::from_secs(now.as_second().saturating_sub(self.since?).try_into().unwrap_or(0)))
+        let seconds = now.as_second().saturating_sub(self.since?);
+        Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
     }
 
     pub fn secret(&self) -> Secret {
@@ -129,8 +114,12 @@ pub struct Record {
     pub new: Option<Held>,
     /// Of all that may exist at the vendor without anybody who knows its value.
     pub(super) marks: Vec<Mark>,
+    /// What a person was told of: one of them may be ours.
+    pub(super) shown: Vec<String>,
     /// About to be deleted.
     pub(super) doomed: Option<String>,
+    /// Never deleted in this rotation: the vendor gave the new one an id that was there before.
+    pub(super) kept: Option<String>,
     /// The deletion of the old one was begun.
     pub(super) cutting: bool,
     /// What the operator gave up to make a place.
@@ -156,7 +145,9 @@ impl Record {
             old: serving,
             new: None,
             marks: Vec::new(),
+            shown: Vec::new(),
             doomed: None,
+            kept: None,
             cutting: false,
             room: None,
             emergency: false,
@@ -181,94 +172,38 @@ impl Record {
     /// The one that is tried once where the first is refused.
     pub fn fallback(&self, now: Timestamp) -> Option<&Held> {
         match self.state {
-            State::Swapped { .. } => Some(&self.old).filter(|old| !old.over(now.as_second())),
+            _ if self.may_go_back() => Some(&self.old).filter(|old| !old.over(now.as_second())),
             State::Creating | State::Verifying { .. } if self.style == Style::Replace => self.new.as_ref(),
             _ => None,
         }
     }
-}
 
-/// One secret in the vendor's list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    pub id: String,
-    /// The name that it was created with, where the vendor keeps one.
-    pub tag: Option<String>,
-    /// The first characters of its value.
-    pub hint: Option<String>,
-    pub started: Option<Timestamp>,
-    pub expires: Option<Timestamp>,
-    /// Deleted, and listed all the same.
-    pub deleted: bool,
-}
-
-impl Entry {
-    pub(super) fn end(&self) -> Option<i64> {
-        self.expires.map(Timestamp::as_second)
+    /// The new one serves, and the old one is still there.
+    pub(super) fn may_go_back(&self) -> bool {
+        matches!(self.state, State::Swapped { .. }) || self.state == State::Deleting && !self.cutting
     }
 
-    pub(super) fn expired(&self, now: i64) -> bool {
-        self.end().is_some_and(|end| end.saturating_add(EXPIRED_AFTER) <= now)
-    }
-}
-
-impl Mark {
-    pub(super) fn new(policy: &Policy, entries: &[Entry], now: i64, rng: &mut fastrand::Rng) -> Self {
-        let lifetime = i64::try_from(policy.lifetime.as_secs()).unwrap_or(i64::MAX);
-        let spread = (lifetime / 10).clamp(1, 3600);
-        let mut expires = now.saturating_add(lifetime).saturating_sub(rng.i64(0..spread));
-        while entries.iter().any(|entry| entry.end() == Some(expires)) {
-            expires -= 1;
-        }
-        let tag = format!("{TAG}{}/{:016x}", policy.instance, rng.u64(..));
-        Self { tag, expires, before: entries.iter().map(|entry| entry.id.clone()).collect(), id: None }
-    }
-
-    /// By what was told of it, or by its name.
-    pub(super) fn names(&self, entry: &Entry) -> bool {
-        self.id.as_ref() == Some(&entry.id) || entry.tag.as_ref() == Some(&self.tag)
+    /// For a configuration that has another value now: that one serves, and what was made here before and is still at the
+    /// vendor is remembered, so that the next rotation deletes it.
+    pub fn replaced_by(&self, configured: &Secret, id: Option<String>) -> Self {
+        let held = || [Some(&self.old), self.new.as_ref()].into_iter().flatten();
+        let mut record = match held().find(|held| held.secret() == *configured) {
+            // It was taken from here.
+            Some(held) => Self::new(Held { id: held.id.clone().or(id), ..held.clone() }),
+            None => Self::new(Held::new(configured, id)),
+        };
+        record.marks.clone_from(&self.marks);
+        let dropped = held().filter(|held| held.secret() != *configured);
+        record.marks.extend(dropped.filter_map(|held| {
+            let mark = held.mark.clone()?;
+            Some(Mark { id: held.id.clone().or_else(|| mark.id.clone()), ..mark })
+        }));
+        record.forget_the_oldest();
+        record
     }
 
-    /// By its end, where the vendor keeps no name.
-    pub(super) fn ends_like(&self, entry: &Entry) -> bool {
-        entry.tag.is_none() && entry.end() == Some(self.expires) && !self.before.contains(&entry.id)
+    pub(super) fn forget_the_oldest(&mut self) {
+        let over = self.marks.len().saturating_sub(MARKS_MAX);
+        self.marks.drain(..over);
     }
-
-    fn fits(&self, entry: &Entry) -> bool {
-        self.names(entry) || self.ends_like(entry)
-    }
-}
-
-impl Held {
-    pub(super) fn is(&self, entry: &Entry) -> bool {
-        match &self.id {
-            Some(id) => entry.id == *id,
-            None => self.mark.as_ref().is_some_and(|mark| mark.fits(entry)),
-        }
-    }
-
-    /// `None`: the vendor gives no hint.
-    pub(super) fn hinted(&self, entry: &Entry) -> Option<bool> {
-        let hint = entry.hint.as_ref().filter(|hint| !hint.is_empty())?;
-        Some(self.value.starts_with(hint.as_str()))
-    }
-
-    /// Takes its id and its end from the list.
-    pub(super) fn learn(&mut self, entries: &[Entry]) {
-        if !entries.iter().any(|entry| self.is(entry))
-            && let Some(mark) = &self.mark
-            && let [one] = live(entries).filter(|entry| mark.fits(entry)).collect::<Vec<_>>()[..]
-        {
-            // An answer may call it otherwise than the list does.
-            self.id = Some(one.id.clone());
-        }
-        let found: Vec<_> = entries.iter().filter(|entry| self.is(entry)).collect();
-        if let [one] = found[..] {
-            (self.id, self.expires) = (Some(one.id.clone()), one.end());
-        }
-    }
-}
-
-pub(super) fn live(entries: &[Entry]) -> impl Iterator<Item = &Entry> {
-    entries.iter().filter(|entry| !entry.deleted)
 }

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use zeroize::Zeroizing;
+
 use super::Secret;
 
 /// Puts the secret, and a newline, in the place of what the file holds; readers see the one or the other, whole. Private from
@@ -27,4 +29,10 @@ pub fn replace(path: &Path, secret: &Secret) -> io::Result<()> {
         File::open(directory)?.sync_all()
     };
     write().inspect_err(|_| drop(std::fs::remove_file(&beside)))
+}
+
+/// Does the file hold it, with a newline or without?
+pub fn holds(path: &Path, secret: &Secret) -> bool {
+    let held = std::fs::read_to_string(path).map(Zeroizing::new);
+    held.is_ok_and(|held| held.trim_end_matches(['\r', '\n']) == secret.expose())
 }

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::cache::Slot;
 use super::keeper::Keeper;
 use crate::config;
-use crate::rotation::{Asks, Event, Held, Problem, Record, Rotation, State};
+use crate::rotation::{Event, Held, Problem, Record, Rotation, State};
 use crate::secret::Secret;
 use crate::store::{FileStore, StoreError};
 
@@ -100,8 +100,9 @@ pub(super) struct Order {
 pub struct Progress {
     /// `none` before the first one.
     pub state: String,
-    /// In a row.
+    /// In a row, and how often it has to be.
     pub verified: u32,
+    pub verify_times: u32,
     /// Why it waits for a person, or why the last one changed nothing.
     pub problem: Option<String>,
     pub fix: Option<String>,
@@ -147,8 +148,6 @@ pub(super) struct Work {
     pub said: Option<String>,
     /// What the machine was made with.
     pub config: Option<Arc<config::Token>>,
-    /// What a person chose before it was asked for.
-    pub choices: Vec<(Asks, String)>,
     /// The end of the configured secret as the vendor's list tells.
     pub learned: Option<Timestamp>,
     /// An unattended rotation is not tried before: seconds since 1970.

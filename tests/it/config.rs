@@ -920,6 +920,7 @@ fn a_rotation_is_as_its_token_says_else_as_its_dialect_does() {
     };
     let (second, day) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
     let defaults = Rotate {
+        told: false,
         before: None,
         admin: None,
         current: None,
@@ -942,6 +943,7 @@ fn a_rotation_is_as_its_token_says_else_as_its_dialect_does() {
     assert_eq!(
         rotate(&format!("dialect = \"mine\"\n{headers}\nrotate = {{ {keys} }}\n{boss}")),
         Rotate {
+            told: true,
             before: Some(30 * day),
             admin: Some("boss".into()),
             current: Some("id".into()),

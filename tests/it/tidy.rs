@@ -118,6 +118,7 @@ fn secrets_are_exposed_only_where_they_have_to_be() {
         ("src/oauth/response.rs", "checks a token's characters, reads a JWT's end"),
         ("src/oauth/words.rs", "masks secrets in messages"),
         ("src/rotation/record.rs", "writes client secrets into sealed records"),
+        ("src/secret/file.rs", "writes a client secret into the operator's private file"),
         ("src/secret/mod.rs", "defines it"),
         ("src/secret/source.rs", "hands on what is written in the configuration itself"),
         ("src/token/kept.rs", "writes tokens into sealed records"),

@@ -46,6 +46,7 @@ impl Check<'_> {
         };
         let hour = (PAUSE_MAX, "1h");
         Rotate {
+            told: file.rotate.is_some(),
             before: rotate.before.map(|span| span.0),
             admin: rotate.admin.clone(),
             current: rotate.current.clone(),

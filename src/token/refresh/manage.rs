@@ -8,8 +8,9 @@ use crate::oauth::expiry::text_moment;
 use crate::oauth::inputs::Given;
 use crate::oauth::manage::Item;
 use crate::oauth::{Class, Outcome, TokenError};
-use crate::rotation::{Action, Entry, Event, Failure};
+use crate::rotation::{Action, Entry, Event, Failure, Held, Rotation};
 use crate::secret::Secret;
+use crate::token::kept::KeptAccess;
 use crate::token::secrets::Work;
 use crate::token::source::{Exchange, Unmanaged};
 
@@ -65,8 +66,8 @@ impl<E: Exchange> Refresher<E> {
         rotating: &Rotating,
         work: &mut Work,
     ) -> Result<Vec<(&'static str, Given)>, Failure> {
-        let record = work.machine.as_ref().map(|machine| machine.record());
-        let secret = record.and_then(|record| record.new.as_ref()).map(|new| new.secret());
+        let record = work.machine.as_ref().map(Rotation::record);
+        let secret = record.and_then(|record| record.new.as_ref()).map(Held::secret);
         let id = match record.and_then(|record| record.old.id.clone()) {
             Some(id) => id,
             None => self.application(rotating, work).await?,
@@ -130,7 +131,7 @@ impl<E: Exchange> Refresher<E> {
         let Some(admin) = &rotating.config.rotate.admin else {
             let own = self.access.as_ref().filter(|_| self.snapshot.usable(self.task.clock.now()));
             let why = "the token has no access token of its own now; give an administrator's: --admin-token-stdin";
-            return own.map(|own| own.secret()).ok_or_else(|| NoAccess(why.to_owned()));
+            return own.map(KeptAccess::secret).ok_or_else(|| NoAccess(why.to_owned()));
         };
         let none = || NoAccess(format!("rotate.admin: there is no token {admin}"));
         let slot = rotating.slots.get(admin).ok_or_else(none)?;

@@ -1,6 +1,7 @@
 //! What begins a rotation of the client secret, and what else a person asks about the client's secrets at the vendor.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -13,7 +14,8 @@ use crate::clock::rfc3339;
 use crate::oauth::Class;
 use crate::oauth::inputs::Given;
 use crate::rotation::{
-    Asks, Begin, Entry, Event, Failure, Held, Policy, Problem, Record, Rotation, State, Style, plan,
+    Asks, Begin, Entry, Event, Failure, Held, InUse, Policy, Problem, Record, Rotation, State, Style, in_use,
+    may_delete, plan,
 };
 use crate::secret::{Secret, file};
 use crate::token::secrets::{Asked, KeptSecrets, Order, Reply, Verb, Work};
@@ -62,18 +64,17 @@ impl<E: Exchange> Refresher<E> {
             return Err(format!("a rotated secret would be lost at a restart: the store is in memory; {fix}"));
         }
         self.settle_seed(rotating, work).await?;
-        work.choices = [(Asks::Current, asked.current), (Asks::Room, asked.remove), (Asks::Ours, asked.ours)]
-            .into_iter()
-            .filter_map(|(asks, id)| Some((asks, id?)))
-            .collect();
+        let choices = [(Asks::Current, asked.current), (Asks::Room, asked.remove), (Asks::Ours, asked.ours)];
+        let choices = choices.into_iter().filter_map(|(asks, id)| Some((asks, id?)));
         let now = self.task.clock.now().wall;
+        work.parked = None;
         let dead = self.snapshot.error.as_ref().is_some_and(|error| error.class == Class::SecretExpired);
         let Some(machine) = self.machine(rotating, work) else { return Err("nothing is known of it".to_owned()) };
         let record = machine.record();
         let imports = record.style == Style::Import && matches!(record.state, State::Created | State::Verifying { .. });
         if verb == Verb::Import && imports {
             // The one before it was a mistake: nothing is at the vendor because of it.
-            let back = record.replaced_by(record.old.clone());
+            let back = record.replaced_by(&record.old.secret(), None);
             work.kept.iter_mut().for_each(|kept| kept.record = back.clone());
             work.machine = None;
         }
@@ -84,7 +85,9 @@ impl<E: Exchange> Refresher<E> {
                 let fix = "let it end, or mend what it waits for and rotate again";
                 return Err(format!("a rotation is under way ({}); {fix}", rotating.secrets.progress().state));
             }
-            machine.on(Event::Resume, now);
+            if choices.filter(|(asks, id)| machine.choose(*asks, id.clone())).count() == 0 {
+                machine.on(Event::Resume, now);
+            }
             return Ok(json!({ "resumed": true }));
         }
         let begin = match (verb, asked.secret) {
@@ -109,8 +112,11 @@ impl<E: Exchange> Refresher<E> {
             }
         };
         let over = record.old.expires.is_some_and(|end| end <= now.as_second());
-        machine.begin(begin, dead || over, now);
-        (work.said, work.told, work.parked) = (None, None, None);
+        machine.begin(begin, dead || over);
+        for (asks, id) in choices {
+            machine.choose(asks, id);
+        }
+        (work.said, work.told) = (None, None);
         info!(token = self.task.name, ?verb, emergency = dead || over, "a rotation of the client secret begins");
         Ok(json!({ "begun": true }))
     }
@@ -124,20 +130,18 @@ impl<E: Exchange> Refresher<E> {
         let (instance, record) = match &work.kept {
             None => (format!("{:08x}", fastrand::u32(..)), Record::new(Held::new(&configured.secret, id))),
             Some(kept) if rotating.secrets.is_overruled(kept) => {
-                (kept.instance.clone(), kept.record.replaced_by(Held::new(&configured.secret, id)))
+                (kept.instance.clone(), kept.record.replaced_by(&configured.secret, id))
             }
-            Some(_) => return Ok(()),
+            Some(_) => {
+                // Whoever wrote the new one there has made it the configured one.
+                work.kept.iter_mut().for_each(|kept| kept.seed = configured.seed);
+                return Ok(());
+            }
         };
         let mut kept = KeptSecrets { seed: configured.seed, instance, record, retry_at: None };
         kept.record.old.expires = end;
         (work.kept, work.machine) = (Some(kept), None);
         Ok(())
-    }
-
-    /// Of what a person may have been asked for, what was given with the order.
-    pub(super) fn choose(work: &mut Work, problem: &Problem) -> Option<String> {
-        let at = work.choices.iter().position(|(asks, _)| Some(*asks) == problem.asks)?;
-        Some(work.choices.remove(at).1)
     }
 
     /// Without being asked: a rotation is begun when the end of the secret comes near, and what waits for a person is tried
@@ -154,7 +158,7 @@ impl<E: Exchange> Refresher<E> {
         if let Some(record) = waits.filter(|record| record.state != State::Stable) {
             if record.problem.is_some() {
                 self.retry_tomorrow(work, seconds);
-                work.machine.iter_mut().for_each(|machine| machine.on(Event::Resume, now));
+                work.machine.iter_mut().for_each(|machine| machine.on(Event::Daily, now));
             }
             return;
         }
@@ -167,7 +171,7 @@ impl<E: Exchange> Refresher<E> {
                 None => return self.retry_tomorrow(work, seconds),
             },
         };
-        if !dead && now < plan::due(end, before, self.task.name.as_bytes()) {
+        if !dead && now < self.rotates_at(work, end, before) {
             return;
         }
         self.retry_tomorrow(work, seconds);
@@ -182,6 +186,14 @@ impl<E: Exchange> Refresher<E> {
         if let Some(kept) = &mut work.kept {
             kept.retry_at = work.retry_at;
         }
+    }
+
+    fn rotates_at(&self, work: &Work, end: Timestamp, before: Duration) -> Timestamp {
+        let since = work.kept.as_ref().and_then(|kept| kept.record.serving().since);
+        let life = since.and_then(|since| u64::try_from(end.as_second().saturating_sub(since)).ok());
+        let digest = Secret::new(self.task.name.clone()).digest();
+        let seed = u64::from_le_bytes(std::array::from_fn(|index| digest[index]));
+        plan::due(end, before, life.map(Duration::from_secs), seed)
     }
 
     fn retry_tomorrow(&mut self, work: &mut Work, now: i64) {
@@ -200,8 +212,9 @@ impl<E: Exchange> Refresher<E> {
     async fn learn_end(&mut self, rotating: &Rotating, work: &mut Work) -> Option<Timestamp> {
         match self.entries(rotating, work).await {
             Ok((record, entries)) => {
-                let mut own = entries.iter().filter(|entry| record.is_in_use(entry, &entries) == Some(true));
-                work.learned = own.next().and_then(|entry| entry.expires);
+                let used = in_use(&record, &policy(rotating, ""), &entries, self.task.clock.now().wall);
+                let mut own = entries.iter().zip(used).filter(|(_, used)| *used == InUse::Yes);
+                work.learned = own.next().and_then(|(entry, _)| entry.expires);
                 if work.learned.is_none() {
                     let fix = "set secret_expires, or rotate.current";
                     warn!(token = self.task.name, "the vendor's list does not tell when the client secret ends; {fix}");
@@ -241,7 +254,8 @@ impl<E: Exchange> Refresher<E> {
     async fn list_secrets(&mut self, rotating: &Rotating, work: &mut Work) -> Result<Vec<Value>, String> {
         let (record, entries) = self.entries(rotating, work).await?;
         let now = self.task.clock.now().wall;
-        let shown = entries.iter().map(|one| {
+        let used = in_use(&record, &policy(rotating, ""), &entries, now);
+        let shown = entries.iter().zip(used).map(|(one, used)| {
             json!({
                 "id": one.id,
                 "name": one.tag,
@@ -250,7 +264,11 @@ impl<E: Exchange> Refresher<E> {
                 "expires_at": one.expires.map(rfc3339),
                 "days_left": one.expires.map(|end| end.duration_since(now).as_secs().div_euclid(DAY)),
                 "deleted": one.deleted,
-                "in_use": record.is_in_use(one, &entries),
+                "in_use": match used {
+                    InUse::Yes => Some(true),
+                    InUse::No => Some(false),
+                    InUse::Unknown => None,
+                },
             })
         });
         Ok(shown.collect())
@@ -259,7 +277,8 @@ impl<E: Exchange> Refresher<E> {
     async fn delete_secret(&mut self, rotating: &Rotating, work: &mut Work, asked: &Asked) -> Reply {
         let id = asked.id.as_deref().ok_or("which one? Give its id")?;
         let (record, entries) = self.entries(rotating, work).await?;
-        record.may_be_deleted(id, &entries, self.task.clock.now().wall)?;
+        may_delete(&record, &policy(rotating, ""), &entries, id, self.task.clock.now().wall)
+            .map_err(|Problem { why, what_to_do, .. }| format!("{why}; {what_to_do}"))?;
         let values = vec![("secret_id", Given::text(id))];
         let done = self.manage(rotating, work, "secrets.delete", values).await;
         done.map_err(|failure| self.failed_because(work, &failure))?;
@@ -278,9 +297,11 @@ impl<E: Exchange> Refresher<E> {
         let own = secret.digest() == kept.seed;
         let shown = path.display().to_string();
         let write = move || {
-            let same =
-                std::fs::read_to_string(&path).is_ok_and(|text| text.trim_end_matches(['\r', '\n']) == secret.expose());
-            if same || (own && !path.exists()) { Ok(false) } else { file::replace(&path, &secret).map(|()| true) }
+            if file::holds(&path, &secret) || (own && !path.exists()) {
+                Ok(false)
+            } else {
+                file::replace(&path, &secret).map(|()| true)
+            }
         };
         match tokio::task::spawn_blocking(write).await {
             Ok(Ok(written)) => {
@@ -302,6 +323,7 @@ fn policy(rotating: &Rotating, instance: &str) -> Policy {
     let rotate = &rotating.config.rotate;
     Policy {
         instance: instance.to_owned(),
+        current: rotate.current.clone(),
         slots: rotate.slots,
         lifetime: rotate.lifetime.1,
         grace: rotate.grace,

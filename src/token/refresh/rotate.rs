@@ -13,7 +13,7 @@ use super::{LOOK_AGAIN, Refresher};
 use crate::config;
 use crate::oauth::file::{Grant, Op};
 use crate::oauth::{Class, Outcome};
-use crate::rotation::{Action, Event, Failure, Problem, State, Which};
+use crate::rotation::{Action, Event, Failure, Held, Problem, Rotation, State, Which};
 use crate::token::cache::Slot;
 use crate::token::secrets::{Progress, Secrets, Work};
 use crate::token::source::Exchange;
@@ -73,13 +73,10 @@ impl<E: Exchange> Refresher<E> {
         }
         let event = match &action {
             Action::Done => return LOOK_AGAIN,
-            Action::Park(problem) => match Self::choose(work, problem) {
-                Some(chosen) => Event::Chosen(chosen),
-                None => {
-                    work.parked = Some(problem.clone());
-                    return LOOK_AGAIN;
-                }
-            },
+            Action::Park(problem) => {
+                work.parked = Some(problem.clone());
+                return LOOK_AGAIN;
+            }
             Action::Wait(until) => {
                 let left = Duration::try_from(until.duration_since(now)).unwrap_or_default();
                 return left.clamp(Duration::from_millis(100), LOOK_AGAIN);
@@ -134,9 +131,9 @@ impl<E: Exchange> Refresher<E> {
 
     /// A real exchange with one of the two secrets, over a new connection as each. What comes of it is used.
     async fn verify(&mut self, work: &mut Work, which: Which) -> Event {
-        let Some(record) = work.machine.as_ref().map(|machine| machine.record()) else { return Event::Refused };
+        let Some(record) = work.machine.as_ref().map(Rotation::record) else { return Event::Refused };
         let held = if which == Which::New { record.new.as_ref() } else { Some(&record.old) };
-        let Some(secret) = held.map(|held| held.secret()) else { return Event::Refused };
+        let Some(secret) = held.map(Held::secret) else { return Event::Refused };
         let now = self.task.clock.now();
         if let Some(error) = self.schedule.over_budget(now, true) {
             work.said = Some(error.to_string());
@@ -151,7 +148,8 @@ impl<E: Exchange> Refresher<E> {
         self.with = self.exchange.with();
         let error = match self.once(op, None, Some(secret)).await {
             Ok(()) => {
-                self.publish(None);
+                // Whoever waits for an exchange of their own waits on.
+                self.show(None);
                 work.said = None;
                 return Event::Accepted;
             }
@@ -169,7 +167,7 @@ impl<E: Exchange> Refresher<E> {
     /// For the operator, and in the log once.
     pub(super) fn show_rotation(&mut self, rotating: &Rotating, work: &mut Work, wait: Option<Duration>) {
         let now = self.task.clock.now().wall;
-        let record = work.machine.as_ref().map(|machine| machine.record());
+        let record = work.machine.as_ref().map(Rotation::record);
         let Some(record) = record.or(work.kept.as_ref().map(|kept| &kept.record)) else {
             if let Some(Problem { why, what_to_do, .. }) = &work.parked {
                 let (problem, fix, said) = (Some(why.clone()), Some(what_to_do.clone()), work.said.clone());
@@ -186,6 +184,7 @@ impl<E: Exchange> Refresher<E> {
             let goes = Timestamp::from_second(since).ok()?.checked_add(rotating.config.rotate.grace);
             goes.ok()
         });
+        progress.verify_times = rotating.config.rotate.times;
         progress.rotated = rotating.secrets.expires().is_some();
         progress.next_at = wait.filter(|wait| !wait.is_zero()).and_then(|wait| now.checked_add(wait).ok());
         rotating.secrets.show(&progress);

@@ -13,6 +13,8 @@ pub enum Id {
     NotTold,
     /// The answer calls it otherwise than the list does.
     Other,
+    /// The number of the slot: what is deleted leaves its id to the next one.
+    Slot,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -77,7 +79,11 @@ impl Vendor {
 
     /// Something that was there before; `value` is known to the broker if it is the one in use.
     pub fn has(&mut self, value: &str, tag: Option<&str>, end: i64, foreign: bool) -> String {
-        let id = format!("id-{}", self.made.len());
+        let taken = |id: &String| self.made.iter().any(|one| one.id == *id && one.deleted.is_none());
+        let id = match self.model.id {
+            Id::Slot => (0..).map(|slot| format!("id-{slot}")).find(|id| !taken(id)).unwrap(),
+            _ => format!("id-{}", self.made.len()),
+        };
         self.made.push(Made {
             id: id.clone(),
             value: value.to_owned(),
@@ -123,7 +129,7 @@ impl Vendor {
         let one = self.made.last_mut().unwrap();
         (one.started, one.from) = (t, from);
         let told = match self.model.id {
-            Id::Told => Some(id),
+            Id::Told | Id::Slot => Some(id),
             Id::NotTold => None,
             Id::Other => Some(format!("other-{id}")),
         };
