@@ -100,8 +100,9 @@ pub fn is_ours(host: &Host, names: &[String], port: Option<u16>) -> bool {
     (host.port.is_none() || port.is_none() || host.port == port) && names.contains(&host.name)
 }
 
-/// Judges `Origin` and `Sec-Fetch-Site` (Fetch metadata). A page that the listener itself served is not foreign.
-pub fn origin(headers: &HeaderMap, host: Option<&Host>, listed: &[String]) -> Result<From, Problem> {
+/// Judges `Origin` and `Sec-Fetch-Site` (Fetch metadata). A page that the listener itself served, under its own scheme, is not
+/// foreign.
+pub fn origin(headers: &HeaderMap, scheme: &str, host: Option<&Host>, listed: &[String]) -> Result<From, Problem> {
     let mut values = headers.get_all(ORIGIN).iter();
     let (first, second) = (values.next(), values.next());
     let site = headers.get("sec-fetch-site").map(http::HeaderValue::as_bytes);
@@ -110,8 +111,8 @@ pub fn origin(headers: &HeaderMap, host: Option<&Host>, listed: &[String]) -> Re
         Some(value) => {
             let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
             let own = host.is_some_and(|host| match host.port {
-                Some(port) => text == format!("http://{}:{port}", host.name),
-                None => text == format!("http://{}", host.name),
+                Some(port) => text == format!("{scheme}://{}:{port}", host.name),
+                None => text == format!("{scheme}://{}", host.name),
             });
             if listed.contains(&text) {
                 Ok(From::Listed(value.clone()))
@@ -158,7 +159,7 @@ mod tests {
     fn judged(fields: &[(&'static str, &'static str)]) -> Result<From, Problem> {
         let headers = fields.iter().map(|(k, v)| (k.parse().unwrap(), v.parse().unwrap())).collect();
         let host = Host { name: "127.0.0.1".into(), port: Some(8403) };
-        origin(&headers, Some(&host), &["https://app.example".to_owned()])
+        origin(&headers, "http", Some(&host), &["https://app.example".to_owned()])
     }
 
     #[test]

@@ -65,6 +65,12 @@ impl Expiring {
         Self { what, ..Self::new(Kind::Ca, table, "", which, when) }
     }
 
+    /// The certificate of a listener: nobody but the operator has to have it.
+    pub fn listener(table: &str, which: String, when: Timestamp) -> Self {
+        let fix = "get a new one, and put it in the place of this one";
+        Self { fix, ..Self::new(Kind::Certificate, table, "the listener's certificate", which, when) }
+    }
+
     /// That of the table alone.
     pub fn name(&self) -> &str {
         self.table.split_once('.').map_or("", |(_, name)| name)

@@ -7,6 +7,9 @@ use http::header::{
     UPGRADE,
 };
 
+/// What a client proves to a route with that it may use it; never forwarded.
+pub const CLIENT_KEY: HeaderName = HeaderName::from_static("x-tokenbroker-key");
+
 /// Hop-by-hop fields: they end at the next hop, whether `Connection` names them or not.
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(*name, CONNECTION | PROXY_AUTHENTICATE | PROXY_AUTHORIZATION | TE | TRAILER | TRANSFER_ENCODING | UPGRADE)

@@ -19,6 +19,7 @@ pub mod expiry;
 pub mod fields;
 pub mod identity;
 pub mod oauth;
+pub mod peer;
 pub mod problem;
 pub mod proxy;
 pub mod reload;

@@ -146,13 +146,13 @@ pub struct RouteView {
     pub metrics: Arc<RouteMetrics>,
 }
 
-/// The service of the operator's listener.
-pub fn service(
+/// The service of the operator's listener, over whatever connection a request comes.
+pub fn service<P: Send + 'static>(
     admin: Arc<Admin>,
-) -> impl Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+) -> impl Service<(Request<Incoming>, P), Response = Answer, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
 {
     let wrong_keys = Arc::new(key::WrongKeys::default());
-    service_fn(move |request: Request<Incoming>| {
+    service_fn(move |(request, _): (Request<Incoming>, P)| {
         let (admin, wrong_keys) = (Arc::clone(&admin), Arc::clone(&wrong_keys));
         async move {
             let (head, body) = request.into_parts();
@@ -192,7 +192,7 @@ impl Admin {
         if host.as_ref().is_some_and(|host| !door::is_ours(host, &names, self.port)) {
             return Err(door::host_refused());
         }
-        door::origin(&head.headers, host.as_ref(), &[])?;
+        door::origin(&head.headers, "http", host.as_ref(), &[])?;
         if head.headers.keys().any(|name| crate::fields::is_forwarding(name) || *name == http::header::VIA) {
             let detail = "this came through another proxy";
             return Err(Problem { close: true, ..Problem::new(StatusCode::FORBIDDEN, "client_refused", detail) });

@@ -8,7 +8,7 @@ mod plan;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
 use jiff::Timestamp;
 use tracing::error;
@@ -71,6 +71,8 @@ pub struct TokenPart {
 pub enum AppError {
     #[error("route.{route}.headers.{header}: {source}")]
     Secret { route: String, header: String, source: SecretError },
+    #[error("route.{route}.clients.key: {source}")]
+    ClientKey { route: String, source: SecretError },
     #[error("store.key: {0}")]
     StoreKey(SecretError),
     #[error("store.key: is shorter than {KEY_MIN} bytes; make one with: openssl rand -base64 32")]
@@ -146,8 +148,9 @@ impl App {
         let mut routes = BTreeMap::new();
         for (name, route) in &plan.config.routes {
             let extra = plan.extra.remove(name).unwrap_or_default();
+            let secrets = (extra, plan.keys.remove(name));
             let old = before.and_then(|before| before.routes.get(name));
-            routes.insert(name.clone(), self.route(route, extra, &tokens, &plan.config.limits, old));
+            routes.insert(name.clone(), self.route(route, secrets, &tokens, &plan.config.limits, old));
         }
         self.slots.retain(|name| tokens.contains_key(name));
         clients::elect(&tokens);
@@ -200,11 +203,11 @@ impl App {
         }
     }
 
-    /// The old one, with its connections, if nothing but the values of its extra headers is new.
+    /// The old one, with its connections, if nothing but the values of its extra headers and its clients' key is new.
     fn route(
         &self,
         config: &Arc<config::Route>,
-        extra: Headers,
+        (extra, key): (Headers, Option<Arc<Secret>>),
         tokens: &BTreeMap<String, Arc<TokenPart>>,
         limits: &config::Limits,
         old: Option<&Arc<Route>>,
@@ -217,6 +220,7 @@ impl App {
             if **old.extra.load() != extra {
                 old.extra.store(Arc::new(extra));
             }
+            old.key.store(key);
             return Arc::clone(old);
         }
         Arc::new(Route {
@@ -224,6 +228,7 @@ impl App {
             token,
             host: HeaderValue::from_str(&config.upstream.authority).unwrap_or(HeaderValue::from_static("localhost")),
             extra: ArcSwap::from_pointee(extra),
+            key: ArcSwapOption::new(key),
             metrics: Arc::new(self.metrics.route(&config.name)),
             trouble: Trouble::default(),
             config: Arc::clone(config),

@@ -1,12 +1,15 @@
 //! What of a configuration is not as it was, with everything read that may not be there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 
 use super::{App, AppError, Parts};
 use crate::config::{self, Config, Listen};
 use crate::oauth::template::Template;
+use crate::proxy::Route;
+use crate::secret::Secret;
 use crate::token::keeper::Keeper;
 use crate::token::kept::Kept;
 use crate::token::source::{Exchange, Source, With};
@@ -15,6 +18,8 @@ use crate::token::source::{Exchange, Source, With};
 pub struct Plan {
     pub(super) config: Config,
     pub(super) extra: BTreeMap<String, Headers>,
+    /// What the clients of a route have to know.
+    pub(super) keys: BTreeMap<String, Arc<Secret>>,
     /// By token.
     pub(super) formats: BTreeMap<String, Vec<Template>>,
     /// Tokens that are new or not what they were.
@@ -42,7 +47,7 @@ impl App {
         before: Option<&Parts>,
         refused: &BTreeSet<String>,
     ) -> Result<Plan, AppError> {
-        let (mut extra, mut wrong) = (BTreeMap::new(), Vec::new());
+        let (mut extra, mut keys, mut wrong) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         let mut formats: BTreeMap<String, Vec<Template>> = BTreeMap::new();
         for (name, part) in before.iter().flat_map(|before| &before.tokens) {
             formats.insert(name.clone(), part.formats.clone());
@@ -63,6 +68,10 @@ impl App {
                 },
             };
             extra.insert(name.clone(), headers);
+            let old = before.and_then(|before| before.routes.get(name));
+            if let Some(key) = client_key(route, old.map(AsRef::as_ref), refused, &mut wrong).await? {
+                keys.insert(name.clone(), key);
+            }
             if let Some(token) = &route.token {
                 let formats = formats.entry(token.clone()).or_default();
                 if !formats.contains(&route.format) {
@@ -85,7 +94,7 @@ impl App {
             let (keeper, kept) = if goes_on { (None, None) } else { self.keeper(token, &with.account)? };
             changed.insert(name.clone(), Opened { source, with, keeper, kept });
         }
-        Ok(Plan { config, extra, formats, changed, wrong })
+        Ok(Plan { config, extra, keys, formats, changed, wrong })
     }
 }
 
@@ -93,6 +102,11 @@ impl Plan {
     /// The tokens that are new or not what they were, with their accounts.
     pub fn changed(&self) -> Vec<(String, String)> {
         self.changed.iter().map(|(name, opened)| (name.clone(), opened.with.account.clone())).collect()
+    }
+
+    /// May other users connect to a Unix socket of these routes, to be judged then?
+    pub fn lets_others_in(&self, routes: &[String]) -> bool {
+        config::let_others_in(routes.iter().filter_map(|name| self.config.routes.get(name)).map(AsRef::as_ref))
     }
 
     pub fn limits(&self) -> &config::Limits {
@@ -141,4 +155,30 @@ async fn extra_headers(route: &config::Route) -> Result<Headers, AppError> {
         headers.push((name.clone(), value));
     }
     Ok(headers)
+}
+
+/// The key that the route demands, read again; the one before where it is the same source, and cannot be read.
+async fn client_key(
+    route: &config::Route,
+    old: Option<&Route>,
+    refused: &BTreeSet<String>,
+    wrong: &mut Vec<String>,
+) -> Result<Option<Arc<Secret>>, AppError> {
+    let Some(source) = route.clients.as_ref().and_then(|clients| clients.key.as_ref()) else { return Ok(None) };
+    let old = old.filter(|old| old.config.clients.as_ref().is_some_and(|clients| clients.key.as_ref() == Some(source)));
+    let old = old.and_then(|old| old.key.load_full());
+    if old.is_some() && refused.contains(&format!("route.{}.clients.key", route.name)) {
+        return Ok(old);
+    }
+    match (source.read().await, old) {
+        (Ok(key), _) => Ok(Some(Arc::new(key))),
+        (Err(source), old) => {
+            let error = AppError::ClientKey { route: route.name.clone(), source };
+            if old.is_none() {
+                return Err(error);
+            }
+            wrong.push(error.to_string());
+            Ok(old)
+        }
+    }
 }

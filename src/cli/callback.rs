@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Method, Response, StatusCode, Uri};
 use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Bytes;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,6 +19,7 @@ use crate::config::{Limits, Listen};
 use crate::door;
 use crate::oauth::client::host_and_port;
 use crate::problem::Problem;
+use crate::proxy::Arrived;
 use crate::secret::Secret;
 use crate::server::{Bound, Serve};
 
@@ -94,7 +95,7 @@ pub(super) async fn wait(bound: Bound, expected: Expected, limits: Limits) -> Ca
     let callback = Arc::new(Callback { expected, came: Mutex::new(Some(sender)) });
     let (connections, drain) = (TaskTracker::new(), CancellationToken::new());
     let serve = Serve {
-        service: service_fn(move |request: Request<Incoming>| {
+        service: service_fn(move |(request, _): Arrived| {
             let callback = Arc::clone(&callback);
             async move {
                 let (head, _) = request.into_parts();
@@ -102,9 +103,9 @@ pub(super) async fn wait(bound: Bound, expected: Expected, limits: Limits) -> Ca
             }
         }),
         limits,
-        stall: Box::new(|| Duration::from_secs(10)),
+        routes: None,
         permits: Some(Arc::new(Semaphore::new(CONNECTIONS_MAX))),
-        open: None,
+        metrics: None,
         connections: connections.clone(),
         drain: drain.clone(),
     };
@@ -181,7 +182,7 @@ fn page(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
 /// Where to listen.
 pub(super) fn bind(address: SocketAddr) -> Result<Bound, String> {
     let failed = |error| format!("cannot listen on {address} for the browser: {error}; free the port, or use --paste");
-    crate::server::bind(&Listen::Tcp(address)).map_err(failed)
+    crate::server::bind(&Listen::Tcp(address), false).map_err(failed)
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
@@ -81,7 +80,7 @@ async fn start(config: Config) -> Result<Started, ExitCode> {
     };
     let app = App::open(&config, Clock::system()).await.map_err(refused)?;
     let plan = app.plan(config, None, &BTreeSet::new()).await.map_err(refused)?;
-    let admin = server::bind(&admin_config.listen).map_err(|error| {
+    let admin = server::bind(&admin_config.listen, false).map_err(|error| {
         let (listen, fix) = (&admin_config.listen, way_out(&error));
         let text = format!("admin.listen: cannot listen on {listen} for the operator: {error}; {fix}");
         failed(&text, ExitCode::FAILURE)
@@ -273,9 +272,9 @@ fn operate(admin: &Arc<Admin>, running: &Running, bound: Bound) {
     let operators = Serve {
         service: admin::service(Arc::clone(admin)),
         limits: running.parts.config.limits.clone(),
-        stall: Box::new(|| Duration::from_secs(30)),
+        routes: None,
         permits: Some(Arc::new(tokio::sync::Semaphore::new(64))),
-        open: None,
+        metrics: None,
         connections: TaskTracker::new(),
         drain: CancellationToken::new(),
     };

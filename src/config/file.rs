@@ -7,12 +7,14 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use rotate::RotateFile;
+pub use route::{Authorization, ClientsFile, RootsFile, RouteFile, TokenRef};
 pub use secret::SecretFile;
 
 use crate::oauth::file::{ClientAuth, DialectFile, Grant, OneOrMany};
 use crate::units::{Budget, Date, Size, Span};
 
 mod rotate;
+mod route;
 mod secret;
 
 /// The configuration of tokenbroker: where applications connect, and which token goes to which API.
@@ -169,101 +171,4 @@ pub struct TokenFile {
     pub required: Option<bool>,
     /// How its client secret is rotated at the vendor.
     pub rotate: Option<RotateFile>,
-}
-
-/// Where an application connects, and the API behind it.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-#[schemars(inline)]
-pub struct RouteFile {
-    /// Loopback address and port, or `unix:/path`; one or a list. Required.
-    pub listen: Option<OneOrMany<String>>,
-    /// Only requests for this host name.
-    pub host: Option<String>,
-    /// Only paths under this one, on segment boundaries; `/` when not given.
-    pub path: Option<String>,
-    /// Is the matched path removed before forwarding? True when not given.
-    pub strip: Option<bool>,
-    /// The API: scheme, host, optional port and base path. Required.
-    pub upstream: Option<String>,
-    /// Permits `http://` to another machine; false when not given.
-    pub unsafe_plain_upstream: bool,
-    /// A name under `[token]`, the route's own name when not given; `false` forwards without one.
-    pub token: Option<TokenRef>,
-    /// The client certificate for the API: a name under `[identity]`.
-    pub identity: Option<String>,
-    /// More roots to trust, PEM.
-    pub ca: Option<PathBuf>,
-    /// Whom to trust; `system` when not given.
-    pub roots: RootsFile,
-    /// The name in the API's certificate, where it is not the URL's.
-    pub server_name: Option<String>,
-    /// What to do with a credential that the client sent; `replace` when not given.
-    pub authorization: Authorization,
-    /// The header that carries the token; the dialect's when not given.
-    pub header: Option<String>,
-    /// How the token is written; the dialect's when not given.
-    pub format: Option<String>,
-    /// Extra request headers.
-    pub headers: BTreeMap<String, SecretFile>,
-    /// Allowed methods; all when not given.
-    #[schemars(length(min = 1))]
-    pub methods: Vec<String>,
-    /// Allowed path prefixes, on segment boundaries; all when not given.
-    #[schemars(length(min = 1))]
-    pub paths: Vec<String>,
-    /// How long a request waits for a token exchange in flight; `5s` when not given.
-    pub token_wait: Option<Span>,
-    /// After a 401 from the API: one refresh and one replay. True when not given.
-    pub retry_unauthorized: Option<bool>,
-    /// Larger request bodies are not held for a replay; `64KiB` when not given.
-    pub replay_body_max: Option<Size>,
-    /// Name, TCP and TLS together; `3s` when not given.
-    pub connect_timeout: Option<Span>,
-    /// To the response head; `60s` when not given.
-    pub response_timeout: Option<Span>,
-    /// Between the bytes of a body or a tunnel; `5m` when not given.
-    pub idle_timeout: Option<Span>,
-    /// Is a `Location` that points at the upstream mapped back? True when not given.
-    pub rewrite_location: Option<bool>,
-    /// `Host` names to answer to; `localhost`, `127.0.0.1` and `[::1]` when not given.
-    #[schemars(length(min = 1))]
-    pub accept_hosts: Option<Vec<String>>,
-    /// Browser origins to answer to; none when not given.
-    pub accept_origins: Vec<String>,
-}
-
-/// A name under `[token]`, or `false` for none.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(inline)]
-pub enum TokenRef {
-    Name(String),
-    Off(bool),
-}
-
-/// Whom to trust.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub enum RootsFile {
-    /// The system's roots and Mozilla's, and those of `ca`.
-    #[default]
-    System,
-    /// Those of `ca` alone.
-    Ca,
-}
-
-/// What to do with a credential that the client sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub enum Authorization {
-    /// Ours takes its place.
-    #[default]
-    Replace,
-    /// It wins, and the token is not sent.
-    Keep,
-    /// The request is refused.
-    Reject,
 }

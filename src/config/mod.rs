@@ -5,6 +5,7 @@
 
 mod document;
 pub mod file;
+mod listen;
 pub mod not_yet;
 pub mod problem;
 pub mod schema;
@@ -14,12 +15,9 @@ mod token;
 mod validate;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::net::{AddrParseError, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,12 +27,13 @@ use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 pub use file::Authorization;
+pub use listen::{Clients, Listen, let_others_in};
 pub use problem::{Problem, Report};
 pub use token::{Rotate, Token};
 
 use crate::connect::Endpoint;
 use crate::expiry::Expiring;
-use crate::identity::Identity;
+use crate::identity::{Identity, ServerTls};
 use crate::oauth::template::Template;
 use crate::secret::source::SecretSource;
 
@@ -60,6 +59,8 @@ pub struct Certificates {
     pub identities: BTreeMap<String, Arc<Identity>>,
     /// By file.
     authorities: BTreeMap<PathBuf, Vec<CertificateDer<'static>>>,
+    /// By route.
+    listeners: BTreeMap<String, ServerTls>,
 }
 
 /// What outlives the process, and where.
@@ -87,41 +88,6 @@ pub struct Limits {
     pub head_timeout: Duration,
     pub drain_timeout: Duration,
     pub threads: usize,
-}
-
-/// Where to listen: loopback or a Unix socket, nothing else.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Listen {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-}
-
-impl Listen {
-    /// `None` for a Unix socket.
-    pub fn port(&self) -> Option<u16> {
-        match self {
-            Self::Tcp(address) => Some(address.port()),
-            Self::Unix(_) => None,
-        }
-    }
-}
-
-/// As it displays; what is configured is read by `validate`, with every reason why not.
-impl FromStr for Listen {
-    type Err = AddrParseError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.strip_prefix("unix:").map_or_else(|| text.parse().map(Self::Tcp), |path| Ok(Self::Unix(path.into())))
-    }
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
 }
 
 /// Where an application connects, and the API behind it.
@@ -156,6 +122,22 @@ pub struct Route {
     pub accept_hosts: Vec<String>,
     /// Lower case.
     pub accept_origins: Vec<String>,
+    /// `None`: whoever can connect may.
+    pub clients: Option<Clients>,
+    /// Are `Forwarded` and `Via` added?
+    pub forwarded: bool,
+}
+
+impl Route {
+    /// The TLS that its listeners speak.
+    pub fn tls(&self) -> Option<&ServerTls> {
+        self.clients.as_ref()?.tls.as_ref()
+    }
+
+    /// How its URLs begin.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls().is_some() { "https" } else { "http" }
+    }
 }
 
 /// The API behind a route.

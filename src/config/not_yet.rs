@@ -6,7 +6,7 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ("admin", &["probes"]),
     ("identity.*", &["p12", "password"]),
     ("token.*", &["issuer"]),
-    ("route.*", &["forwarded", "clients", "unsafe_listen", "http2"]),
+    ("route.*", &["http2"]),
 ];
 
 /// Values, by key.

@@ -25,7 +25,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-pub use tls::{chain, refuses_our_certificate, tls_error};
+pub use tls::{chain, explain_client, refuses_our_certificate, tls_error};
 
 use crate::identity::ClientTls;
 

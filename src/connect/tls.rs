@@ -50,6 +50,22 @@ impl Endpoint {
     }
 }
 
+/// Why a client's handshake with a listener of ours came to nothing, in words for the operator.
+pub fn explain_client(error: &io::Error) -> String {
+    use rustls::Error::{InappropriateMessage, InvalidCertificate, InvalidMessage, NoCertificatesPresented};
+    match tls_error(error) {
+        Some(NoCertificatesPresented) => "it has no certificate, and `clients.ca` demands one".into(),
+        Some(InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
+            "its certificate is not of the CA in `clients.ca`".into()
+        }
+        Some(InvalidCertificate(CertificateError::Revoked)) => "its certificate was revoked".into(),
+        Some(InvalidCertificate(e)) => format!("its certificate is refused: {e}"),
+        Some(InvalidMessage(_) | InappropriateMessage { .. }) => "that was not TLS: does it say https://?".into(),
+        Some(e) => format!("no TLS with it: {e}"),
+        None => format!("{error} during the TLS handshake"),
+    }
+}
+
 /// The TLS error at the bottom of another, if that is what it is. Under TLS 1.3 a server refuses a client certificate only
 /// when the answer is read.
 pub fn tls_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {

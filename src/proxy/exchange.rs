@@ -21,6 +21,8 @@ use crate::token::cache::Credential;
 pub struct Exchange<'r> {
     pub head: Parts,
     pub route: &'r Arc<Route>,
+    /// The client's connection.
+    pub place: Arc<Place>,
     pub worker: usize,
     /// Set if there is a body.
     pub upload: Option<Arc<Shared>>,
@@ -40,7 +42,7 @@ impl Exchange<'_> {
                 inject::still_usable(self.route, credential)?;
             }
             let value = credential.as_ref().map(|credential| credential.value.clone());
-            let mut headers = headers::to_upstream(&self.head, self.route, value, self.websocket);
+            let mut headers = headers::to_upstream(&self.head, self.route, &self.place.peer, value, self.websocket);
             // hyper sends no body of unknown length with these, unless told to.
             if body.is_chunked() && matches!(self.head.method, Method::GET | Method::HEAD) {
                 headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -71,8 +73,7 @@ impl Exchange<'_> {
         }
         let upstream = hyper::upgrade::on(&mut response);
         lease.release();
-        let place = self.head.extensions.get::<Arc<Place>>().cloned();
-        tunnels.open(client, upstream, self.route.config.idle_timeout, place);
+        tunnels.open(client, upstream, self.route.config.idle_timeout, Arc::clone(&self.place));
         let head = headers::to_client(response.into_parts().0, self.route, &self.head, page);
         Ok(headers::websocket_agreed(head))
     }

@@ -12,9 +12,9 @@ use super::download::Body;
 use super::error::ProxyError;
 use super::exchange::Exchange;
 use super::route::{Route, Routes, check_form};
-use super::upgrade::Tunnels;
+use super::upgrade::{Place, Tunnels};
 use super::upload::Upload;
-use super::{headers, inject, retry};
+use super::{clients, headers, hops, inject, retry};
 use crate::door::{self, From as Page};
 use crate::problem::Problem;
 use crate::telemetry::metrics::Origin;
@@ -44,9 +44,9 @@ struct Known {
 }
 
 /// Answers one request.
-pub async fn forward(context: &Context, request: Request<Incoming>) -> Answered {
+pub async fn forward(context: &Context, request: Request<Incoming>, place: Arc<Place>) -> Answered {
     let mut known = Known::default();
-    let answered = line(context, request, &mut known).await;
+    let answered = line(context, request, place, &mut known).await;
     let (response, origin, error) = match answered {
         Ok((response, origin)) => (response, origin, None),
         Err(error) => {
@@ -63,12 +63,12 @@ pub async fn forward(context: &Context, request: Request<Incoming>) -> Answered 
 async fn line(
     context: &Context,
     mut request: Request<Incoming>,
+    place: Arc<Place>,
     known: &mut Known,
 ) -> Result<(Response<Body>, Origin), ProxyError> {
     let client_upgrade = hyper::upgrade::on(&mut request);
     let (head, body) = request.into_parts();
-    check_form(&head)?;
-    let route = match resolve(&context.routes.load(), &head, known)? {
+    let route = match resolve(&context.routes.load(), &head, &place, known)? {
         Resolved::Route(route) => route,
         Resolved::Answer(answer) => return Ok((*answer, Origin::Broker)),
     };
@@ -80,7 +80,7 @@ async fn line(
     let held_max = if replays { route.config.replay_body_max } else { 0 };
     let (first, upload) = Upload::new(body, held_max, route.config.idle_timeout);
     let websocket = headers::wants_websocket(&head, upload.is_some());
-    let exchange = Exchange { head, route, worker: context.worker, upload, websocket };
+    let exchange = Exchange { head, route, place, worker: context.worker, upload, websocket };
 
     let mut credential = inject::credential(route, &exchange.head.headers).await?;
     let (response, lease) = exchange.send(&mut credential, first).await?;
@@ -101,23 +101,28 @@ enum Resolved {
     Answer(Box<Response<Body>>),
 }
 
-/// Host and origin, in this order, before anything else of the request counts; then what the route allows.
-fn resolve(routes: &Routes, head: &Parts, known: &mut Known) -> Result<Resolved, ProxyError> {
+/// Form, host and origin, in this order, before anything else of the request counts; then who asks, and what the route allows.
+fn resolve(routes: &Routes, head: &Parts, place: &Place, known: &mut Known) -> Result<Resolved, ProxyError> {
+    check_form(head, routes.scheme())?;
     let host = door::host(head)?;
     let route = routes.find(host.as_ref(), head.uri.path())?;
     let listed = route.map_or(&[][..], |route| &route.config.accept_origins);
-    let page = door::origin(&head.headers, host.as_ref(), listed)?;
+    let page = door::origin(&head.headers, routes.scheme(), host.as_ref(), listed)?;
     if head.uri.path() == "*" || headers::forwards_left(head) == Some(0) {
         return Ok(Resolved::Answer(Box::new(options_of_server())));
     }
     let route = route.ok_or_else(no_route)?;
     known.route = Some(Arc::clone(route));
+    hops::check(&head.headers)?;
+    clients::check_connection(route, place)?;
     if let Page::Listed(origin) = page {
         known.page = Some(origin);
     }
     if let Some(answer) = known.page.as_ref().and_then(|page| headers::preflight(head, route, page)) {
         return Ok(Resolved::Answer(Box::new(answer)));
     }
+    // A browser asks without the key first, for leave to send it.
+    clients::check_key(route, &head.headers)?;
     routes.check_path(head.uri.path())?;
     route.check_allowed(head)?;
     Ok(Resolved::Route(Arc::clone(route)))

@@ -4,15 +4,17 @@
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
     ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, LOCATION,
-    MAX_FORWARDS, TRANSFER_ENCODING, UPGRADE, VARY,
+    MAX_FORWARDS, TRANSFER_ENCODING, UPGRADE, VARY, VIA,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, response};
 use tracing::warn;
 
 use super::download::Body;
+use super::hops;
 use super::route::Route;
-use crate::fields::{is_hop_by_hop, is_ours, with_hyphens};
+use crate::fields::{CLIENT_KEY, is_hop_by_hop, is_ours, with_hyphens};
+use crate::peer::Peer;
 use crate::token::cache::Credential;
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
@@ -22,10 +24,16 @@ const PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allo
 
 /// The request head for the upstream. `credential` is what the broker adds; `None` lets a client's own pass, if the route
 /// says so. Framing is left to hyper: a length that the client sent is the body's, and stays.
-pub fn to_upstream(head: &Parts, route: &Route, credential: Option<HeaderValue>, websocket: bool) -> HeaderMap {
+pub fn to_upstream(
+    head: &Parts,
+    route: &Route,
+    peer: &Peer,
+    credential: Option<HeaderValue>,
+    websocket: bool,
+) -> HeaderMap {
     let keep_theirs = credential.is_none() && route.config.authorization == crate::config::Authorization::Keep;
     let nominated = nominated(&head.headers);
-    let mut out = HeaderMap::with_capacity(head.headers.len() + route.config.headers.len() + 3);
+    let mut out = HeaderMap::with_capacity(head.headers.len() + route.config.headers.len() + 4);
     out.insert(HOST, route.host.clone());
     for (name, value) in &head.headers {
         if *name == CONTENT_LENGTH {
@@ -36,6 +44,7 @@ pub fn to_upstream(head: &Parts, route: &Route, credential: Option<HeaderValue>,
             out.append(name, value.clone());
         }
     }
+    hops::mark(&mut out, head, route, peer);
     for (name, value) in route.extra.load().iter() {
         out.insert(name, value.clone());
     }
@@ -58,14 +67,15 @@ fn plain_length(value: &HeaderValue) -> HeaderValue {
 }
 
 fn passes(name: &HeaderName, route: &Route, keep_theirs: bool) -> bool {
-    if is_ours(name) {
+    if is_ours(name) || *name == CLIENT_KEY {
         return false;
     }
     if route.is_credential(name) {
         return keep_theirs && !route.is_extra(name);
     }
     // Security: a server that reads `_` as `-` would see a second credential or framing field.
-    with_hyphens(name).is_none_or(|hyphened| !is_ours(&hyphened) && !route.is_credential(&hyphened))
+    with_hyphens(name)
+        .is_none_or(|hyphened| !is_ours(&hyphened) && !route.is_credential(&hyphened) && hyphened != CLIENT_KEY)
 }
 
 /// How often an OPTIONS may still be passed on (RFC 9110 §7.6.2); other methods that are passed on have no such limit.
@@ -147,6 +157,9 @@ pub fn to_client(head: response::Parts, route: &Route, request: &Parts, page: Op
     }
     if let Some(origin) = page {
         allow_page(&mut out, origin);
+    }
+    if route.config.forwarded {
+        out.append(VIA, hops::via(head.version));
     }
     let mut made = Response::new(()).into_parts().0;
     made.status = head.status;

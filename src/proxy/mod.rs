@@ -3,11 +3,13 @@
 //! The layers carry what concerns every request alike; the steps of a request are plain functions in `forward`. Nothing in
 //! here can fetch a token, only wait for one.
 
+mod clients;
 mod download;
 mod error;
 mod exchange;
 mod forward;
 mod headers;
+mod hops;
 mod idle;
 mod inject;
 mod retry;
@@ -38,30 +40,31 @@ pub use upstream::Upstream;
 use crate::problem::Problem;
 use crate::telemetry::metrics::{Metrics, Origin};
 
+/// A request, and the connection that it came over.
+pub type Arrived = (Request<Incoming>, Arc<Place>);
+
 /// The service of one listener on one worker, outermost layer first.
 pub fn service(
     context: Arc<Context>,
     metrics: Arc<Metrics>,
-) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone {
+) -> impl Service<Arrived, Response = Response<Body>, Error = Infallible, Future: Send> + Clone {
     ServiceBuilder::new().layer_fn(observe).layer_fn(move |inner| catch_panic(inner, Arc::clone(&metrics))).service(
-        service_fn(move |request| {
+        service_fn(move |(request, place)| {
             let context = Arc::clone(&context);
-            async move { Ok::<_, Infallible>(forward(&context, request).await) }
+            async move { Ok::<_, Infallible>(forward(&context, request, place).await) }
         }),
     )
 }
 
 /// Counts, times and logs; unwraps the answer.
-fn observe<S>(
-    inner: S,
-) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone
+fn observe<S>(inner: S) -> impl Service<Arrived, Response = Response<Body>, Error = Infallible, Future: Send> + Clone
 where
-    S: Service<Request<Incoming>, Response = Answered, Error = Infallible, Future: Send> + Clone,
+    S: Service<Arrived, Response = Answered, Error = Infallible, Future: Send> + Clone,
 {
-    service_fn(move |request: Request<Incoming>| {
+    service_fn(move |arrived: Arrived| {
         let started = now();
-        let method = request.method().clone();
-        let answered = inner.clone().call(request);
+        let method = arrived.0.method().clone();
+        let answered = inner.clone().call(arrived);
         async move {
             let answered = answered.await?;
             let elapsed = started.elapsed();
@@ -101,12 +104,12 @@ fn log(answered: &Answered, method: &Method, elapsed: Duration) {
 fn catch_panic<S>(
     inner: S,
     metrics: Arc<Metrics>,
-) -> impl Service<Request<Incoming>, Response = Answered, Error = Infallible, Future: Send> + Clone
+) -> impl Service<Arrived, Response = Answered, Error = Infallible, Future: Send> + Clone
 where
-    S: Service<Request<Incoming>, Response = Answered, Error = Infallible, Future: Send> + Clone,
+    S: Service<Arrived, Response = Answered, Error = Infallible, Future: Send> + Clone,
 {
-    service_fn(move |request| {
-        let answer = AssertUnwindSafe(inner.clone().call(request)).catch_unwind();
+    service_fn(move |arrived| {
+        let answer = AssertUnwindSafe(inner.clone().call(arrived)).catch_unwind();
         let metrics = Arc::clone(&metrics);
         async move {
             answer.await.unwrap_or_else(|_| {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::header::{AUTHORIZATION, HeaderName};
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -15,7 +15,10 @@ use super::error::Trouble;
 use super::upstream::Upstream;
 use crate::config;
 use crate::door::{self, Host};
+use crate::identity::ServerTls;
+use crate::peer::Peer;
 use crate::problem::Problem;
+use crate::secret::Secret;
 use crate::telemetry::metrics::RouteMetrics;
 use crate::token::cache::Slot;
 
@@ -28,6 +31,8 @@ pub struct Route {
     pub host: HeaderValue,
     /// Extra request headers, secrets read.
     pub extra: ArcSwap<Vec<(HeaderName, HeaderValue)>>,
+    /// What clients have to prove that they know.
+    pub key: ArcSwapOption<Secret>,
     pub metrics: Arc<RouteMetrics>,
     pub trouble: Trouble,
 }
@@ -70,6 +75,30 @@ impl Routes {
     /// How long a client may keep a response waiting.
     pub fn stall(&self) -> Duration {
         self.routes.iter().map(|route| route.config.idle_timeout).max().unwrap_or_default()
+    }
+
+    /// What connections to this listener begin with; its routes agree on it.
+    pub fn tls(&self) -> Option<&ServerTls> {
+        self.routes.first()?.config.tls()
+    }
+
+    pub fn scheme(&self) -> &'static str {
+        self.routes.first().map_or("http", |route| route.config.scheme())
+    }
+
+    /// Is there a route here that this one may connect to?
+    pub fn admit(&self, peer: &Peer) -> bool {
+        self.routes.iter().any(|route| route.config.clients.as_ref().is_none_or(|clients| clients.admit(peer)))
+    }
+
+    /// May other users connect to a Unix socket, to be judged then?
+    pub fn let_others_in(&self) -> bool {
+        config::let_others_in(self.routes.iter().map(|route| &*route.config))
+    }
+
+    /// Does it matter here which user of this machine connects?
+    pub fn ask_for_users(&self) -> bool {
+        self.routes.iter().any(|route| route.config.clients.as_ref().is_some_and(|clients| !clients.uids.is_empty()))
     }
 
     /// Security: where a path decides something, if only which route it is, every server on the way has to read it as we do.
@@ -115,7 +144,7 @@ fn under(path: &str, prefix: &str) -> bool {
 }
 
 /// Refuses the methods that are never forwarded, and targets whose form does not go with the method (RFC 9112 §3.2).
-pub fn check_form(head: &Parts) -> Result<(), Problem> {
+pub fn check_form(head: &Parts, scheme: &str) -> Result<(), Problem> {
     // `TRACE` would send the token back in the answer's body; some servers take its lower-case and IIS's old name for it.
     let method = head.method.as_str();
     if head.method == Method::CONNECT || method.eq_ignore_ascii_case("TRACE") || method.eq_ignore_ascii_case("TRACK") {
@@ -124,8 +153,7 @@ pub fn check_form(head: &Parts) -> Result<(), Problem> {
         return Err(Problem { close: true, ..refused });
     }
     let uri = &head.uri;
-    let absolute =
-        uri.scheme_str().is_some_and(|scheme| scheme.eq_ignore_ascii_case("http")) && uri.authority().is_some();
+    let absolute = uri.scheme_str().is_some_and(|sent| sent.eq_ignore_ascii_case(scheme)) && uri.authority().is_some();
     let origin = uri.scheme().is_none() && uri.authority().is_none() && uri.path().starts_with('/');
     let asterisk = head.method == Method::OPTIONS && uri.path() == "*";
     if !(absolute || origin || asterisk) {
@@ -188,7 +216,8 @@ impl Route {
         let below = &path[config.upstream.base_path.len()..];
         let prefix: Cow<'_, str> = if config.strip { config.path.as_str().into() } else { "".into() };
         let slash = if below.is_empty() && prefix.is_empty() { "/" } else { "" };
-        let host = if absolute { format!("http://{}", client_host?.to_str().ok()?) } else { String::new() };
+        let host =
+            if absolute { format!("{}://{}", config.scheme(), client_host?.to_str().ok()?) } else { String::new() };
         let mapped = format!("{host}{prefix}{below}{slash}{rest}");
         (mapped != location).then_some(mapped)
     }

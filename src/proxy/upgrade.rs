@@ -17,11 +17,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use crate::peer::Peer;
 use crate::problem::Problem;
 
 /// A client connection's place among those that may be open, and what came over it. A tunnel takes it over.
 pub struct Place {
     _permit: Option<OwnedSemaphorePermit>,
+    pub peer: Peer,
+    /// What the client's certificate was held against; `None` without TLS.
+    pub authority: Option<[u8; 32]>,
     /// Connections that are open.
     open: Option<Gauge>,
     /// Requests that came over it.
@@ -32,12 +36,17 @@ pub struct Place {
 }
 
 impl Place {
-    pub fn new(permit: Option<OwnedSemaphorePermit>, open: Option<Gauge>) -> Self {
+    pub fn new(
+        permit: Option<OwnedSemaphorePermit>,
+        open: Option<Gauge>,
+        peer: Peer,
+        authority: Option<[u8; 32]>,
+    ) -> Self {
         if let Some(open) = &open {
             open.inc();
         }
         let (asked, refused, tunnelled) = (AtomicU64::new(0), OnceLock::new(), AtomicBool::new(false));
-        Self { _permit: permit, open, asked, refused, tunnelled }
+        Self { _permit: permit, peer, authority, open, asked, refused, tunnelled }
     }
 
     /// A request has come: is it the one that is refused?
@@ -79,11 +88,9 @@ pub struct Tunnels {
 }
 
 impl Tunnels {
-    pub fn open(&self, client: OnUpgrade, upstream: OnUpgrade, idle: Duration, place: Option<Arc<Place>>) {
+    pub fn open(&self, client: OnUpgrade, upstream: OnUpgrade, idle: Duration, place: Arc<Place>) {
         let stop = self.stop.clone();
-        if let Some(place) = &place {
-            place.tunnelled.store(true, Ordering::Relaxed);
-        }
+        place.tunnelled.store(true, Ordering::Relaxed);
         self.tasks.spawn(async move {
             tunnel(client, upstream, idle, stop).await;
             drop(place);

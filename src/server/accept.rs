@@ -2,30 +2,37 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use futures_util::future::{Either, ready};
-use http::header::UPGRADE;
 use http::{Request, Response};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::{Service, service_fn};
+use tower::Service;
 use tracing::{debug, error, info, warn};
 
 use super::bind::{Bound, Socket};
+use super::gate::Gated;
 use super::head::Bounds;
 use super::stream::ClientStream;
 use crate::config::Limits;
-use crate::proxy::Place;
+use crate::connect;
+use crate::identity::ServerTls;
+use crate::peer::Peer;
+use crate::proxy::{Arrived, Place, Routes};
+use crate::telemetry::metrics::Metrics;
 
 /// After a failed accept, such as when file descriptors run out: doubling between these.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -33,16 +40,19 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_s
 /// A connection over which no request has come yet gets so long for its first, once the drain has begun.
 const FIRST_REQUEST: Duration = Duration::from_millis(250);
 
+/// A client of the operator's listener may keep a response waiting for so long.
+const OPERATOR_STALL: Duration = Duration::from_secs(30);
+
 /// How the connections of one listener are served.
 pub struct Serve<S> {
     pub service: S,
     pub limits: Limits,
-    /// How long a client may keep a response waiting, as of now.
-    pub stall: Box<dyn Fn() -> Duration + Send + Sync>,
+    /// Those that are reached here, as of now: who is let in, and how. `None` for operators.
+    pub routes: Option<Arc<ArcSwap<Routes>>>,
     /// Shared by all listeners that count towards `limits.connections`.
     pub permits: Option<Arc<Semaphore>>,
-    /// Connections that are open.
-    pub open: Option<Gauge>,
+    /// Counts connections, open and refused.
+    pub metrics: Option<Arc<Metrics>>,
     pub connections: TaskTracker,
     /// Ends accepting, and each connection once its request is answered.
     pub drain: CancellationToken,
@@ -50,11 +60,7 @@ pub struct Serve<S> {
 
 impl<S, B> Serve<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
+    S: Service<Arrived, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static,
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + From<Bytes> + Send + 'static,
 {
     /// Accepts until the drain begins, and then what the kernel has accepted already.
@@ -71,10 +77,35 @@ where
 
     async fn accept_tcp(self: &Arc<Self>, listener: std::net::TcpListener) -> io::Result<()> {
         let listener = TcpListener::from_std(listener)?;
-        let take = async |stream: TcpStream| {
+        let take = async |stream: TcpStream, theirs: SocketAddr| {
             // A client that is gone already makes this fail; serving it finds out.
             let _ = stream.set_nodelay(true);
-            self.take(stream).await;
+            let peer = Peer::tcp(theirs, stream.local_addr());
+            self.take(stream, peer).await;
+        };
+        let mut pause = PAUSE.0;
+        while let Some(accepted) = self.drain.run_until_cancelled(listener.accept()).await {
+            match accepted {
+                Ok((stream, theirs)) => {
+                    pause = PAUSE.0;
+                    take(stream, theirs).await;
+                }
+                Err(error) => wait(&error, &mut pause).await,
+            }
+        }
+        let listener = listener.into_std()?;
+        while let Ok((stream, theirs)) = listener.accept() {
+            stream.set_nonblocking(true)?;
+            take(TcpStream::from_std(stream)?, theirs).await;
+        }
+        Ok(())
+    }
+
+    async fn accept_unix(self: &Arc<Self>, listener: std::os::unix::net::UnixListener) -> io::Result<()> {
+        let listener = UnixListener::from_std(listener)?;
+        let take = async |stream: UnixStream| {
+            let peer = Peer::unix(stream.peer_cred().ok().map(|user| user.uid()));
+            self.take(stream, peer).await;
         };
         let mut pause = PAUSE.0;
         while let Some(accepted) = self.drain.run_until_cancelled(listener.accept()).await {
@@ -89,33 +120,22 @@ where
         let listener = listener.into_std()?;
         while let Ok((stream, _)) = listener.accept() {
             stream.set_nonblocking(true)?;
-            take(TcpStream::from_std(stream)?).await;
-        }
-        Ok(())
-    }
-
-    async fn accept_unix(self: &Arc<Self>, listener: std::os::unix::net::UnixListener) -> io::Result<()> {
-        let listener = UnixListener::from_std(listener)?;
-        let mut pause = PAUSE.0;
-        while let Some(accepted) = self.drain.run_until_cancelled(listener.accept()).await {
-            match accepted {
-                Ok((stream, _)) => {
-                    pause = PAUSE.0;
-                    self.take(stream).await;
-                }
-                Err(error) => wait(&error, &mut pause).await,
-            }
-        }
-        let listener = listener.into_std()?;
-        while let Ok((stream, _)) = listener.accept() {
-            stream.set_nonblocking(true)?;
-            self.take(UnixStream::from_std(stream)?).await;
+            take(UnixStream::from_std(stream)?).await;
         }
         Ok(())
     }
 
     /// Waits for a place among the connections, then serves. During a drain there is no waiting.
-    async fn take(self: &Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    async fn take(self: &Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer) {
+        let routes = self.routes.as_ref().map(|routes| routes.load_full());
+        if let Some(routes) = routes.as_ref().filter(|routes| routes.ask_for_users()) {
+            // Security: while the client still holds its end. Over a Unix socket nobody reads a byte of one who is not let in;
+            // over TCP he is told why.
+            let user = peer.user();
+            if peer.address().is_none() && !routes.admit(&peer) {
+                return self.refused("user", &peer, &format!("no route here lists {user:?} in `clients.uids`"));
+            }
+        }
         let permit = match &self.permits {
             Some(permits) => match Arc::clone(permits).try_acquire_owned() {
                 Ok(permit) => Some(permit),
@@ -127,24 +147,61 @@ where
             },
             None => None,
         };
-        let place = Arc::new(Place::new(permit, self.open.clone()));
-        let bounds = Bounds { bytes: self.limits.head_max, fields: self.limits.headers_max };
-        let stream = ClientStream::new(stream, (self.stall)(), bounds, Arc::clone(&place));
-        self.connections.spawn(Arc::clone(self).serve(stream, place));
+        let tls = routes.as_ref().and_then(|routes| routes.tls()).cloned();
+        let open = self.metrics.as_ref().map(|metrics| metrics.connections.clone());
+        let place = Arc::new(Place::new(permit, open, peer, tls.as_ref().map(|tls| tls.authority)));
+        let stall = routes.map_or(OPERATOR_STALL, |routes| routes.stall());
+        let stream = ClientStream::new(stream, stall, Arc::clone(&place));
+        let this = Arc::clone(self);
+        match tls {
+            None => self.connections.spawn(this.serve(stream, place)),
+            Some(tls) => self.connections.spawn(this.shake(stream, place, tls)),
+        };
+    }
+
+    /// The TLS handshake, within the time that a head may take; then as without.
+    async fn shake(
+        self: Arc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        place: Arc<Place>,
+        tls: ServerTls,
+    ) {
+        let shaken = timeout(self.limits.head_timeout, TlsAcceptor::from(tls.config).accept(stream));
+        let shaken = tokio::select! {
+            shaken = shaken => shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+            () = self.drained(&place) => return,
+        };
+        match shaken {
+            Ok(stream) => self.serve(stream, place).await,
+            Err(error) => self.refused("tls", &place.peer, &connect::explain_client(&error)),
+        }
+    }
+
+    fn refused(&self, reason: &'static str, peer: &Peer, why: &str) {
+        if let Some(metrics) = &self.metrics {
+            metrics.connection_refused(reason);
+        }
+        info!(reason, "a connection of {peer} was refused: {why}");
+    }
+
+    /// Once the drain has begun, and no request is to come over that connection.
+    async fn drained(&self, place: &Place) {
+        self.drain.cancelled().await;
+        if !place.was_asked() {
+            tokio::time::sleep(FIRST_REQUEST).await;
+        }
     }
 
     /// Serves one connection to its end: HTTP/1 only, so that nothing has to be guessed. What the gate refused is answered here.
     async fn serve(self: Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, place: Arc<Place>) {
+        let bounds = Bounds { bytes: self.limits.head_max, fields: self.limits.headers_max };
         let (asked, inner) = (Arc::clone(&place), self.service.clone());
-        let service = service_fn(move |mut request: Request<Incoming>| {
+        let service = service_fn(move |request: Request<Incoming>| {
             if let Some(problem) = asked.ask() {
                 info!(status = problem.status.as_u16(), code = problem.code, problem.detail, "answered by the broker");
                 return Either::Left(ready(Ok(problem.response())));
             }
-            if request.headers().contains_key(UPGRADE) {
-                request.extensions_mut().insert(Arc::clone(&asked));
-            }
-            Either::Right(inner.clone().call(request))
+            Either::Right(inner.clone().call((request, Arc::clone(&asked))))
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -152,18 +209,12 @@ where
             .max_buf_size(self.limits.head_max)
             .max_header_size(self.limits.head_max)
             .max_headers(self.limits.headers_max)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+            .serve_connection(TokioIo::new(Gated::new(stream, bounds, Arc::clone(&place))), service)
             .with_upgrades();
         tokio::pin!(connection);
-        let drained = async {
-            self.drain.cancelled().await;
-            if !place.was_asked() {
-                tokio::time::sleep(FIRST_REQUEST).await;
-            }
-        };
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            () = drained => {
+            () = self.drained(&place) => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

@@ -1,4 +1,5 @@
-//! Listening sockets. Security: a Unix socket is never open to others, not even between its making and a chmod.
+//! Listening sockets. Security: a Unix socket is open to nobody else, not even between its making and a chmod, unless every route
+//! behind it lists the users who may.
 
 use std::io;
 use std::net::TcpListener;
@@ -7,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, fchmod};
+use rustix::fs::{Mode, chmod, fchmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
 use crate::config::Listen;
@@ -43,8 +44,8 @@ impl Bound {
     }
 }
 
-/// Starts to listen.
-pub fn bind(listen: &Listen) -> io::Result<Bound> {
+/// Starts to listen. `others`: may other users connect to a Unix socket, to be judged then?
+pub fn bind(listen: &Listen, others: bool) -> io::Result<Bound> {
     match listen {
         Listen::Tcp(address) => {
             let listener = TcpListener::bind(address)?;
@@ -57,15 +58,30 @@ pub fn bind(listen: &Listen) -> io::Result<Bound> {
             make_room(path)?;
             // Security: the file takes its mode from the socket's own (unix(7)), so it is private from its first instant.
             let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-            fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+            fchmod(&socket, mode(false))?;
             rustix::net::bind(&socket, &SocketAddrUnix::new(path.as_path())?)?;
             rustix::net::listen(&socket, BACKLOG)?;
             let listener = UnixListener::from(socket);
             listener.set_nonblocking(true)?;
+            if others {
+                // The umask may have taken it away.
+                open_to(listen, true)?;
+            }
             let file = Arc::new(SocketFile { path: path.clone(), inode: path.symlink_metadata()?.ino() });
             Ok(Bound { listen: listen.clone(), socket: Socket::Unix(listener, file) })
         }
     }
+}
+
+fn mode(others: bool) -> Mode {
+    let own = Mode::RUSR | Mode::WUSR;
+    if others { own | Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH } else { own }
+}
+
+/// Changes whether others may connect to a socket that is there.
+pub(super) fn open_to(listen: &Listen, others: bool) -> io::Result<()> {
+    let Listen::Unix(path) = listen else { return Ok(()) };
+    if path.symlink_metadata()?.file_type().is_socket() { Ok(chmod(path, mode(others))?) } else { Ok(()) }
 }
 
 /// Removes a socket that nobody listens on any more, and nothing else.

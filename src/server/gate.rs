@@ -7,12 +7,12 @@
 //! A head that comes in one piece, as most do, is looked at where it lies; one that does not is kept until it is whole, up to
 //! the limit for heads. Bodies are never kept.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::chunks::Chunks;
 use super::head::{Bounds, Framing, Head};
@@ -21,8 +21,55 @@ use crate::proxy::Place;
 /// Takes the place of a head that is refused.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 
+/// A connection whose bytes go through a gate.
+pub struct Gated<T> {
+    io: T,
+    gate: Gate,
+}
+
+impl<T> Gated<T> {
+    pub fn new(io: T, bounds: Bounds, place: Arc<Place>) -> Self {
+        Self { io, gate: Gate::new(bounds, place) }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Gated<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        this.gate.poll_read(&mut this.io, cx, buf)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Gated<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.gate.answered();
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.gate.answered();
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+}
+
 /// The bytes of one connection on their way to hyper.
-pub struct Gate {
+struct Gate {
     bounds: Bounds,
     place: Arc<Place>,
     at: At,
@@ -50,12 +97,12 @@ enum At {
 }
 
 impl Gate {
-    pub fn new(bounds: Bounds, place: Arc<Place>) -> Self {
+    fn new(bounds: Bounds, place: Arc<Place>) -> Self {
         let at = At::Head(Head::default());
         Self { bounds, place, at, heads: 0, upgrade: false, held: Vec::new(), cleared: 0 }
     }
 
-    pub fn poll_read<T>(&mut self, io: &mut T, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>>
+    fn poll_read<T>(&mut self, io: &mut T, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>>
     where
         T: AsyncRead + Unpin,
     {
@@ -97,7 +144,7 @@ impl Gate {
     }
 
     /// An answer is on its way to the client.
-    pub fn answered(&mut self) {
+    fn answered(&mut self) {
         if matches!(self.at, At::Answer) && !self.place.is_tunnel() {
             self.at = At::Head(Head::default());
             self.judge_held();

@@ -67,6 +67,21 @@ struct Listener {
     loops: TaskTracker,
 }
 
+impl Listener {
+    /// Security: a socket is closed to others before, and opened to them after, the routes are in force that say who may.
+    fn change(&self, routes: Routes) {
+        let others = routes.let_others_in();
+        let open = |now: bool| {
+            if now && let Err(error) = bind::open_to(&self.listen, others) {
+                error!(listen = %self.listen, %error, "cannot change who may connect to the socket");
+            }
+        };
+        open(!others);
+        self.routes.store(Arc::new(routes));
+        open(others);
+    }
+}
+
 /// What a drain waits for, and how it is begun and ended.
 #[derive(Clone, Default)]
 struct Tasks {
@@ -112,8 +127,7 @@ impl Running {
         let mut ending = Vec::new();
         self.listeners.retain(|place, listener| match wanted.get(place) {
             Some(names) => {
-                let port = listener.listen.port();
-                listener.routes.store(Arc::new(Routes::new(named(&self.parts, names), port)));
+                listener.change(Routes::new(named(&self.parts, names), listener.listen.port()));
                 true
             }
             None => {
@@ -246,7 +260,7 @@ struct New {
 fn bind_new(plan: &Plan, there: &BTreeMap<Place, Listener>, workers: usize) -> Result<Vec<New>, StartError> {
     let new = plan.listeners().into_iter().filter(|(place, _)| !there.contains_key(place));
     let bound = new.map(|(place, names)| {
-        let first = bind(&place.listen);
+        let first = bind(&place.listen, plan.lets_others_in(&names));
         let all = first.and_then(|first| (0..workers).map(|_| first.try_clone()).collect::<io::Result<Vec<_>>>());
         match all {
             Ok(bound) => Ok(New { place, names, bound }),

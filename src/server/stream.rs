@@ -1,8 +1,7 @@
 //! A client's connection, as slow as a client may be and no slower.
 //!
 //! Two things that hyper leaves to the stream under it: a client that stops reading may not hold a response for ever, and a
-//! connection that is closed while the client still sends would be reset, and the answer lost with it (RFC 9112 §9.6). What
-//! the client sends goes through the gate.
+//! connection that is closed while the client still sends would be reset, and the answer lost with it (RFC 9112 §9.6).
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,8 +12,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use super::gate::Gate;
-use super::head::Bounds;
 use crate::proxy::Place;
 
 /// After our end of the stream: how long the client may be silent, and how long it may go on sending.
@@ -23,7 +20,6 @@ const LINGER: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 /// The stream to a client.
 pub struct ClientStream<T> {
     io: T,
-    gate: Gate,
     /// How long a write may wait for the client.
     stall: Duration,
     place: Arc<Place>,
@@ -36,9 +32,8 @@ pub struct ClientStream<T> {
 }
 
 impl<T> ClientStream<T> {
-    pub fn new(io: T, stall: Duration, bounds: Bounds, place: Arc<Place>) -> Self {
-        let gate = Gate::new(bounds, Arc::clone(&place));
-        Self { io, gate, stall, place, timer: None, stalled: false, ended: false, lingers_until: None }
+    pub fn new(io: T, stall: Duration, place: Arc<Place>) -> Self {
+        Self { io, stall, place, timer: None, stalled: false, ended: false, lingers_until: None }
     }
 
     /// Starts or restarts the one timer.
@@ -69,7 +64,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientStream<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buf.filled().len();
-        ready!(this.gate.poll_read(&mut this.io, cx, buf))?;
+        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
         this.ended |= buf.filled().len() == before && buf.remaining() > 0;
         Poll::Ready(Ok(()))
     }
@@ -102,7 +97,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ClientStream<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.gate.answered();
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
         self.watch(cx, polled)
     }
@@ -142,7 +136,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.gate.answered();
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.watch(cx, polled)
     }

@@ -81,9 +81,9 @@ impl Worker {
         let serve = Serve {
             service: service(context, Arc::clone(&self.metrics)),
             limits: self.limits.clone(),
-            stall: Box::new(move || routes.load().stall()),
+            routes: Some(routes),
             permits: Some(Arc::clone(&self.permits)),
-            open: Some(self.metrics.connections.clone()),
+            metrics: Some(Arc::clone(&self.metrics)),
             connections: self.tasks.connections.clone(),
             drain,
         };

@@ -75,6 +75,12 @@ impl Issuer {
         self.lock().lifetime = lifetime;
     }
 
+    /// Every token that was issued, access tokens and refresh tokens.
+    pub fn tokens(&self) -> Vec<String> {
+        let state = self.lock();
+        state.access.keys().chain(state.refresh.keys()).cloned().collect()
+    }
+
     /// How many access tokens there were.
     pub fn issued(&self) -> u64 {
         self.lock().issued

@@ -52,6 +52,7 @@ pub struct Metrics {
     pub panics: Counter,
     unsaved: Family<Label, Counter>,
     reloads: Family<Label, Counter>,
+    connections_refused: Family<Label, Counter>,
     /// Connections that are open on the routes' listeners.
     pub connections: Gauge,
 }
@@ -74,6 +75,7 @@ impl Default for Metrics {
             panics: Counter::default(),
             unsaved: Family::default(),
             reloads: Family::default(),
+            connections_refused: Family::default(),
             connections: Gauge::default(),
         };
         metrics.register();
@@ -115,6 +117,11 @@ impl Metrics {
         r.register("store_failures", "Saves that failed", self.unsaved.clone());
         r.register("config_reloads", "Reloads of the configuration and the files that it names", self.reloads.clone());
         r.register("panics", "Requests that ended in a caught panic", self.panics.clone());
+        r.register(
+            "connections_refused",
+            "Client connections that were refused before a request was read",
+            self.connections_refused.clone(),
+        );
         r.register("connections", "Open client connections", self.connections.clone());
         r.register("build", "Build information", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
     }
@@ -142,6 +149,11 @@ impl Metrics {
     /// Counts a save that failed.
     pub fn unsaved(&self, token: &str) {
         self.unsaved.get_or_create(&vec![("token", token.to_owned())]).inc();
+    }
+
+    /// Counts a connection that was refused before a request of it was read.
+    pub fn connection_refused(&self, reason: &'static str) {
+        self.connections_refused.get_or_create(&vec![("reason", reason.to_owned())]).inc();
     }
 
     /// Counts one reload.

@@ -74,7 +74,7 @@ token = "ap"
         "tokenbroker.toml:10:9: token.api.eager: expected true or false, found text in quotes",
         "tokenbroker.toml:11:14: token.api.refresh_at: 3 is out of range; from 0.1 to 0.95",
         "tokenbroker.toml:12:10: token.api.scope.0: a scope is one word; write a list: [\"read\", \"write\"]",
-        "tokenbroker.toml:15:10: route.api.listen: other machines could use the token: only loopback addresses are allowed; listen on 127.0.0.1, [::1] or unix:/path; `unsafe_listen` is not yet there in this version",
+        "tokenbroker.toml:15:10: route.api.listen: other machines could use the token: only loopback addresses are allowed; listen on 127.0.0.1, [::1] or unix:/path; or set unsafe_listen = true, and `clients`",
         "tokenbroker.toml:16:12: route.api.upstream: is not a usable URL; no user name, query or fragment belongs here",
         "tokenbroker.toml:17:12: route.api.identity: there is no [identity.nobody]; add it",
         "tokenbroker.toml:18:10: route.api.header: the broker sets this field itself; choose the field that the API reads the token from",
@@ -991,6 +991,111 @@ fn a_configuration_is_read_to_1_mib_and_its_problems_are_shown_to_50() {
 }
 
 #[test]
+fn an_address_that_others_can_reach_needs_somebody_who_says_who_may() {
+    let route = |keys: &str| format!("[route.api]\nupstream = \"https://api.example.com\"\ntoken = false\n{keys}\n");
+    let needs = "route.api.unsafe_listen: `unsafe_listen` needs `clients`: other machines could use the token; say in";
+    for (keys, words) in [
+        (
+            "listen = \"0.0.0.0:1\"",
+            "only loopback addresses are allowed; listen on 127.0.0.1, [::1] or unix:/path; or set unsafe_listen",
+        ),
+        ("listen = \"[::]:1\"\nclients = { uids = [1] }", "only loopback addresses are allowed"),
+        ("listen = \"192.168.1.1:1\"\nunsafe_listen = true", needs),
+        ("listen = [\"127.0.0.1:1\", \"0.0.0.0:1\"]\nunsafe_listen = true", needs),
+        (
+            "listen = \"0.0.0.0:1\"\nunsafe_listen = true\nclients = {}",
+            "route.api.clients: lets everybody in; name `uids`",
+        ),
+        ("listen = \"broker:1\"\nunsafe_listen = true\nclients = { uids = [1] }", "is not an address to listen on"),
+        ("listen = \"127.0.0.1:1\"\nclients = { uids = [] }", "route.api.clients.uids: must not be empty"),
+        ("listen = \"127.0.0.1:1\"\nclients = { uids = [-1] }", "-1 is out of range"),
+        ("listen = \"127.0.0.1:1\"\nclients = { uids = [4294967296] }", "4294967296 is out of range"),
+        ("listen = \"127.0.0.1:1\"\nclients = { uid = [1] }", "did you mean `uids`?"),
+        (
+            "listen = \"127.0.0.1:1\"\nclients = { networks = [\"10.0.0.0/8\", \"10.1.0.0/8\"] }",
+            "route.api.clients.networks.1: is not a network; its address has more than 8 bits: 10.0.0.0/8",
+        ),
+        (
+            "listen = \"127.0.0.1:1\"\nclients = { networks = [\"local\"] }",
+            "is not a network; written like 172.16.0.0/12",
+        ),
+        (
+            "listen = \"unix:/tmp/x.sock\"\nclients = { networks = [\"10.0.0.0/8\"] }",
+            "nobody could connect over the Unix socket",
+        ),
+        ("listen = \"127.0.0.1:1\"\nclients = { key = \"\" }", "route.api.clients.key: the secret is empty"),
+        (
+            "listen = \"127.0.0.1:1\"\nclients = { key = \"0123456789abcdef\\n0\" }",
+            "route.api.clients.key: has bytes that no header may have",
+        ),
+        (
+            "listen = \"127.0.0.1:1\"\nclients = { key = { file = \"missing\" } }",
+            "route.api.clients.key: cannot read the file",
+        ),
+        ("listen = \"127.0.0.1:1\"\nclients = { cert = \"x\" }", "route.api.clients: `ca` is missing"),
+        ("listen = \"127.0.0.1:1\"\nclients = { ca = \"x\" }", "route.api.clients: `cert` is missing"),
+        (
+            "listen = \"127.0.0.1:1\"\nclients = { ca = \"x\", cert = \"x\", key = { env = \"X\" } }",
+            "this is the file of the private key",
+        ),
+        (
+            "listen = \"127.0.0.1:1\"\nclients = { ca = \"x\", cert = \"x\", key = \"x\" }",
+            "route.api.clients.ca: cannot read",
+        ),
+    ] {
+        let problems = problems(&route(keys));
+        assert!(problems.iter().any(|line| line.contains(words)), "{keys}: {problems:#?}");
+    }
+    // What stands where a path should may be a secret.
+    let secret = "geheimnis-statt-pfad";
+    let problems = problems(&route(&format!(
+        "listen = \"127.0.0.1:1\"\nclients = {{ ca = \"x\", cert = \"x\", key = \"{secret}\" }}"
+    )));
+    assert!(problems.iter().any(|line| line.contains("route.api.clients.key: ")), "{problems:#?}");
+    assert!(!problems.iter().any(|line| line.contains(secret)), "{problems:#?}");
+    for (keys, warning) in [
+        ("networks = [\"10.0.0.0/8\"]", "other machines know this listener by other names than localhost"),
+        ("networks = [\"0.0.0.0/0\"]", "route.api.clients.networks.0: is every address there is"),
+        ("uids = [1]", "only this machine has users that can be known"),
+        ("uids = [65534], networks = [\"10.0.0.0/8\"]", "65534 is also how users of another namespace look"),
+        ("key = \"short\"", "has fewer than 16 characters"),
+    ] {
+        let keys = format!("listen = \"0.0.0.0:1\"\nunsafe_listen = true\nclients = {{ {keys} }}");
+        let (code, _, stderr) = check(&route(&keys));
+        assert!(code == 0 && stderr.contains(warning), "{keys}: {stderr}");
+    }
+}
+
+#[test]
+fn routes_on_one_listener_have_one_tls() {
+    let directory = tempfile::tempdir().unwrap();
+    let pki = tokenbroker::standin::pki::Pki::new(directory.path()).unwrap();
+    for name in ["one", "two"] {
+        pki.issue(&tokenbroker::standin::pki::Leaf::server(name)).unwrap();
+    }
+    let route = |name: &str, port: u16, tls: &str| {
+        let clients = match tls {
+            "" => String::new(),
+            tls => format!("clients = {{ ca = \"ca.pem\", cert = \"{tls}.pem\", key = {{ file = \"{tls}.key\" }} }}\n"),
+        };
+        format!(
+            "[route.{name}]\nlisten = \"127.0.0.1:{port}\"\npath = \"/{name}\"\nupstream = \"https://a.example\"\ntoken = false\n{clients}"
+        )
+    };
+    let check = |text: String| {
+        let file = write(directory.path(), "tokenbroker.toml", text);
+        let output = binary().arg("-c").arg(file).arg("check").output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    for (second, fine) in [("one", true), ("two", false), ("", false)] {
+        let (code, stderr) = check(route("a", 1, "one") + &route("b", 1, second));
+        assert_eq!(code == 0, fine, "{stderr}");
+        assert_eq!(stderr.contains("the route a has another `ca`, `cert` or `key` on 127.0.0.1:1"), !fine, "{stderr}");
+    }
+    assert_eq!(check(route("a", 1, "one") + &route("b", 2, "two")).0, 0);
+}
+
+#[test]
 fn what_is_promised_for_later_is_refused_by_name() {
     for (config, key) in [
         ("[store]\nkind = \"redis\"\n", "store.kind"),
@@ -999,8 +1104,7 @@ fn what_is_promised_for_later_is_refused_by_name() {
         ("[identity.i]\np12 = \"x\"\n", "identity.i.p12"),
         ("[token.t]\nissuer = \"http://localhost/\"\n", "token.t.issuer"),
         ("[token.t]\nclient_auth = \"private_key_jwt\"\n", "token.t.client_auth"),
-        ("[route.r]\nunsafe_listen = true\n", "route.r.unsafe_listen"),
-        ("[route.r]\nclients = {}\n", "route.r.clients"),
+        ("[route.r]\nhttp2 = true\n", "route.r.http2"),
         ("[dialect.d]\ngrant = \"device_code\"\n", "dialect.d.grant"),
     ] {
         let problems = problems(config);
@@ -1539,7 +1643,8 @@ fn the_reference_shows_every_key_with_its_default_and_nothing_else() {
             "inject",
         ];
         let inside = inside.map(|table| format!("dialect.*.{table}"));
-        ["store", "admin", "limits", "identity", "token", "token.*.rotate", "route", "dialect"].contains(&key)
+        ["store", "admin", "limits", "identity", "token", "token.*.rotate", "route", "route.*.clients", "dialect"]
+            .contains(&key)
             || inside.iter().any(|t| t == key)
     };
     // Examples are for the built-in files; what they hold is described in docs/dialects.md.

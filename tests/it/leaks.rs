@@ -6,15 +6,23 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use percent_encoding::{CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustix::process::Signal;
 use tokenbroker::standin::{Fault, OAuth2};
 
 use crate::exchange::OAuth;
 use crate::support::{ADMIN_KEY, Broker, Reply, Wire, exchange, has, write};
 
-/// Every spelling in which a secret could come out: raw, hexadecimal, form-encoded, and base64 at its three offsets.
-fn spellings(secret: &str) -> BTreeSet<String> {
+/// Every spelling in which a secret could come out: raw, in JSON, hexadecimal, URL-encoded (as little, as a form, or as much as can
+/// be), and base64 at its three offsets.
+pub fn spellings(secret: &str) -> BTreeSet<String> {
     let mut out = BTreeSet::from([secret.to_owned()]);
+    out.insert(serde_json::to_string(secret).unwrap().trim_matches('"').to_owned());
+    out.insert(format!("{secret:?}").trim_matches('"').to_owned());
+    let escaped: String = utf8_percent_encode(secret, NON_ALPHANUMERIC).collect();
+    out.insert(secret.bytes().map(|byte| format!("%{byte:02X}")).collect());
+    out.insert(secret.bytes().map(|byte| format!("%{byte:02x}")).collect());
+    out.extend([utf8_percent_encode(secret, CONTROLS).collect(), escaped.to_lowercase(), escaped]);
     out.insert(secret.bytes().map(|byte| format!("{byte:02x}")).collect());
     out.insert(secret.bytes().map(|byte| format!("{byte:02X}")).collect());
     out.insert(form_urlencoded::byte_serialize(secret.as_bytes()).collect());
@@ -31,25 +39,27 @@ fn spellings(secret: &str) -> BTreeSet<String> {
 }
 
 /// What is planted, and everything that could show it.
-struct Scan {
-    secrets: Vec<String>,
-    seen: String,
+#[derive(Default)]
+pub struct Scan {
+    pub secrets: Vec<String>,
+    pub seen: String,
 }
 
 impl Scan {
-    fn look(&mut self, what: &str) {
+    pub fn look(&mut self, what: &str) {
         self.seen.push_str(what);
         self.seen.push('\n');
     }
 
-    fn answer(&mut self, reply: &Reply) {
+    pub fn answer(&mut self, reply: &Reply) {
         self.look(&format!("{:?} {}", reply.headers, reply.text()));
     }
 
     #[track_caller]
-    fn nothing_came_out(&self) {
+    pub fn nothing_came_out(&self) {
         assert!(self.seen.len() > 10_000, "there was something to look at: {}", self.seen.len());
         for secret in &self.secrets {
+            assert!(secret.len() >= 8, "too short to be looked for: {secret}");
             for spelling in spellings(secret) {
                 if let Some(at) = self.seen.find(&spelling) {
                     let start = at.saturating_sub(300);

@@ -18,6 +18,10 @@ mod support;
 mod admin;
 /// What a hostile or clumsy API answers, and what a client sends out of turn.
 mod answers;
+/// Who may connect: users, networks, keys, certificates; addresses that are not loopback.
+mod callers;
+/// A hundred and more planted secrets, everything that can go well or wrong, and nothing that shows one.
+mod canaries;
 /// Real clients through the proxy: curl, Python, Node, Java, ab.
 mod clients;
 /// The configuration file: strictness, all problems at once, secrets, permissions, schema, reference.
@@ -38,6 +42,8 @@ mod exchange;
 mod expiry;
 /// `explain` and `dialects`: what every class, state and code means, and the built-ins to copy.
 mod explain;
+/// Requests that come back, and what `forwarded` adds.
+mod hops;
 /// A certified OAuth server, for every grant and client authentication.
 mod idp;
 /// What no log, status, metric, error or process table may show.

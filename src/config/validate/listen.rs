@@ -1,4 +1,4 @@
-//! Listen addresses: loopback or a Unix socket, never anything that another machine can reach.
+//! Listen addresses: loopback or a Unix socket, and what another machine can reach only where a route says so and who may.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -7,6 +7,14 @@ use super::Check;
 use crate::config::Listen;
 
 impl Check<'_> {
+    /// As [`Self::listen`], for a route that may permit what is not loopback.
+    pub(super) fn listen_for(&mut self, text: &str, key: &[&str], anywhere: bool) -> Listen {
+        match text.parse() {
+            Ok(address) if anywhere => Listen::Tcp(address),
+            _ => self.listen(text, key),
+        }
+    }
+
     /// Security: names are not resolved, so `/etc/hosts` cannot turn `localhost` into a LAN address.
     pub(super) fn listen(&mut self, text: &str, key: &[&str]) -> Listen {
         let nowhere = Listen::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
@@ -40,7 +48,7 @@ impl Check<'_> {
                 let hint = if key[0] == "admin" {
                     "listen on 127.0.0.1, [::1] or unix:/path"
                 } else {
-                    "listen on 127.0.0.1, [::1] or unix:/path; `unsafe_listen` is not yet there in this version"
+                    "listen on 127.0.0.1, [::1] or unix:/path; or set unsafe_listen = true, and `clients`"
                 };
                 let what = if key[0] == "admin" { "reach the operator's listener" } else { "use the token" };
                 let problem = format!("other machines could {what}: only loopback addresses are allowed");

@@ -1,7 +1,7 @@
 //! File to [`Config`]: everything that can be known without starting, all problems at once. A value that is wrong is
-//! reported and replaced by a harmless one, so that what follows can be checked too; the result counts only if nothing
-//! was reported.
+//! reported and replaced by a harmless one, so that what follows can be checked too; the result counts if nothing was.
 
+mod clients;
 mod ends;
 mod files;
 mod global;

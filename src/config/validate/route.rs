@@ -37,6 +37,7 @@ impl Check<'_> {
             routes.insert(name, Arc::new(route));
         }
         self.overlaps(&routes, admin);
+        self.one_tls(&routes);
         self.loops(&routes, admin);
         routes
     }
@@ -54,6 +55,10 @@ impl Check<'_> {
         if listen.is_empty() && !self.refused(&key("listen")) {
             self.problem(&key("listen"), "is missing", "where the application connects, such as 127.0.0.1:8403");
         }
+        let listen =
+            self.each(&listen, key("listen"), |check, text, key| check.listen_for(text, key, file.unsafe_listen));
+        let clients = file.clients.clone().map(|clients| self.clients(name, clients, &listen));
+        self.reachable(name, &file, &listen);
         let (parts, mut upstream) = self.upstream(file.upstream.as_deref(), file.unsafe_plain_upstream, name);
         self.secure(name, &file, named, &parts, &mut upstream);
         let token = self.token_of(name, file.token.as_ref(), token_names);
@@ -85,7 +90,7 @@ impl Check<'_> {
         }
         Route {
             name: name.to_owned(),
-            listen: self.each(&listen, key("listen"), Check::listen),
+            listen,
             host: file.host.map(|host| self.host(&host, &key("host"))),
             path: self.prefix(file.path.as_deref().unwrap_or("/"), &key("path")),
             strip: file.strip.unwrap_or(true),
@@ -112,6 +117,8 @@ impl Check<'_> {
                 None => LOCAL_HOSTS.map(str::to_owned).to_vec(),
             },
             accept_origins: self.each(&file.accept_origins, key("accept_origins"), Check::origin),
+            clients,
+            forwarded: file.forwarded,
         }
     }
 

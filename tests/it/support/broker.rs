@@ -100,7 +100,8 @@ impl Broker {
 
     fn wait_until_it_listens(&mut self) {
         let routes = std::fs::read_to_string(self.directory.path().join("tokenbroker.toml")).unwrap();
-        let wanted = routes.matches("[route.").count() + 1;
+        let route = |line: &&str| line.starts_with("[route.") && line.matches('.').count() == 1;
+        let wanted = routes.lines().filter(route).count() + 1;
         eventually("the broker listens", || {
             let log = self.log();
             let listening = |line: &str| {

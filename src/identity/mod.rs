@@ -1,8 +1,10 @@
-//! Client certificates and trusted roots: PEM files to one rustls configuration.
+//! Certificates and trusted roots: PEM files to one rustls configuration, for a client or ([`server`]) for a listener.
 //!
 //! An [`Identity`] is a snapshot: chain, key and what the leaf says of itself were read together and fit each other. It
 //! never changes; a changed file makes a new one. Errors name the file and, once the certificate could be read, its
 //! subject, serial number and dates, because that is what one has to tell the vendor.
+
+mod server;
 
 use std::fmt;
 use std::io;
@@ -18,7 +20,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
-/// A client certificate chain with its key.
+pub use server::{Named, ServerTls};
+
+/// A certificate chain with its key.
 pub struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -83,13 +87,13 @@ impl Identity {
         let leaf = Leaf::of(&chain[0], cert)?;
         if leaf.not_after <= now {
             return Err(error(
-                format!("the client certificate {} has expired ({leaf})", cert.display()),
+                format!("the certificate {} has expired ({leaf})", cert.display()),
                 "get a new certificate, and give it to the vendor if they keep a copy",
             ));
         }
         if leaf.not_before > now {
             return Err(error(
-                format!("the client certificate {} is not valid yet ({leaf})", cert.display()),
+                format!("the certificate {} is not valid yet ({leaf})", cert.display()),
                 "check this machine's clock",
             ));
         }
@@ -177,6 +181,11 @@ pub fn client_tls(roots: &Roots, identity: Option<&Identity>) -> Result<ClientTl
         parts.extend(identity.chain.iter().map(AsRef::as_ref));
         parts.push(identity.key.secret_der());
     }
+    Ok(ClientTls { config: client_config(roots, identity)?, made_of: digest(&parts) })
+}
+
+/// Stands for exactly these parts.
+fn digest(parts: &[&[u8]]) -> [u8; 32] {
     let mut digest = Context::new(&SHA256);
     for part in parts {
         digest.update(&(part.len() as u64).to_be_bytes());
@@ -184,7 +193,7 @@ pub fn client_tls(roots: &Roots, identity: Option<&Identity>) -> Result<ClientTl
     }
     let mut made_of = [0; 32];
     made_of.copy_from_slice(digest.finish().as_ref());
-    Ok(ClientTls { config: client_config(roots, identity)?, made_of })
+    made_of
 }
 
 fn client_config(roots: &Roots, identity: Option<&Identity>) -> Result<Arc<ClientConfig>, IdentityError> {
