@@ -50,6 +50,8 @@ mod losses;
 mod outages;
 /// Container image, compose and Kubernetes examples, the static binary.
 mod packaging;
+/// Real peers: the suite of Python's requests against httpbin, a WebSocket, huge bodies, events.
+mod peers;
 /// One request through the proxy: heads, bodies, targets, pools, 401, WebSocket, limits.
 mod proxy;
 /// The refresh task, with a scripted server and a clock of its own.
