@@ -12,6 +12,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use prometheus_client::metrics::gauge::Gauge;
+use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -30,6 +31,25 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_s
 
 /// A connection over which no request has come yet gets so long for its first, once the drain has begun.
 const FIRST_REQUEST: Duration = Duration::from_millis(250);
+
+/// File descriptors that are not for client connections: the operator's connections, listeners, exchanges, the store.
+const FILES_KEPT: u64 = 128;
+/// And those of a worker.
+const FILES_PER_WORKER: u64 = 8;
+
+/// How many client connections may be open: as configured, or as many as there are file descriptors for. Each has one more
+/// for its API, so that nobody takes a place who cannot be served.
+pub fn places(limits: &Limits) -> usize {
+    let Some(files) = getrlimit(Resource::Nofile).current else { return limits.connections };
+    let kept = FILES_KEPT + FILES_PER_WORKER * limits.threads as u64;
+    let room = usize::try_from(files.saturating_sub(kept) / 2).unwrap_or(usize::MAX).max(1);
+    if room < limits.connections {
+        let (configured, fix) =
+            (limits.connections, "raise the limit (ulimit -Hn, LimitNOFILE=) or lower limits.connections");
+        warn!(files, configured, places = room, "fewer connections than configured: the limit of open files; {fix}");
+    }
+    room.min(limits.connections)
+}
 
 /// How the connections of one listener are served.
 pub struct Serve<S> {

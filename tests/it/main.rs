@@ -34,6 +34,8 @@ mod exchange;
 mod expiry;
 /// `explain` and `dialects`: what every class, state and code means, and the built-ins to copy.
 mod explain;
+/// Peers that are slow, stuck or take more than their part: memory, descriptors, threads, and how the others fare.
+mod greedy;
 /// A certified OAuth server, for every grant and client authentication.
 mod idp;
 /// What no log, status, metric, error or process table may show.
