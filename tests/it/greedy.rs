@@ -102,7 +102,7 @@ fn with_few_descriptors_who_is_served_is_served_whole_and_the_rest_waits() {
     // The API closes after each answer, so that each request needs another descriptor for it.
     let mut early = Wire::open(broker.address("api"));
     assert_eq!(early.send(GET).reply("GET").unwrap().status, 200);
-    let mut crowd: Vec<_> = (0..120).map(|_| Wire::open(broker.address("api"))).collect();
+    let mut crowd: Vec<_> = (0..250).map(|_| Wire::open(broker.address("api"))).collect();
     for _ in 0..20 {
         assert_eq!(early.send(GET).reply("GET").unwrap().status, 200, "a place has what a request needs");
         assert_eq!(broker.admin("GET", "/livez").status, 200, "and the operator gets in");
@@ -112,12 +112,10 @@ fn with_few_descriptors_who_is_served_is_served_whole_and_the_rest_waits() {
     for wire in &mut crowd {
         wire.send(GET.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"));
     }
-    for wire in &mut crowd {
-        // The first ones were idle for too long, and are closed.
-        if let Some(reply) = wire.reply("GET") {
-            assert_eq!((reply.status, reply.text().as_str()), (200, "fine"));
-        }
-    }
+    // Those that came first may have been idle for too long.
+    let answers: Vec<_> = crowd.iter_mut().filter_map(|wire| wire.reply("GET")).collect();
+    assert!(answers.len() >= 200, "{}", answers.len());
+    assert!(answers.iter().all(|reply| (reply.status, reply.text().as_str()) == (200, "fine")));
     drop((crowd, early));
     assert_eq!(broker.get("api", "/").status, 200);
     assert!(!broker.log().contains("Too many open files"), "{}", broker.log());
