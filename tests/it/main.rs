@@ -26,6 +26,8 @@ mod connections;
 mod demo;
 /// The worked examples of the dialect files, and the language they are written in.
 mod dialects;
+/// Mutated requests to five servers: what they saw, and what the broker says that it sent.
+mod differential;
 /// Who may use a listener: hosts, origins, methods, Unix sockets.
 mod door;
 /// Token servers that answer wrongly, and identities that do not fit.
