@@ -8,8 +8,19 @@ pub struct Case {
     pub bytes: Vec<u8>,
     /// Where it is cut into several writes.
     pub cuts: Vec<usize>,
-    /// Were bytes changed at random? Then its number may be wrong in it.
+    /// Were bytes changed at random? Then its name may be wrong in it.
     pub garbled: bool,
+}
+
+/// How a case is named in its targets, so that changed bytes do not make it another one.
+fn name(number: usize) -> String {
+    format!("{number}-{:04x}", (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48)
+}
+
+/// The case of that name.
+pub fn named(name_of: &[u8]) -> Option<usize> {
+    let text = std::str::from_utf8(name_of).ok()?;
+    text.split('-').next()?.parse().ok().filter(|number| name(*number) == text)
 }
 
 const HOST: &str = "Host: localhost\r\n";
@@ -25,7 +36,7 @@ impl Case {
         let rng = &mut rng;
         let mut bytes = Vec::new();
         for index in 0..[1, 1, 1, 2, 3][rng.usize(..5)] {
-            request(rng, &format!("/{number}/{index}"), &mut bytes);
+            request(rng, &format!("/{}/{index}", name(number)), &mut bytes);
         }
         let garbled = rng.u8(..100) < 8;
         if garbled {
@@ -33,7 +44,7 @@ impl Case {
         }
         // So that the connection ends at once, if nothing took this for something else.
         if rng.u8(..100) < 90 {
-            let last = format!("GET /{number}/last HTTP/1.1\r\n{HOST}Connection: close\r\n\r\n");
+            let last = format!("GET /{}/last HTTP/1.1\r\n{HOST}Connection: close\r\n\r\n", name(number));
             bytes.extend_from_slice(last.as_bytes());
         }
         let cuts =
@@ -224,7 +235,7 @@ fn field(rng: &mut Rng) -> Vec<u8> {
         b"Authorization: Basic eDp5",
         b"X-HTTP-Method-Override: DELETE",
         b"X-Forwarded-For: 1.2.3.4",
-        b"Max-Forwards: 0",
+        b"Max-Forwards: 10",
         b": no name",
         b"no colon",
         b"X A: space in name",

@@ -17,6 +17,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
 
+use super::grammar::named;
 use crate::door::free_port;
 use crate::support::{RUNTIME, eventually};
 
@@ -33,8 +34,7 @@ pub struct Entry {
 impl Entry {
     /// The number of the case that it belongs to, if its target says so.
     pub fn case(&self) -> Option<usize> {
-        let mut parts = self.target.split(|byte| *byte == b'/');
-        parts.find_map(|part| std::str::from_utf8(part).ok()?.parse().ok())
+        self.target.split(|byte| *byte == b'/').find_map(named)
     }
 }
 
