@@ -36,6 +36,8 @@ mod exchange;
 mod expiry;
 /// `explain` and `dialects`: what every class, state and code means, and the built-ins to copy.
 mod explain;
+/// The targets and the corpus of the fuzzers of `tests/fuzz`, without the fuzzers.
+mod fuzz;
 /// Peers that are slow, stuck or take more than their part: memory, descriptors, threads, and how the others fare.
 mod greedy;
 /// A certified OAuth server, for every grant and client authentication.

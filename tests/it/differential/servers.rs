@@ -206,7 +206,7 @@ fn nginx_conf(at: &impl Display, port: u16, inner: u16, counter: u16) -> String 
 
 fn haproxy_conf(port: u16, counter: u16) -> String {
     format!(
-        "global\n log stdout len 65535 format raw local0\n tune.bufsize 131072\n tune.http.maxhdr 1000\n\
+        "global\n nbthread 1\n log stdout len 65535 format raw local0\n tune.bufsize 131072\n tune.http.maxhdr 1000\n\
          defaults\n mode http\n timeout client 75s\n timeout server 30s\n timeout connect 5s\n\
          frontend seen\n bind 127.0.0.1:{port} backlog 4096\n log global\n option dontlognull\n\
          \x20http-request set-var(txn.uri) url,hex\n http-request set-var(txn.method) method,hex\n http-request set-method POST\n http-request set-uri /fixed\n\
