@@ -31,8 +31,11 @@ use tokenbroker::token::kept::{Kept, KeptMoment};
 use tokenbroker::token::schedule::{self, Schedule};
 use tokenbroker::units::Budget;
 
+/// Takes any bytes.
+pub type Target = fn(&[u8]);
+
 /// All of them.
-pub const TARGETS: [(&str, fn(&[u8])); 5] =
+pub const TARGETS: [(&str, Target); 5] =
     [("head", head), ("target", target), ("answer", answer), ("config", config), ("record", record)];
 
 /// Nothing is there, so that nothing but the text decides.
