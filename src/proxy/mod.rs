@@ -33,7 +33,8 @@ pub use download::Body;
 pub use error::Trouble;
 pub use forward::Context;
 use forward::{Answered, forward};
-pub use route::{Route, Routes, TokenUse};
+pub use headers::{only_chunked, to_client, to_upstream};
+pub use route::{Route, Routes, TokenUse, check_form};
 pub use upgrade::{Place, Tunnels};
 pub use upstream::Upstream;
 

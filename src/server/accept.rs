@@ -13,6 +13,7 @@ use hyper::body::{Body, Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -42,6 +43,25 @@ const FIRST_REQUEST: Duration = Duration::from_millis(250);
 
 /// A client of the operator's listener may keep a response waiting for so long.
 const OPERATOR_STALL: Duration = Duration::from_secs(30);
+
+/// File descriptors that are not for client connections: the operator's connections, listeners, exchanges, the store.
+const FILES_KEPT: u64 = 128;
+/// And those of a worker.
+const FILES_PER_WORKER: u64 = 8;
+
+/// How many client connections may be open: as configured, or as many as there are file descriptors for. Each has one more
+/// for its API, so that nobody takes a place who cannot be served.
+pub fn places(limits: &Limits) -> usize {
+    let Some(files) = getrlimit(Resource::Nofile).current else { return limits.connections };
+    let kept = FILES_KEPT + FILES_PER_WORKER * limits.threads as u64;
+    let room = usize::try_from(files.saturating_sub(kept) / 2).unwrap_or(usize::MAX).max(1);
+    if room < limits.connections {
+        let (configured, fix) =
+            (limits.connections, "raise the limit (ulimit -Hn, LimitNOFILE=) or lower limits.connections");
+        warn!(files, configured, places = room, "fewer connections than configured: the limit of open files; {fix}");
+    }
+    room.min(limits.connections)
+}
 
 /// How the connections of one listener are served.
 pub struct Serve<S> {

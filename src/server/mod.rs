@@ -281,7 +281,7 @@ fn workers(
     tasks: &Tasks,
     routes: &Arc<ArcSwap<Vec<Arc<Route>>>>,
 ) -> Result<Vec<UnboundedSender<Opened>>, StartError> {
-    let permits = Arc::new(Semaphore::new(limits.connections));
+    let permits = Arc::new(Semaphore::new(accept::places(limits)));
     let start = |index| {
         let (sender, listeners) = unbounded_channel();
         let worker = Worker {

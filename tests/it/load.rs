@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use tokenbroker::config::{self, Listen};
 use tokenbroker::server::Running;
 
 use crate::support::{
-    Action, Broker, Buffered, PATIENCE, RUNTIME, Reply, Upstream, Wire, eventually, has, static_route, through,
+    Action, Broker, Buffered, PATIENCE, RUNTIME, Reply, Upstream, Wire, eventually, has, output, static_route,
     with_static_token, write,
 };
 
@@ -22,7 +23,7 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const OPEN: &str = "tokenbroker_connections ";
 
 /// A broker whose command was changed, with limits and the route of [`static_route`].
-fn limited(limits: &str, upstream: &Upstream, adjust: impl FnOnce(&mut std::process::Command)) -> Broker {
+fn limited(limits: &str, upstream: &Upstream, adjust: impl FnOnce(&mut Command)) -> Broker {
     let config = format!("[limits]\n{limits}\n{}", static_route(upstream, ""));
     let broker = Broker::start_in(tempfile::tempdir().unwrap(), &config, adjust);
     broker.wait_for_state("api", "valid");
@@ -93,9 +94,9 @@ fn without_a_free_descriptor_the_broker_waits_and_goes_on_when_there_is_one() {
         return;
     }
     let upstream = Upstream::ok();
-    let mut broker = limited("threads = 2\nhead_timeout = \"1m\"", &upstream, |command| {
-        through(command, &["prlimit", "--nofile=64"]);
-    });
+    let mut broker = limited("threads = 2\nhead_timeout = \"1m\"", &upstream, |_| {});
+    // A limit that it knows from the start it keeps away from.
+    output(Command::new("prlimit").args(["--pid", &broker.pid().to_string(), "--nofile=64"]));
     let crowd: Vec<_> = (0..200).map(|_| Wire::open(broker.address("api"))).collect();
     eventually("there is no descriptor left", || broker.log().contains("a connection could not be accepted"));
     let before = cpu(&broker);

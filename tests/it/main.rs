@@ -34,6 +34,8 @@ mod corpus;
 mod demo;
 /// The worked examples of the dialect files, and the language they are written in.
 mod dialects;
+/// Mutated requests to five servers: what they saw, and what the broker says that it sent.
+mod differential;
 /// Who may use a listener: hosts, origins, methods, Unix sockets.
 mod door;
 /// Token servers that answer wrongly, and identities that do not fit.
@@ -42,6 +44,10 @@ mod exchange;
 mod expiry;
 /// `explain` and `dialects`: what every class, state and code means, and the built-ins to copy.
 mod explain;
+/// The targets and the corpus of the fuzzers of `tests/fuzz`, without the fuzzers.
+mod fuzz;
+/// Peers that are slow, stuck or take more than their part: memory, descriptors, threads, and how the others fare.
+mod greedy;
 /// Requests that come back, and what `forwarded` adds.
 mod hops;
 /// A certified OAuth server, for every grant and client authentication.
@@ -60,6 +66,8 @@ mod losses;
 mod outages;
 /// Container image, compose and Kubernetes examples, the static binary.
 mod packaging;
+/// Real peers: the suite of Python's requests against httpbin, a WebSocket, huge bodies, events.
+mod peers;
 /// One request through the proxy: heads, bodies, targets, pools, 401, WebSocket, limits.
 mod proxy;
 /// The refresh task, with a scripted server and a clock of its own.

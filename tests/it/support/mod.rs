@@ -42,6 +42,10 @@ pub fn has(part: &str) -> bool {
         "oidc-provider" => {
             Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/idp/node_modules/oidc-provider")).exists()
         }
+        "requests-suite" => {
+            let target = concat!(env!("CARGO_MANIFEST_DIR"), "/target");
+            ["venv/bin/websockets", "peers/requirements.txt"].iter().all(|path| Path::new(target).join(path).exists())
+        }
         "root" => rustix::process::geteuid().is_root(),
         program => in_path(program),
     };
@@ -55,6 +59,12 @@ pub fn has(part: &str) -> bool {
 
 fn in_path(program: &str) -> bool {
     std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+}
+
+/// How much of something a test does: `TOKENBROKER_TEST_NAME`, which `tests/soak` sets, or so much.
+pub fn size(name: &str, otherwise: usize) -> usize {
+    let name = format!("TOKENBROKER_TEST_{name}");
+    std::env::var(&name).map_or(otherwise, |size| size.parse().unwrap_or_else(|e| panic!("{name}: {e}")))
 }
 
 /// Runs a program to its end; its stdout. It must succeed.
