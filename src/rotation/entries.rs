@@ -48,6 +48,11 @@ impl Rotation {
         }
         match self.record.room(&self.policy, entries, now) {
             Err(problem) => return self.park(problem),
+            // Security: that it does not work any more is tried, before it is too late.
+            Ok(Some(id)) if self.record.old.id.as_ref() == Some(&id) && !self.old_dead => {
+                self.probe_old = true;
+                return;
+            }
             Ok(Some(id)) => return self.doom(&id, entries, now),
             Ok(None) => {}
         }

@@ -136,7 +136,7 @@ impl Held {
         }
         let found: Vec<_> = live(entries).filter(|entry| self.is(entry)).collect();
         if let [one] = found[..] {
-            (self.id, self.expires) = (Some(one.id.clone()), one.end());
+            (self.id, self.expires) = (Some(one.id.clone()), one.end().or(self.expires));
         }
     }
 }

@@ -4,6 +4,7 @@
 //! loses nothing. It must never delete a secret that is in use, one that somebody else made, or the last that works.
 
 mod entries;
+mod failure;
 mod listing;
 mod mark;
 mod outcome;
@@ -44,8 +45,9 @@ pub struct Rotation {
     asked: Option<Action>,
     /// Does the driver use what the record says?
     published: Which,
-    /// Is the old one to be tried?
+    /// Is the old one to be tried? Was it, and refused, as in an emergency it has to be?
     probe_old: bool,
+    old_dead: bool,
     /// How often in a row the new one has worked since the old one is to be deleted, and how often it has to.
     checks: u32,
     needed: u32,
@@ -82,6 +84,7 @@ impl Rotation {
             asked: None,
             published,
             probe_old: false,
+            old_dead: false,
             checks: 0,
             // What the process before saw is not known.
             needed,
@@ -96,6 +99,7 @@ impl Rotation {
     /// under way takes note of it as long as the old one serves.
     pub fn begin(&mut self, begin: Begin, emergency: bool) -> bool {
         self.changes();
+        self.old_dead = false;
         if self.record.state != State::Stable {
             let old_serves = serves(&self.record) == Which::Old && !matches!(self.record.state, State::Aborting(_));
             if emergency && old_serves && !self.record.emergency {
@@ -208,6 +212,7 @@ impl Rotation {
         }
         match &self.record.state {
             State::Stable => Action::Done,
+            State::Planned if self.probe_old => Action::Verify(Which::Old),
             State::Planned | State::Created | State::Aborting(_) => Action::List,
             State::Creating => match self.record.marks.last() {
                 _ if self.record.style == Style::Replace => Action::Replace,

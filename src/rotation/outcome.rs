@@ -1,4 +1,4 @@
-//! What the outcome of a call means for the rotation.
+//! What the outcome of a call means for the rotation; where nothing came of it: `failure`.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::entries::TRIES_MAX;
 use super::mark::Mark;
-use super::{Action, Event, Failure, Held, Problem, Rotation, State, Style, Which, serves};
+use super::{Action, Event, Held, Problem, Rotation, State, Style, Which, serves};
 use crate::secret::Secret;
 
 /// A new secret may be refused until every replica knows it: pauses between tries, 20 min together.
@@ -16,10 +16,6 @@ const REFUSALS_MAX: usize = 3;
 const REFUSALS_WINDOW: i64 = 600;
 /// The old one serves again so often, then the new one is given up.
 const BACKS_MAX: u32 = 3;
-/// Failed calls in a row, and deletions, after which a person looks at it.
-const FAILS_MAX: u32 = 12;
-const DELETES_MAX: u32 = 10;
-const AGAIN: (i64, i64) = (15, 3600);
 
 impl Rotation {
     /// Takes note of what happened. An answer that was not asked for changes nothing.
@@ -72,28 +68,6 @@ impl Rotation {
 
     pub(super) fn park(&mut self, problem: Problem) {
         (self.record.problem, self.dirty) = (Some(problem), true);
-    }
-
-    /// The same call again, later.
-    fn again(&mut self, now: i64, at_least: i64) {
-        self.fails += 1;
-        if self.fails >= FAILS_MAX {
-            let why = format!("the vendor cannot be reached or does not answer ({})", self.doing());
-            return self.park(Problem::new(why, "look at the connection to the vendor, then rotate again"));
-        }
-        self.checks = 0;
-        self.wait(now, (AGAIN.0 << (self.fails - 1).min(8)).min(AGAIN.1).max(at_least));
-    }
-
-    fn doing(&self) -> &'static str {
-        match self.record.state {
-            State::Stable => "nothing to do",
-            State::Planned => "before the new secret is made",
-            State::Creating | State::Created => "while the new secret is made",
-            State::Verifying { .. } => "while the new secret is tried",
-            State::Swapped { .. } | State::Deleting => "while the old secret is deleted",
-            State::Aborting(_) => "while the new secret is deleted",
-        }
     }
 
     /// All is as before; `problem` says why.
@@ -188,6 +162,8 @@ impl Rotation {
                     "both are kept: rotate again to try again",
                 ));
             }
+            // It works all the same: the clock was wrong, or the vendor.
+            (State::Planned, _) => (self.probe_old, self.record.emergency, self.dirty) = (false, false, true),
             _ => {
                 self.checks += 1;
                 if self.checks < self.needed {
@@ -201,6 +177,10 @@ impl Rotation {
         self.fails = 0;
         match &mut self.record.state {
             State::Verifying { passed } => *passed = 0,
+            State::Planned => {
+                (self.probe_old, self.old_dead) = (false, true);
+                return;
+            }
             // The deletion has not begun: the old one may go on.
             State::Deleting if !self.record.cutting && !self.record.old.over(now) => return self.swap_back(now),
             // Whether there is still another one is not known: this one has to prove itself again.
@@ -248,83 +228,8 @@ impl Rotation {
             self.wait(now, PROPAGATION[0]);
         }
     }
-
-    fn failed(&mut self, asked: &Action, failure: Failure, now: i64) {
-        // Security: what was to be deleted may be in use when that is tried again, so it is looked up again.
-        self.record.doomed = None;
-        let words = match failure {
-            Failure::Busy(wait) => return self.again(now, whole(wait).min(AGAIN.1)),
-            _ if matches!(asked, Action::Verify(_)) => return self.again(now, AGAIN.0),
-            Failure::AdminExpired => {
-                let why = format!("the vendor refused the management token ({})", self.doing());
-                return self.ends(asked, why, "give another management token (`--admin-token-stdin`)");
-            }
-            Failure::NotSent => return self.again(now, AGAIN.0),
-            Failure::Lost => match asked {
-                Action::Create { .. } => {
-                    (self.fresh, self.looks, self.found) = (false, 0, false);
-                    return;
-                }
-                Action::Replace => {
-                    self.record.unsure = true;
-                    return self.enter(State::Verifying { passed: 0 });
-                }
-                // Perhaps it was done: the list will tell.
-                Action::Delete { .. } => return self.again(now, whole(self.policy.settle).max(AGAIN.0)),
-                _ => return self.again(now, AGAIN.0),
-            },
-            Failure::Refused(words) => words,
-        };
-        if let Action::Delete { id } = asked {
-            return self.deletion_over(id, now);
-        }
-        let why = format!("the vendor refuses ({}): {words}", self.doing());
-        self.ends(asked, why, "do what the vendor says");
-    }
-
-    /// It was not done, and will not be. Where nothing was made yet, all is as before; else it goes on from here.
-    fn ends(&mut self, asked: &Action, why: String, fix: &str) {
-        let record = &mut self.record;
-        if matches!(asked, Action::Create { .. }) {
-            // What was refused does not exist.
-            record.marks.pop();
-            self.enter(State::Planned);
-        } else if *asked == Action::Replace && record.unsure {
-            self.enter(State::Verifying { passed: 0 });
-            let what_to_do =
-                format!("both are kept, because it may have taken the new one before: {fix}, then rotate again");
-            return self.park(Problem::new(why, what_to_do));
-        }
-        let record = &self.record;
-        let may_exist = record.tries > 0 || !record.marks.is_empty();
-        if *asked == Action::Replace || record.state == State::Planned && !may_exist {
-            return self.back_to_stable(Problem::new(why, format!("nothing was changed: {fix}, then rotate again")));
-        }
-        self.park(Problem::new(why, format!("{fix}, then rotate again")));
-    }
-
-    fn deleted(&mut self, id: &str, now: i64) {
-        self.fails = 0;
-        if self.record.state == State::Deleting && self.record.old.id.as_deref() == Some(id) {
-            return self.finish();
-        }
-        self.deletion_over(id, now);
-    }
-
-    /// The list tells whether it is gone.
-    fn deletion_over(&mut self, id: &str, now: i64) {
-        for mark in self.record.marks.iter_mut().filter(|mark| mark.id.as_deref() == Some(id)) {
-            mark.deleted = true;
-        }
-        (self.record.doomed, self.record.room, self.deletes) = (None, None, self.deletes + 1);
-        self.settle(now);
-        if self.deletes >= DELETES_MAX {
-            let why = format!("the vendor does not delete a secret ({})", self.doing());
-            self.park(Problem::new(why, "delete it there by hand, then rotate again"));
-        }
-    }
 }
 
-fn whole(duration: Duration) -> i64 {
+pub(super) fn whole(duration: Duration) -> i64 {
     i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }

@@ -21,7 +21,7 @@ impl Rotation {
     /// What was found out before is found out again: much may have happened since.
     fn afresh(&mut self) {
         (self.fails, self.deletes, self.looks, self.checks, self.dirty) = (0, 0, 0, 0, true);
-        (self.record.refused, self.record.backs, self.record.doomed) = (0, 0, None);
+        (self.record.refused, self.record.backs, self.record.doomed, self.old_dead) = (0, 0, None, false);
     }
 
     /// Takes what a person chose, asked or not: once a rotation has begun, which secret is in use, or which one may go to make a

@@ -224,7 +224,7 @@ impl Sim {
         let end = if scene.emergency { START - 2 * 3600 } else { START + 400 * DAY };
         let mut id = None;
         if !scene.gone && scene.style != Style::Import {
-            id = Some(vendor.has(A, None, end, false)).filter(|_| scene.known);
+            id = Some(vendor.has(A, Some("tb/here/0000"), end, false)).filter(|_| scene.known);
         } else if scene.style == Style::Import {
             vendor.has(A, None, end, false);
             vendor.create("", START + 180 * DAY, START, false);
@@ -542,7 +542,12 @@ impl Sim {
                     (self.old, self.new) = (value(&self.record.old), self.record.new.as_ref().map(value));
                     Some(Event::Saved)
                 }
-                Action::Swap => Some(Event::Swapped),
+                Action::Swap => {
+                    if value(self.machine.record().serving()) != self.serving() {
+                        self.fail("it is used before it is saved");
+                    }
+                    Some(Event::Swapped)
+                }
                 Action::Done => break End::Rotated,
                 Action::Park(problem) => {
                     assert!(!problem.why.is_empty() && !problem.what_to_do.is_empty());

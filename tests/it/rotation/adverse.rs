@@ -2,7 +2,7 @@
 
 use tokenbroker::rotation::{Action, Asks, Begin, Entry, Event, Failure, Held, Record, State, Which};
 
-use super::desk::{B, Desk, entry, policy, secret, stamp, tagged, value};
+use super::desk::{B, Desk, entry, expired, policy, secret, stamp, tagged, value};
 use super::{A, START};
 
 /// The new one serves, and the old one is to be deleted.
@@ -113,6 +113,71 @@ fn an_id_that_is_given_to_the_new_one_again_is_never_deleted() {
         assert!(problem.what_to_do.contains("vendor's list"), "{problem:?}");
         assert_eq!(value(desk.saved.serving()), B);
     }
+}
+
+#[test]
+fn an_id_that_somebody_else_has_is_not_that_of_the_new_one() {
+    let mut desk =
+        Desk::with(Record::new(Held::new(&secret(A), Some("a".into()))), super::Policy { slots: None, ..policy() });
+    desk.machine.begin(Begin::Create, false);
+    desk.lists(&[entry("a"), entry("f")]);
+    let new = Entry { id: "b".into(), ..desk.creates("f") };
+    let listed = [entry("a"), entry("f"), new];
+    desk.lists(&listed);
+    desk.works(4);
+    desk.lists(&listed);
+    desk.deletes("a");
+    assert_eq!(desk.next(), Action::Done);
+    assert_eq!(desk.saved.old.id.as_deref(), Some("b"));
+}
+
+#[test]
+fn the_one_in_use_is_deleted_to_make_room_only_if_the_vendor_refuses_it() {
+    let full = [expired("a"), entry("f")];
+    // By our clock it has expired, and nobody said that it does not work.
+    let mut desk = Desk::begun(Some("a"));
+    desk.lists(&full);
+    assert_eq!(desk.parks().asks, Some(Asks::Room));
+
+    // It is said, and not true.
+    let mut desk = Desk::new(Some("a"));
+    desk.machine.begin(Begin::Create, true);
+    desk.lists(&full);
+    assert_eq!(desk.next(), Action::Verify(Which::Old));
+    desk.tell(Event::Accepted);
+    desk.lists(&full);
+    assert_eq!(desk.parks().asks, Some(Asks::Room));
+
+    // It is true; and tried again where it was found out another day.
+    let mut desk = Desk::new(Some("a"));
+    desk.machine.begin(Begin::Create, true);
+    for _ in 0..2 {
+        desk.lists(&full);
+        assert_eq!(desk.next(), Action::Verify(Which::Old));
+        desk.tell(Event::Refused);
+        desk.tell(Event::Daily);
+    }
+    desk.lists(&full);
+    assert_eq!(desk.next(), Action::Verify(Which::Old));
+    desk.tell(Event::Refused);
+    desk.lists(&full);
+    desk.deletes("a");
+}
+
+#[test]
+fn what_cannot_be_stored_is_deleted_at_once() {
+    let mut desk = Desk::begun(Some("a"));
+    desk.lists(&[entry("a")]);
+    let new = desk.creates("b");
+    assert_eq!(desk.machine.next(desk.now()), Action::Save);
+    desk.tell(Event::SaveFailed);
+    desk.lists(&[entry("a"), new]);
+    // The store still does not work: that is no reason to leave it there.
+    desk.deletes("b");
+    assert_eq!(desk.saved.state, State::Creating);
+    desk.lists(&[entry("a")]);
+    assert!(desk.parks().why.contains("could not be saved"));
+    assert_eq!(*desk.state(), State::Stable);
 }
 
 #[test]

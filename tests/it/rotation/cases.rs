@@ -301,6 +301,9 @@ fn an_old_one_that_ends_while_a_person_is_asked_makes_room_itself() {
     assert_eq!(desk.parks().asks, Some(Asks::Room));
     assert!(!desk.machine.begin(Begin::Create, true), "one is under way; and the old one does not work any more");
     desk.tell(Event::Daily);
+    desk.lists(&[old.clone(), entry("f")]);
+    assert_eq!(desk.next(), Action::Verify(Which::Old));
+    desk.tell(Event::Refused);
     desk.lists(&[old, entry("f")]);
     desk.deletes("a");
     desk.lists(&[entry("f")]);
@@ -313,7 +316,10 @@ fn an_old_one_that_ends_while_a_person_is_asked_makes_room_itself() {
 #[test]
 fn a_list_read_for_another_purpose_tells_when_the_secret_in_use_ends() {
     let mut desk = Desk::new(Some("a"));
+    let end = entry("a").expires.map(jiff::Timestamp::as_second);
     desk.machine.seen(&[entry("f"), entry("a")]);
-    assert_eq!(desk.next(), Action::Done);
-    assert_eq!(desk.saved.old.expires, entry("a").expires.map(jiff::Timestamp::as_second));
+    assert_eq!((desk.next(), desk.saved.old.expires), (Action::Done, end));
+    // A list without ends says nothing of it.
+    desk.machine.seen(&[tokenbroker::rotation::Entry { expires: None, ..entry("a") }]);
+    assert_eq!((desk.next(), desk.machine.record().old.expires), (Action::Done, end));
 }

@@ -111,7 +111,8 @@ fn a_value_that_is_changed_by_hand_serves_and_what_was_made_here_before_is_delet
         }
         let record = desk.saved.replaced_by(&secret("ccc-by-hand"), Some("c".into()));
         assert_eq!((value(record.serving()), record.fallback(desk.now()).map(value)), ("ccc-by-hand".into(), None));
-        let mut desk = Desk { t: desk.t, ..Desk::with(record, policy()) };
+        let unlimited = super::Policy { slots: None, ..policy() };
+        let mut desk = Desk { t: desk.t, ..Desk::with(record, unlimited) };
         assert_eq!(desk.next(), Action::Done);
         desk.machine.begin(Begin::Create, false);
         desk.lists(&[new, entry("c"), tagged("f", "by hand")]);
@@ -128,7 +129,7 @@ fn a_lost_creation_is_remembered_when_the_value_is_changed_by_hand() {
     let (tag, _) = desk.asks_for_another();
     desk.fails(Failure::Lost);
     let record = desk.saved.replaced_by(&secret("ccc-by-hand"), None);
-    let mut desk = Desk::with(record, policy());
+    let mut desk = Desk::with(record, super::Policy { slots: None, ..policy() });
     desk.machine.begin(Begin::Create, false);
     // First it is known which one is in use: an orphan might have been given another value by hand.
     desk.lists(&[entry("c"), tagged("lost", &tag)]);
