@@ -21,19 +21,32 @@ pub(super) struct Alone {
 
 impl Alone {
     /// Takes the store, if there is one: no broker can start meanwhile.
-    pub async fn open(mut config: Config, token: &str) -> Result<Self, String> {
+    pub async fn open(config: Config, token: &str) -> Result<Self, String> {
+        Self::with(config, token, None).await
+    }
+
+    /// The token that rotates the client secret of that one: the same as a broker would choose, with the one whose access token
+    /// may manage secrets.
+    pub async fn of_client(config: Config, token: &str) -> Result<Self, String> {
+        let client = config.tokens.get(token).map(|token| token.client());
+        let same = config.tokens.values().filter(|token| Some(token.client()) == client);
+        let driver = same.min_by_key(|token| (!token.rotate.told, token.name.clone()));
+        let (driver, admin) = driver.map(|token| (token.name.clone(), token.rotate.admin.clone())).unwrap_or_default();
+        Self::with(config, &driver, admin.as_deref()).await
+    }
+
+    async fn with(mut config: Config, token: &str, admin: Option<&str>) -> Result<Self, String> {
         // Nothing else of the configuration has to be in order for this.
         config.routes.clear();
-        let admin = config.tokens.get(token).and_then(|token| token.rotate.admin.clone());
-        config.tokens.retain(|name, _| name == token || Some(name) == admin.as_ref());
+        config.tokens.retain(|name, _| name == token || Some(name.as_str()) == admin);
         let said = |error: AppError| error.to_string();
         let app = App::open(&config, Clock::system()).await.map_err(said)?;
         let mut plan = app.plan(config, None, &Default::default()).await.map_err(said)?;
         let opened = app.token(&mut plan, token, None, None);
         let (part, refresher) = opened.ok_or_else(|| format!("there is no token {token}"))?;
         part.secrets.drive(token, &part.slot);
-        let admin = admin.and_then(|admin| app.token(&mut plan, &admin, None, None));
-        Ok(Self { part, refresher, admin: admin.map(|(_, refresher)| refresher), app })
+        let admin = admin.and_then(|admin| app.token(&mut plan, admin, None, None)).map(|(_, refresher)| refresher);
+        Ok(Self { part, refresher, admin, app })
     }
 
     /// Asks the vendor about client applications.

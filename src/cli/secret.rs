@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::alone::Alone;
 use super::ask::Operator;
@@ -21,6 +22,8 @@ use crate::units::{Date, date};
 
 /// Between two looks at a rotation.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// A rotation that says nothing new for so long is not waited for.
+const QUIET_MAX: Duration = Duration::from_secs(1800);
 /// How long the old secret may stay for the command to wait until it is gone.
 const GRACE_WAITED: Duration = Duration::from_secs(60);
 
@@ -167,7 +170,7 @@ impl<'c> Client<'c> {
 
     /// Has it begun, and says how it goes on until the new secret is in use.
     fn follow(&self, verb: Verb, asked: Asked) -> Result<ExitCode, String> {
-        let mut report = Report { token: &self.token, last: String::new() };
+        let mut report = Report { token: &self.token, last: String::new(), changed: Instant::now() };
         let done = if self.operator.runs() {
             self.post(verb.as_str(), &json!(asked))?;
             loop {
@@ -205,7 +208,7 @@ impl<'c> Client<'c> {
 
     async fn alone(&self) -> Result<Alone, String> {
         let (_, _, config, _) = self.cli.load().map_err(|_| "the configuration cannot be read any more")?;
-        Alone::open(config, &self.token.name).await
+        Alone::of_client(config, &self.token.name).await
     }
 
     fn post(&self, verb: &str, body: &Value) -> Result<Value, String> {
@@ -223,7 +226,7 @@ impl<'c> Client<'c> {
         let found = look.load(&record(&self.token)).map_err(|e| e.to_string())?.ok_or_else(none)?;
         let kept: KeptSecrets = serde_json::from_slice(&found.plain).map_err(|e| e.to_string())?;
         let held = kept.record.serving();
-        if held.secret().digest() == kept.seed {
+        if !kept.is_rotated() {
             return Err(none());
         }
         file::replace(to, &held.secret()).map_err(|e| format!("{}: {e}", to.display()))?;
@@ -241,6 +244,7 @@ async fn told(secrets: &Secrets, verb: Verb, asked: Asked) -> Result<Value, Stri
 struct Report<'t> {
     token: &'t Token,
     last: String,
+    changed: Instant,
 }
 
 impl Report<'_> {
@@ -269,7 +273,10 @@ impl Report<'_> {
         };
         if line != self.last {
             print(&format!("{name}: {line}\n"));
-            self.last = line;
+            (self.last, self.changed) = (line, Instant::now());
+        }
+        if self.changed.elapsed() > QUIET_MAX {
+            return Some(Err(format!("{name}: nothing has changed for 30 min; see how it stands: tokenbroker status")));
         }
         match progress.state.as_str() {
             "stable" => Some(Ok(())),

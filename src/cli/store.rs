@@ -126,7 +126,7 @@ fn describe(kept: &Kept) -> (Value, String) {
 /// What may be shown of a client's secrets.
 fn described(kept: &KeptSecrets) -> (Value, String) {
     let progress = Progress::of(&kept.record);
-    let rotated = kept.record.serving().secret().digest() != kept.seed;
+    let rotated = kept.is_rotated();
     let which = if rotated { "a rotated client secret is in use" } else { "the configured client secret is in use" };
     let id = progress.in_use.as_deref().map(|id| format!(" ({id})")).unwrap_or_default();
     let fields = json!({ "rotated": rotated, "in_use": progress.in_use, "state": progress.state });
@@ -135,11 +135,11 @@ fn described(kept: &KeptSecrets) -> (Value, String) {
 
 fn forget(cli: &Cli, directory: &Path, seal: Seal, name: &str) -> Result<ExitCode, String> {
     let none = |known: String| format!("there is no record {name}; there are: {known}");
-    if name.starts_with("secret.") {
-        return Err(StoreError::Kept(name.to_owned()).to_string());
-    }
     let forgotten = match FileStore::open(directory, seal) {
         Ok(store) => {
+            if name.starts_with("secret.") && matches!(store.load(name), Ok(Some(_))) {
+                return Err(StoreError::Kept(name.to_owned()).to_string());
+            }
             let known = store.newest().map_err(|e| e.to_string())?.into_keys().collect::<Vec<_>>().join(", ");
             let forgotten = store.forget_all(name).map_err(|e| e.to_string())?;
             if forgotten.is_empty() {

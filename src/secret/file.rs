@@ -31,8 +31,13 @@ pub fn replace(path: &Path, secret: &Secret) -> io::Result<()> {
     write().inspect_err(|_| drop(std::fs::remove_file(&beside)))
 }
 
+/// What the file holds, without the newline at its end.
+pub fn read(path: &Path) -> io::Result<Secret> {
+    let held = Zeroizing::new(std::fs::read_to_string(path)?);
+    Ok(Secret::new(held.trim_end_matches(['\r', '\n']).to_owned()))
+}
+
 /// Does the file hold it, with a newline or without?
 pub fn holds(path: &Path, secret: &Secret) -> bool {
-    let held = std::fs::read_to_string(path).map(Zeroizing::new);
-    held.is_ok_and(|held| held.trim_end_matches(['\r', '\n']) == secret.expose())
+    read(path).is_ok_and(|held| held == *secret)
 }

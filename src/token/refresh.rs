@@ -122,10 +122,11 @@ impl<E: Exchange> Refresher<E> {
     /// ends.
     pub async fn run(mut self, stop: CancellationToken, cut: CancellationToken) -> Ended {
         while !stop.is_cancelled() {
-            let wait = self.save_again(false).await.min(self.revoke_again().await).min(self.rotate().await);
+            let wait = self.save_again(false).await.min(self.revoke_again().await);
             match self.next() {
                 Next::Exchange => self.exchange(&cut).await,
                 Next::Wait(next) => {
+                    let wait = wait.min(self.rotate().await);
                     tokio::select! {
                         () = tokio::time::sleep(next.min(wait)) => {}
                         () = self.task.slot.woken() => {}

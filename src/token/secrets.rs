@@ -1,8 +1,10 @@
 //! The client secret of a client, where a rotation has put another in the place of the configured one. All tokens of that
 //! client share it; the task of one of them makes the steps.
 
+mod shown;
+
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -12,27 +14,17 @@ use serde_json::Value;
 use tokio::sync::{MutexGuard, oneshot};
 use zeroize::Zeroizing;
 
+pub use shown::{KeptSecrets, Progress};
+
 use super::cache::Slot;
 use super::keeper::Keeper;
 use crate::config;
-use crate::rotation::{Event, Held, Problem, Record, Rotation, State};
+use crate::rotation::{Event, Held, Problem, Rotation, State};
 use crate::secret::Secret;
 use crate::store::{FileStore, StoreError};
 
 /// What was asked for and is not yet begun.
 const ORDERS_MAX: usize = 4;
-
-/// What the store has of a client's secrets.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct KeptSecrets {
-    /// Digest of the configured value, or values, that the rotation began with: another one wins over what is here.
-    pub seed: [u8; 32],
-    /// For the names of what is made at the vendor: no other store has it.
-    pub instance: String,
-    pub record: Record,
-    /// An unattended rotation that failed is not tried again before: seconds since 1970.
-    pub retry_at: Option<i64>,
-}
 
 /// Something that a person asks of the vendor, about the secrets of a client.
 #[derive(Default, Serialize, Deserialize)]
@@ -94,31 +86,6 @@ pub(super) struct Order {
     pub reply: oneshot::Sender<Reply>,
 }
 
-/// How a rotation stands, without any secret.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Progress {
-    /// `none` before the first one.
-    pub state: String,
-    /// In a row, and how often it has to be.
-    pub verified: u32,
-    pub verify_times: u32,
-    /// Why it waits for a person, or why the last one changed nothing.
-    pub problem: Option<String>,
-    pub fix: Option<String>,
-    /// What the vendor last said to that.
-    pub said: Option<String>,
-    /// The vendor's id of the secret in use, where that is known.
-    pub in_use: Option<String>,
-    /// Is it one that a rotation brought?
-    pub rotated: bool,
-    pub expires_at: Option<Timestamp>,
-    /// When the secret before it is deleted.
-    pub old_goes_at: Option<Timestamp>,
-    /// When the next step is made.
-    pub next_at: Option<Timestamp>,
-}
-
 /// One client's.
 #[derive(Default)]
 pub struct Secrets {
@@ -131,8 +98,8 @@ pub struct Secrets {
     progress: ArcSwap<Progress>,
     /// So often was the new one refused, and the old one was not.
     refused: AtomicU32,
-    /// Stands for what was last read of the configured values.
-    seen: ArcSwapOption<[u8; 32]>,
+    /// Is what the token of the driver is configured with in use, and not what is here?
+    overruled: AtomicBool,
 }
 
 /// What the steps are made with.
@@ -148,9 +115,12 @@ pub(super) struct Work {
     pub said: Option<String>,
     /// What the machine was made with.
     pub config: Option<Arc<config::Token>>,
-    /// The end of the configured secret as the vendor's list tells.
-    pub learned: Option<Timestamp>,
-    /// An unattended rotation is not tried before: seconds since 1970.
+    /// Stands for what is configured, as it was last read.
+    pub seen: Option<[u8; 32]>,
+    /// The end of that as the vendor's list tells.
+    pub learned: Option<([u8; 32], Timestamp)>,
+    /// An unattended rotation is not thought of, and not tried, before: seconds since 1970.
+    pub look_at: Option<i64>,
     pub retry_at: Option<i64>,
     /// Is the file written that the operator wants it in? If not, it is tried then.
     pub written: bool,
@@ -191,25 +161,12 @@ impl Secrets {
     /// Those to use in the place of the configured ones, the best first; `None` if those are to be used. `seed` stands for
     /// their values, `None` if they cannot be read now.
     pub fn instead(&self, seed: Option<[u8; 32]>, now: Timestamp) -> Option<Vec<Held>> {
-        if let Some(seed) = seed {
-            self.seen(seed);
-        }
         let kept = self.kept.load();
-        let kept = kept.as_ref().filter(|kept| !self.is_overruled(kept))?;
-        Some([Some(kept.record.serving()), kept.record.fallback(now)].into_iter().flatten().cloned().collect())
-    }
-
-    /// That stands for what was read of the configured values.
-    pub(super) fn seen(&self, seed: [u8; 32]) {
-        if self.seen.load().as_deref() != Some(&seed) {
-            self.seen.store(Some(Arc::new(seed)));
-        }
-    }
-
-    /// Was another value configured since? Not if that is the new one itself.
-    pub(super) fn is_overruled(&self, kept: &KeptSecrets) -> bool {
-        let seen = self.seen.load();
-        seen.as_deref().is_some_and(|seen| *seen != kept.seed && *seen != kept.record.serving().secret().digest())
+        let kept = kept.as_ref().filter(|kept| seed.is_none_or(|seed| !kept.is_overruled(&seed)))?;
+        let fallback = kept.record.fallback(now);
+        // Of two that are configured, the other one is there for the one in use.
+        (kept.is_rotated() || fallback.is_some())
+            .then(|| [Some(kept.record.serving()), fallback].into_iter().flatten().cloned().collect())
     }
 
     /// The task of that token makes the steps from now on.
@@ -230,10 +187,8 @@ impl Secrets {
     /// The end of the secret in use, if that is one that a rotation brought.
     pub fn expires(&self) -> Option<Option<Timestamp>> {
         let kept = self.kept.load();
-        let kept = kept.as_ref().filter(|kept| !self.is_overruled(kept))?;
-        let serving = kept.record.serving();
-        let rotated = serving.secret().digest() != kept.seed;
-        rotated.then(|| serving.expires.and_then(|end| Timestamp::from_second(end).ok()))
+        let kept = kept.as_ref().filter(|kept| kept.is_rotated() && !self.overruled.load(Ordering::Relaxed))?;
+        Some(kept.record.serving().expires.and_then(|end| Timestamp::from_second(end).ok()))
     }
 
     /// Asks for something; the answer comes when the token's task has done it.
@@ -254,7 +209,10 @@ impl Secrets {
     }
 
     pub(super) fn next_order(&self) -> Option<Order> {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who does not wait any more was told so.
+        orders.retain(|order| !order.reply.is_closed());
+        orders.pop_front()
     }
 
     /// `None`: another token's task makes the steps.
@@ -268,6 +226,13 @@ impl Secrets {
         for _ in 0..self.refused.swap(0, Ordering::Relaxed) {
             machine.on(Event::ServingRefused, now);
         }
+    }
+
+    /// Does what the driver's token is configured with win over what is here?
+    pub(super) fn is_overruled(&self, work: &Work) -> bool {
+        let overruled = work.kept.as_ref().zip(work.seen).is_some_and(|(kept, seen)| kept.is_overruled(&seen));
+        self.overruled.store(overruled, Ordering::Relaxed);
+        overruled
     }
 
     /// Is a rotation under way, as the store has it?
@@ -287,36 +252,5 @@ impl Secrets {
 
     pub(super) fn show(&self, progress: &Progress) {
         self.progress.store(Arc::new(progress.clone()));
-    }
-}
-
-impl Progress {
-    pub(super) fn none() -> Self {
-        Self { state: "none".to_owned(), ..Self::default() }
-    }
-
-    /// As the record tells.
-    pub fn of(record: &Record) -> Self {
-        let serving = record.serving();
-        let (state, verified) = match &record.state {
-            State::Stable => ("stable", 0),
-            State::Planned => ("planned", 0),
-            State::Creating => ("creating", 0),
-            State::Created => ("created", 0),
-            State::Verifying { passed } => ("verifying", *passed),
-            State::Swapped { .. } => ("swapped", 0),
-            State::Deleting => ("deleting", 0),
-            State::Aborting(_) => ("aborting", 0),
-        };
-        let problem = record.problem.as_ref();
-        Self {
-            state: state.to_owned(),
-            verified,
-            problem: problem.map(|problem| problem.why.clone()),
-            fix: problem.map(|problem| problem.what_to_do.clone()),
-            in_use: serving.id.clone(),
-            expires_at: serving.expires.and_then(|end| Timestamp::from_second(end).ok()),
-            ..Self::default()
-        }
     }
 }

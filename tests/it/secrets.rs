@@ -68,6 +68,25 @@ fn post<V: Vendor>(stand: &Stand<V>, verb: &str, body: &Value) -> Reply {
     call(stand.broker.address("admin"), "POST", &target, &headers, body.to_string().as_bytes())
 }
 
+/// With a token `person`, made by hand, of somebody who may manage the secrets.
+fn with_person(mut setup: Setup<Comap>) -> Setup<Comap> {
+    let person = setup.vendor.users.access_token();
+    let auth = setup.shown.auth.url();
+    let admin: toml::Table = format!(
+        "grant = \"static\"\naccess_token = {{ file = \"person\" }}\nsend_to = [\"{auth}\"]\nrequired = false\n"
+    )
+    .parse()
+    .unwrap();
+    setup.config["token"].as_table_mut().unwrap().insert("person".into(), admin.into());
+    setup.write("person", &person)
+}
+
+/// Killed, and started again with the same files after what `meanwhile` did to them.
+fn stopped_and_started<V: Vendor>(stand: Stand<V>, meanwhile: impl FnOnce(&std::path::Path)) -> Stand<V> {
+    let Stand { broker, vendor, shown } = stand;
+    Stand { broker: broker.killed_and_started_after(meanwhile), vendor, shown }
+}
+
 /// Killed, and started again with the same files.
 fn restarted<V: Vendor>(stand: Stand<V>) -> Stand<V> {
     let Stand { broker, vendor, shown } = stand;
@@ -353,16 +372,8 @@ fn a_store_that_cannot_be_written_is_found_out_before_anything_is_made() {
 
 #[test]
 fn a_secret_is_rotated_by_itself_before_it_ends_with_the_token_of_another() {
-    let mut setup = comap(&format!("before = \"400d\", admin = \"person\", {QUICK}"));
-    let person = setup.vendor.users.access_token();
-    let auth = setup.shown.auth.url();
-    let admin: toml::Table = format!(
-        "grant = \"static\"\naccess_token = {{ file = \"person\" }}\nsend_to = [\"{auth}\"]\nrequired = false\n"
-    )
-    .parse()
-    .unwrap();
-    setup.config["token"].as_table_mut().unwrap().insert("person".into(), admin.into());
-    let stand = setup.write("person", &person).start();
+    let setup = comap(&format!("before = \"400d\", admin = \"person\", {QUICK}"));
+    let stand = with_person(setup).start();
     eventually("it is rotated", || {
         let token = stand.token();
         token["rotation"]["state"] == "stable" && token["rotation"]["rotated"] == true
@@ -540,4 +551,91 @@ fn a_broker_that_is_killed_anywhere_in_a_rotation_ends_it_when_it_is_asked_again
     }
     println!("{killed_in:?}");
     assert!(killed_in.len() > 2, "{killed_in:?}");
+}
+
+#[test]
+fn what_the_operator_puts_into_the_file_of_the_secret_is_never_written_over() {
+    let stand = comap(&format!("write = \"comap_secret\", {QUICK}")).start();
+    let person = stand.vendor.users.access_token();
+    assert_eq!(run(&stand, &["secret", "rotate", "comap", "--admin-token-stdin"], &person).0, 0);
+    let path = stand.broker.directory.path().join("comap_secret");
+    let rotated = stand.vendor.secrets.lock()[0].value.clone();
+    eventually("it is written", || std::fs::read_to_string(&path).unwrap().trim_end() == rotated);
+    let by_hand = another(300);
+    stand.vendor.secrets.lock().push(by_hand.clone());
+    let stand = stopped_and_started(stand, |directory| drop(write(directory, "comap_secret", &by_hand.value)));
+    assert_eq!(stand.refresh().status, 200);
+    *stand.vendor.secrets.lock() = vec![by_hand.clone()];
+    assert_eq!(stand.refresh().status, 200, "the one that was put there is used");
+    let path = stand.broker.directory.path().join("comap_secret");
+    assert_eq!(std::fs::read_to_string(path).unwrap().trim_end(), by_hand.value);
+}
+
+#[test]
+fn a_bad_token_from_stdin_is_not_kept_and_the_configured_one_is_used_the_next_time() {
+    let stand = with_person(comap(&format!("admin = \"person\", {QUICK}"))).start();
+    let rotate = |more: &[&str], stdin: &str| run(&stand, &[&["secret", "rotate", "comap"], more].concat(), stdin);
+    let (code, _, err) = rotate(&["--admin-token-stdin"], "wrong-token-7f3a9c");
+    assert!(code == 1 && err.contains("user_action"), "{err}");
+    let (code, out, err) = rotate(&[], "");
+    assert_eq!(code, 0, "{out}{err}");
+    is_rotated(&stand);
+}
+
+#[test]
+fn of_two_configured_secrets_the_other_one_takes_over_also_after_a_rotation_that_failed() {
+    let mut setup = comap(QUICK);
+    let second = another(300);
+    setup.vendor.secrets.lock().push(second.clone());
+    let both: toml::Table = "client_secret = [{ file = \"comap_secret\" }, { file = \"second\" }]".parse().unwrap();
+    setup.token().extend(both);
+    let stand = setup.write("second", &second.value).start();
+    assert_eq!(stand.get().status, 200);
+    let person = stand.vendor.users.access_token();
+    let (code, _, err) = run(&stand, &["secret", "rotate", "comap", "--admin-token-stdin"], &person);
+    assert!(code == 1 && err.contains("--remove"), "both slots are taken: {err}");
+    stand.vendor.secrets.lock().remove(0);
+    assert_eq!(stand.refresh().status, 200);
+    assert_eq!(stand.token()["client_secrets"][1]["in_use"], true, "{}", stand.token());
+}
+
+#[test]
+fn tokens_of_one_client_with_files_of_their_own_go_on_together() {
+    let mut setup = comap(&format!("write = \"comap_secret\", {QUICK}"));
+    let mut other = setup.token().clone();
+    other.remove("rotate");
+    let own: toml::Table = "client_secret = { file = \"copy\" }".parse().unwrap();
+    other.extend(own);
+    setup.config["token"].as_table_mut().unwrap().insert("another".into(), other.into());
+    let stand = setup.write("copy", Comap::SECRET).start();
+    let person = stand.vendor.users.access_token();
+    for _ in 0..2 {
+        let (code, out, err) = run(&stand, &["secret", "rotate", "comap", "--admin-token-stdin"], &person);
+        assert_eq!(code, 0, "{out}{err}");
+        assert_eq!(stand.broker.admin("POST", "/api/tokens/another/refresh").status, 200);
+        is_rotated(&stand);
+    }
+}
+
+#[test]
+fn a_record_that_cannot_be_read_can_be_forgotten() {
+    let setup = comap(QUICK);
+    let person = setup.vendor.users.access_token();
+    assert_eq!(alone(&setup, &["secret", "rotate", "comap", "--admin-token-stdin"], &person).0, 0);
+    let store = setup.directory.path().join("store");
+    let mut name = String::new();
+    for entry in std::fs::read_dir(&store).unwrap() {
+        let path = entry.unwrap().path();
+        let file = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if file.starts_with("secret.") {
+            name = file.split('.').take(2).collect::<Vec<_>>().join(".");
+            std::fs::write(path, "damaged").unwrap();
+        }
+    }
+    let (code, _, err) = alone(&setup, &["secret", "list", "comap", "--admin-token-stdin"], &person);
+    assert!(code == 1 && err.contains(&format!("store forget {name}")), "{err}");
+    let (code, out, err) = alone(&setup, &["store", "forget", &name], "");
+    assert_eq!(code, 0, "{out}{err}");
+    let (code, _, err) = alone(&setup, &["secret", "list", "comap", "--admin-token-stdin"], &person);
+    assert_eq!(code, 0, "{err}");
 }

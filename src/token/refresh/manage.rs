@@ -1,9 +1,10 @@
 //! What is asked of the vendor about the client's secrets, as somebody who may manage them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::Refresher;
 use super::rotate::Rotating;
+use super::{Refresher, own_task};
 use crate::oauth::expiry::text_moment;
 use crate::oauth::inputs::Given;
 use crate::oauth::manage::Item;
@@ -95,8 +96,8 @@ impl<E: Exchange> Refresher<E> {
         what: &str,
         values: Vec<(&'static str, Given)>,
     ) -> Result<Vec<Item>, Failure> {
-        let admin = rotating.config.rotate.admin.as_deref().filter(|_| work.admin.is_none());
         for again in [true, false] {
+            let admin = rotating.config.rotate.admin.as_deref().filter(|_| work.admin.is_none());
             let access = match self.access(rotating, work).await {
                 Ok(access) => access,
                 Err(NoAccess(why)) => {
@@ -104,7 +105,7 @@ impl<E: Exchange> Refresher<E> {
                     return Err(Failure::AdminExpired);
                 }
             };
-            let Unmanaged { error, status } = match self.exchange.manage(what, &access, values.clone()).await {
+            let Unmanaged { error, status } = match self.asked(what, access, values.clone()).await {
                 Ok(items) => {
                     work.said = None;
                     return Ok(items);
@@ -117,10 +118,25 @@ impl<E: Exchange> Refresher<E> {
                 slot.refresh(ADMIN_WAIT).await;
                 continue;
             }
+            if unauthorized {
+                // The next one may be better.
+                work.admin = None;
+            }
             work.said = Some(error.to_string());
             return Err(failure(&error, unauthorized));
         }
         Err(Failure::AdminExpired)
+    }
+
+    /// Security: what may panic, such as a parser, runs in a task of its own.
+    async fn asked(
+        &self,
+        what: &str,
+        access: Secret,
+        values: Vec<(&'static str, Given)>,
+    ) -> Result<Vec<Item>, Unmanaged> {
+        let (exchange, what) = (Arc::clone(&self.exchange), what.to_owned());
+        own_task(Outcome::Lost, async move { Ok(exchange.manage(&what, &access, values).await) }).await?
     }
 
     /// The access token of somebody who may manage secrets: given by hand, another token's, this token's own.

@@ -64,12 +64,16 @@ impl<E: Exchange> Refresher<E> {
         }
         self.settle_seed(rotating, work).await?;
         let choices = [(Asks::Current, asked.current), (Asks::Room, asked.remove), (Asks::Ours, asked.ours)];
-        let choices = choices.into_iter().filter_map(|(asks, id)| Some((asks, id?)));
+        let choices: Vec<_> = choices.into_iter().filter_map(|(asks, id)| Some((asks, id?))).collect();
         let now = self.task.clock.now().wall;
         work.parked = None;
-        let dead = self.snapshot.error.as_ref().is_some_and(|error| error.class == Class::SecretExpired);
+        let dead = self.is_dead();
         let Some(machine) = self.machine(rotating, work) else { return Err("nothing is known of it".to_owned()) };
         let record = machine.record();
+        let brought = asked.secret.map(|secret| Secret::new(secret.to_string()));
+        if verb == Verb::Import && brought.as_ref() == Some(&record.serving().secret()) {
+            return Err("this is the secret in use already".to_owned());
+        }
         let imports = record.style == Style::Import && matches!(record.state, State::Created | State::Verifying { .. });
         if verb == Verb::Import && imports {
             // The one before it was a mistake: nothing is at the vendor because of it.
@@ -84,17 +88,21 @@ impl<E: Exchange> Refresher<E> {
                 let fix = "let it end, or mend what it waits for and rotate again";
                 return Err(format!("a rotation is under way ({}); {fix}", rotating.secrets.progress().state));
             }
-            if choices.filter(|(asks, id)| machine.choose(*asks, id.clone())).count() == 0 {
+            if dead {
+                // It takes note of that.
+                machine.begin(Begin::Create, true);
+            }
+            let chosen = choices.iter().filter(|(asks, id)| machine.choose(*asks, id.clone())).count();
+            if chosen < choices.len() {
+                return Err("that cannot be chosen now: see what the rotation waits for, and the list".to_owned());
+            }
+            if chosen == 0 {
                 machine.on(Event::Resume, now);
             }
             return Ok(json!({ "resumed": true }));
         }
-        let begin = match (verb, asked.secret) {
+        let begin = match (verb, brought) {
             (Verb::Import, Some(secret)) => {
-                let secret = Secret::new(secret.to_string());
-                if secret == record.serving().secret() {
-                    return Err("this is the secret in use already".to_owned());
-                }
                 let mut held = Held::new(&secret, asked.id);
                 held.expires = asked.expires.map(Timestamp::as_second);
                 Begin::Import(held)
@@ -110,37 +118,38 @@ impl<E: Exchange> Refresher<E> {
                 return Err(format!("the dialect {dialect} has no request for another secret; {fix}"));
             }
         };
-        let over = record.old.expires.is_some_and(|end| end <= now.as_second());
-        machine.begin(begin, dead || over);
+        machine.begin(begin, dead);
         for (asks, id) in choices {
             machine.choose(asks, id);
         }
         (work.said, work.told) = (None, None);
-        info!(token = self.task.name, ?verb, emergency = dead || over, "a rotation of the client secret begins");
+        info!(token = self.task.name, ?verb, emergency = dead, "a rotation of the client secret begins");
         Ok(json!({ "begun": true }))
     }
 
     /// Makes the record about what is configured now, if it is not.
     async fn settle_seed(&mut self, rotating: &Rotating, work: &mut Work) -> Result<(), String> {
-        let configured = self.exchange.configured().await.map_err(|error| error.to_string())?;
-        rotating.secrets.seen(configured.seed);
+        let configured = self.configured().await.map_err(|error| error.to_string())?;
+        work.seen = Some(configured.seed);
+        let overruled = rotating.secrets.is_overruled(work);
         let id = rotating.config.rotate.current.clone();
-        let end = rotating.config.secret_expires.first().map(|end| end.as_second());
-        let (instance, record) = match &work.kept {
+        let (instance, mut record) = match &work.kept {
             None => (format!("{:08x}", fastrand::u32(..)), Record::new(Held::new(&configured.secret, id))),
-            Some(kept) if rotating.secrets.is_overruled(kept) => {
-                (kept.instance.clone(), kept.record.replaced_by(&configured.secret, id))
-            }
-            Some(_) => {
-                // Whoever wrote the new one there has made it the configured one.
-                work.kept.iter_mut().for_each(|kept| kept.seed = configured.seed);
-                return Ok(());
-            }
+            Some(kept) if overruled => (kept.instance.clone(), kept.record.replaced_by(&configured.secret, id)),
+            Some(_) => return Ok(()),
         };
-        let mut kept = KeptSecrets { seed: configured.seed, instance, record, retry_at: None };
-        kept.record.old.expires = end;
+        let end = rotating.config.secret_expires.first().map(|end| end.as_second());
+        record.old.expires = record.old.expires.or(end);
+        let superseded = vec![configured.seed];
+        let kept = KeptSecrets { superseded, configured: configured.each, instance, record, retry_at: None };
         (work.kept, work.machine) = (Some(kept), None);
+        rotating.secrets.is_overruled(work);
         Ok(())
+    }
+
+    /// Does the token server call the secret in use expired?
+    pub(super) fn is_dead(&self) -> bool {
+        self.snapshot.error.as_ref().is_some_and(|error| error.class == Class::SecretExpired)
     }
 
     /// The vendor's list, and the record that tells what of it is ours.
@@ -152,9 +161,10 @@ impl<E: Exchange> Refresher<E> {
         let items = self.manage(rotating, work, "secrets.list", Vec::new()).await;
         let items = items.map_err(|failure| self.failed_because(work, &failure))?;
         let entries: Vec<_> = items.iter().filter_map(entry).collect();
-        let configured = self.exchange.configured().await.map_err(|error| error.to_string())?;
-        rotating.secrets.seen(configured.seed);
-        let kept = work.kept.as_ref().filter(|kept| !rotating.secrets.is_overruled(kept));
+        let configured = self.configured().await.map_err(|error| error.to_string())?;
+        work.seen = Some(configured.seed);
+        let overruled = rotating.secrets.is_overruled(work);
+        let kept = work.kept.as_ref().filter(|_| !overruled);
         let id = rotating.config.rotate.current.clone();
         let record = kept.map_or_else(|| Record::new(Held::new(&configured.secret, id)), |kept| kept.record.clone());
         Ok((record, entries))
@@ -209,16 +219,31 @@ impl<E: Exchange> Refresher<E> {
 
     /// Writes the secret in use where the operator wants it, if it is not there.
     pub(super) async fn write_secret(&mut self, rotating: &Rotating, work: &mut Work) {
-        let (Some(path), Some(kept)) = (&rotating.config.rotate.write, &work.kept) else { return };
+        let Some(path) = rotating.config.rotate.write.clone().filter(|_| work.kept.is_some() && !work.written) else {
+            return;
+        };
         let now = self.task.clock.now().wall.as_second();
-        if work.written || work.write_at.is_some_and(|at| at > now) || rotating.secrets.is_overruled(kept) {
+        if work.write_at.is_some_and(|at| at > now) {
             return;
         }
-        let (secret, path) = (kept.record.serving().secret(), path.clone());
+        // Security: the operator may have put another one there, which nobody else has.
+        let Ok(configured) = self.configured().await else {
+            work.write_at = Some(now + WRITE_AGAIN);
+            return;
+        };
+        work.seen = Some(configured.seed);
+        let overruled = rotating.secrets.is_overruled(work);
+        let Some(kept) = work.kept.clone().filter(|_| !overruled) else { return };
+        let secret = kept.record.serving().secret();
         // What was never rotated is where the operator has it.
-        let own = secret.digest() == kept.seed;
+        let own = !kept.is_rotated();
         let shown = path.display().to_string();
+        let is_source = rotating.config.client_secrets.iter().any(|source| source.path().as_ref() == Some(&path));
         let write = move || {
+            let source = file::read(&path).is_ok_and(|held| kept.is_overruled(&held.digest()));
+            if source && is_source {
+                return Err(std::io::Error::other("it holds another secret that somebody has put there"));
+            }
             if file::holds(&path, &secret) || (own && !path.exists()) {
                 Ok(false)
             } else {

@@ -9,14 +9,17 @@ use jiff::Timestamp;
 use tracing::{error, info, warn};
 
 use super::manage::BUSY;
-use super::{LOOK_AGAIN, Refresher};
+use super::{LOOK_AGAIN, Refresher, own_task};
 use crate::config;
 use crate::oauth::file::{Grant, Op};
-use crate::oauth::{Class, Outcome};
-use crate::rotation::{Action, Event, Failure, Held, Problem, Rotation, State, Which};
+use crate::oauth::{Class, Outcome, TokenError};
+use crate::rotation::{Action, Event, Failure, Held, Problem, Rotation, State, Which, plan};
 use crate::token::cache::Slot;
-use crate::token::secrets::{Progress, Secrets, Work};
-use crate::token::source::Exchange;
+use crate::token::secrets::{KeptSecrets, Progress, Secrets, Work};
+use crate::token::source::{Configured, Exchange};
+
+/// An administrator's token that was given by hand is not kept over a longer pause.
+const ADMIN_KEPT: Duration = Duration::from_secs(300);
 
 /// What a token's task needs to rotate the client secret.
 #[derive(Clone)]
@@ -64,21 +67,35 @@ impl<E: Exchange> Refresher<E> {
 
     async fn step(&mut self, rotating: &Rotating, work: &mut Work) -> Duration {
         let now = self.task.clock.now().wall;
-        let overruled = work.kept.as_ref().is_none_or(|kept| rotating.secrets.is_overruled(kept));
-        let Some(machine) = self.machine(rotating, work).filter(|_| !overruled) else { return LOOK_AGAIN };
+        let Some(machine) = self.machine(rotating, work) else { return LOOK_AGAIN };
+        let rests = machine.record().state == State::Stable;
+        if !rests && self.look(rotating, work).await.is_some() {
+            let why = "another client secret was configured meanwhile, and is in use: the rotation stands still";
+            let problem =
+                Problem { why: why.to_owned(), what_to_do: "rotate again, from that one".to_owned(), asks: None };
+            work.parked = Some(problem);
+            return LOOK_AGAIN;
+        }
+        let Some(machine) = self.machine(rotating, work) else { return LOOK_AGAIN };
         rotating.secrets.report(machine, now);
         let action = machine.next(now);
         if !matches!(action, Action::Done) {
             work.parked = None;
         }
         let event = match &action {
-            Action::Done => return LOOK_AGAIN,
+            Action::Done => {
+                work.admin = None;
+                return LOOK_AGAIN;
+            }
             Action::Park(problem) => {
-                work.parked = Some(problem.clone());
+                (work.parked, work.admin) = (Some(problem.clone()), None);
                 return LOOK_AGAIN;
             }
             Action::Wait(until) => {
                 let left = Duration::try_from(until.duration_since(now)).unwrap_or_default();
+                if left > ADMIN_KEPT {
+                    work.admin = None;
+                }
                 return left.clamp(Duration::from_millis(100), LOOK_AGAIN);
             }
             Action::Save => self.save_rotation(rotating, work).await,
@@ -98,21 +115,46 @@ impl<E: Exchange> Refresher<E> {
                 "a step of the rotation failed"
             );
         }
+        let made = matches!(event, Event::Created { .. });
+        let now = self.task.clock.now().wall;
         if let Some(machine) = &mut work.machine {
-            machine.on(event, self.task.clock.now().wall);
+            machine.on(event, now);
+        }
+        if made && work.machine.as_mut().is_some_and(|machine| machine.next(now) == Action::Save) {
+            // Before anything else, also where the broker is about to end: the vendor shows it once.
+            let saved = self.save_rotation(rotating, work).await;
+            if let Some(machine) = &mut work.machine {
+                machine.on(saved, now);
+            }
         }
         Duration::ZERO
     }
 
+    /// Reads what is configured. Why what is here is not used, if that is another value.
+    pub(super) async fn look(&mut self, rotating: &Rotating, work: &mut Work) -> Option<()> {
+        if let Ok(configured) = self.configured().await {
+            work.seen = Some(configured.seed);
+        }
+        rotating.secrets.is_overruled(work).then_some(())
+    }
+
+    /// Security: what may panic, such as a parser, runs in a task of its own.
+    pub(super) async fn configured(&self) -> Result<Configured, TokenError> {
+        let exchange = Arc::clone(&self.exchange);
+        own_task(Outcome::NotSent, async move { exchange.configured().await }).await
+    }
+
     /// Makes the record durable, and what it says is used from then on.
     async fn save_rotation(&mut self, rotating: &Rotating, work: &mut Work) -> Event {
-        let (Some(machine), Some(kept), Some(keeper)) = (&work.machine, &mut work.kept, &mut work.keeper) else {
+        let (Some(machine), Some(kept), Some(keeper)) = (&work.machine, work.kept.clone(), &mut work.keeper) else {
             return Event::SaveFailed;
         };
-        kept.record = machine.record().clone();
-        match keeper.save(kept).await {
+        let mut kept = KeptSecrets { record: machine.record().clone(), ..kept };
+        kept.supersedes();
+        match keeper.save(&kept).await {
             Ok(()) => {
                 rotating.secrets.keep(kept.clone());
+                work.kept = Some(kept);
                 Event::Saved
             }
             Err(error) => {
@@ -146,16 +188,20 @@ impl<E: Exchange> Refresher<E> {
             return Event::Failed(Failure::NotSent);
         }
         self.with = self.exchange.with();
-        let error = match self.once(op, None, Some(secret)).await {
+        let (error, credential) = match self.once(op, None, Some(secret)).await {
             Ok(()) => {
                 // Whoever waits for an exchange of their own waits on.
                 self.show(None);
                 work.said = None;
                 return Event::Accepted;
             }
-            Err((error, _)) => error,
+            Err(failed) => failed,
         };
         work.said = Some(error.to_string());
+        if error.class == Class::GrantRejected && self.schedule.refused(credential, &error) {
+            // It is the login that is refused, and it is not tried again and again.
+            self.save(Some(&error)).await;
+        }
         match (error.class, error.outcome) {
             (Class::SecretExpired | Class::ClientRejected, Outcome::Refused) => Event::Refused,
             (Class::RateLimited, _) => Event::Failed(Failure::Busy(error.retry_after.unwrap_or(BUSY))),
@@ -191,8 +237,11 @@ impl<E: Exchange> Refresher<E> {
         let Progress { state, problem, fix, said, in_use, .. } = progress;
         let told = format!("{state} {problem:?}");
         if work.told.as_ref() != Some(&told) {
+            let end = self.known_end(rotating, work);
+            let urgent = end.and_then(|end| plan::urgency(end, now)).is_some();
             let name = &self.task.name;
             match (problem, fix) {
+                (Some(why), Some(fix)) if urgent => error!(token = name, state, said, "rotation: {why}; {fix}"),
                 (Some(why), Some(fix)) => warn!(token = name, state, said, "rotation: {why}; {fix}"),
                 _ => info!(token = name, state, in_use, "rotation"),
             }

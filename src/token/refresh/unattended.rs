@@ -8,13 +8,14 @@ use tracing::{error, warn};
 use super::Refresher;
 use super::orders::policy;
 use super::rotate::Rotating;
-use crate::oauth::Class;
-use crate::rotation::{Event, InUse, State, in_use, plan};
+use crate::rotation::{Begin, Event, InUse, State, in_use, plan};
 use crate::secret::Secret;
 use crate::token::secrets::{Asked, Verb, Work};
 use crate::token::source::Exchange;
 
 const DAY: i64 = 24 * 3600;
+/// Between two looks at what is configured, in seconds: a command may have to be run for it.
+const LOOK_EVERY: i64 = 600;
 
 impl<E: Exchange> Refresher<E> {
     /// Without being asked: a rotation is begun when the end of the secret comes near, and what waits for a person is tried
@@ -23,31 +24,44 @@ impl<E: Exchange> Refresher<E> {
         let Some(before) = rotating.config.rotate.before.filter(|_| work.keeper.is_some()) else { return };
         let now = self.task.clock.now().wall;
         let seconds = now.as_second();
-        let retry_at = work.kept.as_ref().and_then(|kept| kept.retry_at).or(work.retry_at);
+        // What could not be made durable holds all the same.
+        let retry_at = work.kept.as_ref().and_then(|kept| kept.retry_at).max(work.retry_at);
         if retry_at.is_some_and(|at| at > seconds) {
             return;
         }
+        let dead = self.is_dead();
+        if !dead && work.look_at.is_some_and(|at| at > seconds) {
+            return;
+        }
+        work.look_at = Some(seconds + LOOK_EVERY);
+        let overruled = self.look(rotating, work).await.is_some();
         let waits = self.machine(rotating, work).map(|machine| machine.record().clone());
-        if let Some(record) = waits.filter(|record| record.state != State::Stable) {
+        if let Some(record) = waits.filter(|record| record.state != State::Stable && !overruled) {
             if record.problem.is_some() {
-                self.retry_tomorrow(work, seconds);
-                work.machine.iter_mut().for_each(|machine| machine.on(Event::Daily, now));
+                let end = self.known_end(rotating, work);
+                self.retry_later(work, now, end);
+                if let Some(machine) = &mut work.machine {
+                    if dead {
+                        // It takes note of that.
+                        machine.begin(Begin::Create, true);
+                    }
+                    machine.on(Event::Daily, now);
+                }
             }
             return;
         }
-        let dead = self.snapshot.error.as_ref().is_some_and(|error| error.class == Class::SecretExpired);
         let end = match self.known_end(rotating, work) {
             Some(end) => end,
             None if dead => now,
             None => match self.learn_end(rotating, work).await {
                 Some(end) => end,
-                None => return self.retry_tomorrow(work, seconds),
+                None => return self.retry_later(work, now, None),
             },
         };
         if !dead && now < self.rotates_at(work, end, before) {
             return;
         }
-        self.retry_tomorrow(work, seconds);
+        self.retry_later(work, now, Some(end));
         if let Err(why) = self.begin(rotating, work, Verb::Rotate, Asked::default()).await {
             let days = end.duration_since(now).as_secs().div_euclid(DAY);
             error!(
@@ -69,16 +83,29 @@ impl<E: Exchange> Refresher<E> {
         plan::due(end, before, life.map(Duration::from_secs), seed)
     }
 
-    fn retry_tomorrow(&mut self, work: &mut Work, now: i64) {
-        let at = Some(now + DAY - self.task.rng.i64(0..DAY / 12));
+    /// The next day, or earlier where the end is near.
+    fn retry_later(&mut self, work: &mut Work, now: Timestamp, end: Option<Timestamp>) {
+        let at = plan::again(now, end.unwrap_or(Timestamp::MAX)).as_second();
+        let at = Some(at - self.task.rng.i64(0..600));
         work.retry_at = at;
         work.kept.iter_mut().for_each(|kept| kept.retry_at = at);
     }
 
-    fn known_end(&self, rotating: &Rotating, work: &Work) -> Option<Timestamp> {
-        let kept = work.kept.as_ref().filter(|kept| !rotating.secrets.is_overruled(kept));
-        let end = kept.and_then(|kept| Timestamp::from_second(kept.record.serving().expires?).ok());
-        end.or_else(|| rotating.config.secret_expires.first().copied()).or(work.learned)
+    /// When the secret in use ends, as far as that is known.
+    pub(super) fn known_end(&self, rotating: &Rotating, work: &Work) -> Option<Timestamp> {
+        let overruled = rotating.secrets.is_overruled(work);
+        let kept = work.kept.as_ref().filter(|_| !overruled);
+        let second = |second: i64| Timestamp::from_second(second).ok();
+        if let Some(kept) = kept.filter(|kept| kept.is_rotated()) {
+            let (serving, rotate) = (kept.record.serving(), &rotating.config.rotate);
+            // Where a vendor keeps no end, the one that a new secret is meant to have.
+            let in_place = rotating.config.dialect.secrets.contains_key("replace");
+            let meant = || second(serving.since?)?.checked_add(rotate.lifetime.1).ok();
+            return serving.expires.and_then(second).or_else(|| meant().filter(|_| in_place));
+        }
+        let learned = work.learned.filter(|(seed, _)| Some(*seed) == work.seen).map(|(_, end)| end);
+        let end = kept.and_then(|kept| second(kept.record.serving().expires?));
+        learned.or(end).or_else(|| rotating.config.secret_expires.first().copied())
     }
 
     /// As the vendor's list tells of the secret in use.
@@ -87,7 +114,8 @@ impl<E: Exchange> Refresher<E> {
             Ok((record, entries)) => {
                 let used = in_use(&record, &policy(rotating, ""), &entries, self.task.clock.now().wall);
                 let mut own = entries.iter().zip(used).filter(|(_, used)| *used == InUse::Yes);
-                work.learned = own.next().and_then(|(entry, _)| entry.expires);
+                let end = own.next().and_then(|(entry, _)| entry.expires);
+                work.learned = work.seen.zip(end);
                 if work.learned.is_none() {
                     let fix = "set secret_expires, or rotate.current";
                     warn!(token = self.task.name, "the vendor's list does not tell when the client secret ends; {fix}");
@@ -95,6 +123,6 @@ impl<E: Exchange> Refresher<E> {
             }
             Err(why) => warn!(token = self.task.name, "when the client secret ends is not known: {why}"),
         }
-        work.learned
+        work.learned.map(|(_, end)| end)
     }
 }

@@ -93,6 +93,15 @@ impl Schedule {
         Then::Later
     }
 
+    /// Outside of the rows of exchanges, the password or refresh token was refused. False if that was known.
+    pub fn refused(&mut self, by: Credential, error: &TokenError) -> bool {
+        let news = error.outcome == Outcome::Refused && self.barred(&by).is_none();
+        if news {
+            self.refusals.note(by, error, true);
+        }
+        news
+    }
+
     /// Where there are two client secrets, and the one in use is refused, the other is, at once, and once in a row.
     fn other_secret(&mut self, by: Credential, error: &TokenError) -> bool {
         let secret = matches!(error.class, Class::SecretExpired | Class::ClientRejected);

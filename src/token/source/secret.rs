@@ -13,6 +13,8 @@ pub struct Configured {
     pub secret: Secret,
     /// Stands for all values that are configured.
     pub seed: [u8; 32],
+    /// Digest of each of them.
+    pub each: Vec<[u8; 32]>,
 }
 
 /// A client secret, and which of how many it is.
@@ -61,10 +63,11 @@ impl Source {
     pub(super) async fn as_configured(&self) -> Result<Configured, TokenError> {
         let all = self.configured_secrets().await;
         let seed = seed(&all);
+        let each = all.iter().flatten().map(Secret::digest).collect();
         let index = self.secret.load(Ordering::Relaxed).min(all.len().saturating_sub(1));
         let none = || TokenError::new(Class::Config, "there is no client secret", "set client_secret");
         let secret = all.into_iter().nth(index).unwrap_or_else(|| Err(none()))?;
-        Ok(Configured { secret, seed: seed.ok_or_else(none)? })
+        Ok(Configured { secret, seed: seed.ok_or_else(none)?, each })
     }
 }
 

@@ -214,9 +214,14 @@ impl Broker {
     }
 
     /// Killed, and started again with the same files.
-    pub fn killed_and_started(mut self) -> Self {
+    pub fn killed_and_started(self) -> Self {
+        self.killed_and_started_after(|_| {})
+    }
+
+    pub fn killed_and_started_after(mut self, meanwhile: impl FnOnce(&Path)) -> Self {
         self.signal(Signal::KILL);
         self.wait();
+        meanwhile(self.directory.path());
         let directory = std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap());
         let text = std::fs::read_to_string(directory.path().join("tokenbroker.toml")).unwrap();
         Self::start_in(directory, text.strip_prefix(HEAD).unwrap(), |_| {})
