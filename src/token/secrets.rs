@@ -98,7 +98,7 @@ pub struct Secrets {
     progress: ArcSwap<Progress>,
     /// So often was the new one refused, and the old one was not.
     refused: AtomicU32,
-    /// Is what the token of the driver is configured with in use, and not what is here?
+    /// For the operator: is what is configured in use, and not what is here?
     overruled: AtomicBool,
 }
 
@@ -162,7 +162,12 @@ impl Secrets {
     /// their values, `None` if they cannot be read now.
     pub fn instead(&self, seed: Option<[u8; 32]>, now: Timestamp) -> Option<Vec<Held>> {
         let kept = self.kept.load();
-        let kept = kept.as_ref().filter(|kept| seed.is_none_or(|seed| !kept.is_overruled(&seed)))?;
+        let kept = kept.as_ref()?;
+        let overruled = seed.is_some_and(|seed| kept.is_overruled(&seed));
+        self.overruled.store(overruled, Ordering::Relaxed);
+        if overruled {
+            return None;
+        }
         let fallback = kept.record.fallback(now);
         // Of two that are configured, the other one is there for the one in use.
         (kept.is_rotated() || fallback.is_some())
