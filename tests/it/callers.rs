@@ -1,4 +1,5 @@
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -6,10 +7,15 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokenbroker::identity::provider;
 use tokenbroker::standin::pki::{Files, Leaf, Pki};
 
 use crate::support::{
-    Action, Broker, Reply, Upstream, Wire, eventually, has, output, static_route, through, with_static_token, write,
+    Action, Broker, PATIENCE, Reply, Upstream, Wire, eventually, has, output, static_route, through, with_static_token,
+    write,
 };
 
 /// Users of nobody else.
@@ -341,6 +347,38 @@ fn a_key_is_demanded_compared_rotated_and_never_forwarded() {
     assert!(!all.contains(KEY) && !all.contains(next));
 }
 
+#[test]
+fn a_key_that_only_some_servers_would_see_counts_for_nothing() {
+    let upstream = Upstream::ok();
+    let broker = with_static_token(&upstream, &format!("clients = {{ key = \"{KEY}\" }}"));
+    let good = format!("GET /good HTTP/1.1\r\nHost: localhost\r\nX-Tokenbroker-Key: {KEY}\r\n\r\n");
+    // Each behind a request that is let in, and before one.
+    let chunked = "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n";
+    for (status, code, fields) in [
+        (400, "bad_request", format!("X-Tokenbroker-Key : {KEY}\r\n")),
+        (400, "bad_request", format!("X-A: b\r\n X-Tokenbroker-Key: {KEY}\r\n")),
+        (400, "bad_request", format!("X-A: b\nX-Tokenbroker-Key: {KEY}\r\n")),
+        (400, "bad_request", format!("X-A: b\rX-Tokenbroker-Key: {KEY}\r\n")),
+        (400, "bad_request", format!("X-Tokenbroker-Key:\r\n {KEY}\r\n")),
+        (400, "bad_request", format!("X-Tokenbroker-Key: {KEY}\0\r\n")),
+        (403, "client_refused", format!("X-A: b, X-Tokenbroker-Key: {KEY}\r\n")),
+        (403, "client_refused", format!("{chunked}X-Tokenbroker-Key: {KEY}\r\n")),
+        (403, "client_refused", format!("Content-Length: {}\r\n\r\n{}", good.len(), &good[..good.len() - 2])),
+        (403, "client_refused", String::new()),
+    ] {
+        let before = upstream.requests().len();
+        let mut wire = Wire::open(broker.address("api"));
+        wire.send(format!("{good}POST /bad HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n{good}"));
+        assert_eq!(wire.reply("GET").unwrap().status, 200, "{fields}");
+        let reply = wire.reply("POST").unwrap();
+        assert_eq!((reply.status, reply.code().as_str()), (status, code), "{fields}");
+        assert_eq!(reply.header("connection"), Some("close"), "{fields}");
+        assert!(wire.rest().is_empty(), "{fields}");
+        assert_eq!(upstream.requests().len(), before + 1, "{fields}");
+    }
+    assert!(upstream.requests().iter().all(|request| request.line().contains("/good") && !request.head.contains(KEY)));
+}
+
 /// A listener with TLS.
 struct Tls {
     pki: Pki,
@@ -441,6 +479,69 @@ fn with_a_ca_only_clients_with_its_certificate_get_through_the_handshake() {
         text.contains("tokenbroker_certificate_expiry_timestamp_seconds{identity=\"api.clients\"} 4070908800"),
         "{text}"
     );
+}
+
+/// All that a client with a certificate gets who sends these pieces, each in a record of its own, and asks for no more.
+fn over_tls(tls: &Tls, pieces: &[&[u8]]) -> String {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(tls.pki.ca()).unwrap()).unwrap();
+    let chain = vec![CertificateDer::from_pem_file(&tls.client.cert).unwrap()];
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(&tls.client.key).unwrap());
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let stream = TcpStream::connect(tls.broker.address("api")).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = StreamOwned::new(ClientConnection::new(Arc::new(config.unwrap()), name).unwrap(), stream);
+    for piece in pieces {
+        stream.write_all(piece).unwrap();
+        stream.flush().unwrap();
+    }
+    // It ends as TLS has to end: nobody on the way cut it off.
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).unwrap();
+    answers
+}
+
+#[test]
+fn within_tls_the_same_gate_stands_as_without() {
+    let tls = Tls::start();
+    let host = format!("Host: {}\r\n", tls.broker.address("api"));
+    let good = |target: &str| format!("POST {target} HTTP/1.1\r\n{host}Content-Length: 5\r\n\r\nhello");
+    let last = format!("GET /last HTTP/1.1\r\n{host}Connection: close\r\n\r\n");
+    let (chunks, smuggled) = ("5\r\nhello\r\n0\r\n\r\n", good("/smuggled"));
+    let bad = |fields: &str| format!("POST /bad HTTP/1.1\r\n{host}{fields}\r\n{chunks}{smuggled}");
+    for (sent, refused) in [
+        (good("/1") + &good("/2") + &last, false),
+        (bad("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"), true),
+        (bad("Transfer-Encoding: chunked, identity\r\n"), true),
+        (bad("Transfer-Encoding : chunked\r\n"), true),
+        (good("/1") + &bad("X-A: b\nTransfer-Encoding: chunked\r\n"), true),
+        (good("/1") + &good("/2") + "GET /bad HTTP/1.1\nHost: localhost\n\n" + &smuggled, true),
+    ] {
+        let wanted = sent.matches("POST /1").count() + sent.matches("POST /2").count() + sent.matches("/last").count();
+        for pieces in [vec![sent.as_bytes()], sent.as_bytes().chunks(1).collect(), sent.as_bytes().chunks(7).collect()]
+        {
+            let before = tls.upstream.requests().len();
+            let answers = over_tls(&tls, &pieces);
+            let said: Vec<_> = answers.split("HTTP/1.1 ").skip(1).collect();
+            assert_eq!(said.len(), wanted + usize::from(refused), "{sent}\n{answers}");
+            assert!(said[..wanted].iter().all(|answer| answer.starts_with("200 ")), "{answers}");
+            if refused {
+                let told = said[wanted];
+                let whole = ["\r\nconnection: close\r\n", "\r\ncontent-type: application/problem+json\r\n"];
+                assert!(told.starts_with("400 ") && told.contains("\"code\":\"bad_request\""), "{answers}");
+                assert!(whole.iter().all(|part| told.contains(part)), "{answers}");
+            }
+            let requests = tls.upstream.requests();
+            let seen: Vec<_> = requests[before..].iter().map(|request| request.line()).collect();
+            assert_eq!(seen.len(), wanted, "{seen:?}");
+            assert!(!seen.iter().any(|line| line.contains("/bad") || line.contains("/smuggled")), "{seen:?}");
+        }
+    }
 }
 
 #[test]

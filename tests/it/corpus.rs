@@ -33,7 +33,7 @@ struct Verdict {
     upstream: Option<Forwarded>,
 }
 
-/// A request as the upstream has to see it, without its `host` and the credential, which are always there.
+/// A request as the upstream has to see it, without its `host`, our mark and the credential, which are always there.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Forwarded {
     head: Vec<u8>,
@@ -193,7 +193,18 @@ fn pieces(bytes: &[u8], cut: Cut) -> Vec<&[u8]> {
     }
 }
 
-/// What the upstream saw of a request; its `host`, our credential and what else we add taken out.
+/// Our mark begins so; sixteen hexadecimal digits follow.
+const MARK: &str = "x-tokenbroker-hop: tokenbroker-";
+
+/// The line of our mark: behind those of others, so the last that looks like one.
+fn mark(head: &str) -> Option<String> {
+    let own = head.lines().rfind(|line| line.starts_with(MARK))?;
+    let digits = &own[MARK.len()..];
+    let is_ours = digits.len() == 16 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    is_ours.then(|| format!("{own}\r\n"))
+}
+
+/// What the upstream saw of a request; its `host`, one mark, our credential and what else we add taken out.
 fn seen(request: &RawRequest, upstream: SocketAddr, adds: &[String]) -> Result<Forwarded, String> {
     let mut head = request.raw.clone();
     head.truncate(head.len() - 2);
@@ -203,6 +214,7 @@ fn seen(request: &RawRequest, upstream: SocketAddr, adds: &[String]) -> Result<F
         Some(())
     };
     take(&format!("host: {upstream}\r\n")).ok_or_else(|| format!("no host of the API's: {}", request.head))?;
+    mark(&request.head).and_then(|own| take(&own)).ok_or_else(|| format!("no mark of ours: {}", request.head))?;
     for own in adds {
         take(&format!("{own}\r\n")).ok_or_else(|| format!("no {own}: {}", request.head))?;
     }

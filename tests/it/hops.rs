@@ -3,7 +3,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::support::{Action, Broker, Upstream, static_route, with_static_token};
+use crate::support::{Action, Broker, Upstream, Wire, static_route, with_static_token};
 
 /// Passes connections on to wherever it is told later, as a port-forward does, and counts them.
 struct Relay {
@@ -87,6 +87,33 @@ fn every_request_bears_the_brokers_mark_and_one_broker_may_stand_behind_another(
     assert_eq!(upstream.requests().len(), 1);
     assert_eq!(request.one("via"), None, "nobody asked for it");
     assert_eq!(request.one("forwarded"), None);
+}
+
+#[test]
+fn a_request_that_came_back_ends_its_connection_in_its_turn_and_nothing_behind_it_is_read() {
+    let upstream = Upstream::ok();
+    let broker = with_static_token(&upstream, "");
+    assert_eq!(broker.get("api", "/").status, 200);
+    let own = upstream.only().one("x-tokenbroker-hop").unwrap().to_owned();
+    let request = |target: &str, fields: &str| format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
+    let came_back = [
+        format!("X-Tokenbroker-Hop: other\r\nX-Tokenbroker-Hop: {own}\r\n"),
+        format!("X-TOKENBROKER-HOP: {}\r\n", own.to_uppercase()),
+        format!("Via: 1.1 other, 1.1 {own}\r\n"),
+    ];
+    for (round, field) in came_back.iter().enumerate() {
+        let mut wire = Wire::open(broker.address("api"));
+        wire.send(request("/before", "") + &request("/back", field) + &request("/behind", ""));
+        assert_eq!(wire.reply("GET").unwrap().status, 200);
+        let reply = wire.reply("GET").unwrap();
+        assert_eq!((reply.status, reply.code().as_str()), (508, "loop"), "{field}");
+        assert!(wire.rest().is_empty(), "{field}");
+        assert_eq!(upstream.requests().len(), 2 + round, "{field}");
+    }
+    // A mark in a broken head is no mark: the head is refused.
+    let broken = request("/back", &format!("X-Tokenbroker-Hop : {own}\r\n"));
+    let mut wire = Wire::open(broker.address("api"));
+    assert_eq!(wire.send(broken).reply("GET").unwrap().code(), "bad_request");
 }
 
 #[test]

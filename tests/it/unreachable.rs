@@ -131,7 +131,7 @@ fn a_name_that_nobody_knows_or_answers_for_is_told_in_time() {
 }
 
 /// An API on that address.
-fn api_at(address: SocketAddr) -> Option<SocketAddr> {
+pub fn api_at(address: SocketAddr) -> Option<SocketAddr> {
     let listener = TcpListener::bind(address).ok()?;
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {

@@ -6,14 +6,14 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, MAX_FORWARDS, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use jiff::Timestamp;
 use tokenbroker::app::App;
 use tokenbroker::clock::{Clock, Now};
 use tokenbroker::config;
-use tokenbroker::fields::{is_forwarding, is_hop_by_hop, is_ours, with_hyphens};
+use tokenbroker::fields::{CLIENT_KEY, is_forwarding, is_hop_by_hop, is_ours, with_hyphens};
 use tokenbroker::oauth::TokenError;
 use tokenbroker::oauth::builtin::{BUILT_IN, built_in};
 use tokenbroker::oauth::dialect::Dialect;
@@ -45,6 +45,8 @@ const FILE: &str = "/nonexistent/tokenbroker.toml";
 fn time() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
 }
+
+const MARK: HeaderName = HeaderName::from_static("x-tokenbroker-hop");
 
 const ROUTES: &str = r#"
 [route.plain]
@@ -122,16 +124,29 @@ pub fn head(data: &[u8]) {
             None => assert_eq!(values(&out, &AUTHORIZATION), values(&head.headers, &AUTHORIZATION)),
         }
         assert!(values(&out, &CONTENT_LENGTH).len() <= 1);
+        // Our mark stands behind those of others.
+        let named = is_named(&head.headers, &MARK);
+        let theirs = if named { Vec::new() } else { values(&head.headers, &MARK) };
+        let marks = values(&out, &MARK);
+        assert!(marks.last().is_some_and(|own| own.starts_with(b"tokenbroker-") && own.len() == 28), "{marks:?}");
+        assert_eq!(marks[..marks.len() - 1], theirs);
+        assert!(!out.contains_key(CLIENT_KEY));
         for name in out.keys() {
             let switches = websocket && (*name == CONNECTION || *name == UPGRADE);
             assert!(switches || !is_hop_by_hop(name), "{name}");
             assert!(!is_forwarding(name), "{name}");
             if let Some(read) = with_hyphens(name) {
-                assert!(!is_ours(&read) && read != AUTHORIZATION && read.as_str() != "x-extra", "{name}");
+                let is_set = read == AUTHORIZATION || read == CLIENT_KEY || read.as_str() == "x-extra";
+                assert!(!is_ours(&read) && !is_set, "{name}");
             }
             let special =
-                switches || [HOST, AUTHORIZATION, CONTENT_LENGTH].contains(name) || name.as_str() == "x-extra";
-            if !special {
+                switches || [HOST, AUTHORIZATION, CONTENT_LENGTH, MARK].contains(name) || name.as_str() == "x-extra";
+            // One hop less is left of it; nothing else of an OPTIONS changes.
+            let counts = head.method == Method::OPTIONS && *name == MAX_FORWARDS;
+            let said = head.headers.get(name).and_then(|said| said.to_str().ok()?.parse::<u32>().ok());
+            if let (true, Some(left @ 1..)) = (counts, said) {
+                assert_eq!(values(&out, name), [(left - 1).to_string().as_bytes()]);
+            } else if !special {
                 let common = ["keep-alive", "close", "upgrade"].contains(&name.as_str());
                 assert!(common || !is_named(&head.headers, name), "{name}");
                 assert_eq!(values(&out, name), values(&head.headers, name), "{name}");
