@@ -8,10 +8,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::schedule::SUSPECTS;
 use crate::clock::{Moment, Now};
 use crate::oauth::{Class, TokenError};
 use crate::secret::Secret;
+
+/// Refreshes that refused tokens may cause in a window.
+pub(super) const SUSPECTS: usize = 2;
 
 /// The record of one token.
 #[derive(Default, Serialize, Deserialize)]

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::Token;
 use super::budget::Spent;
 use super::cache::Wishes;
+use super::kept::SUSPECTS;
 use super::refusals::{Credential, Refusals};
 use crate::clock::{Moment, Now};
 use crate::oauth::file::{Grant, Op};
@@ -29,8 +30,7 @@ const UNCLEAR_RETRY: Duration = Duration::from_secs(3600);
 const UNCLEAR_SOON: u32 = 3;
 /// After so many logins in a row that a crash cut off: each may have been refused.
 const UNANSWERED_MAX: u32 = 2;
-/// Refreshes that refused tokens may cause in a window.
-pub(super) const SUSPECTS: usize = 2;
+/// Refused tokens are counted within it.
 const SUSPECT_WINDOW: Duration = Duration::from_secs(60);
 /// The refresh starts this much earlier or later, as a fraction of the lifetime.
 const JITTER: f64 = 0.05;

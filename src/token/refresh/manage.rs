@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::rotate::Rotating;
+use super::rotate::{BUSY, Rotating};
 use super::{Refresher, own_task};
 use crate::oauth::expiry::text_moment;
 use crate::oauth::inputs::Given;
@@ -17,9 +17,6 @@ use crate::token::source::{Exchange, Unmanaged};
 
 /// How long another token is waited for whose access token may manage secrets.
 const ADMIN_WAIT: Duration = Duration::from_secs(30);
-/// Where a server that is asked too often does not say for how long.
-pub(super) const BUSY: Duration = Duration::from_secs(60);
-
 /// Why nobody may be asked: no token of an administrator, or none that is good.
 struct NoAccess(String);
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tracing::{error, info, warn};
 
-use super::manage::BUSY;
 use super::{LOOK_AGAIN, Refresher, own_task};
 use crate::config;
 use crate::oauth::file::{Grant, Op};
@@ -18,6 +17,8 @@ use crate::token::cache::Slot;
 use crate::token::secrets::{KeptSecrets, Progress, Secrets, Work};
 use crate::token::source::{Configured, Exchange};
 
+/// Where a server that is asked too often does not say for how long.
+pub(super) const BUSY: Duration = Duration::from_secs(60);
 /// An administrator's token that was given by hand is not kept over a longer pause.
 const ADMIN_KEPT: Duration = Duration::from_secs(300);
 
