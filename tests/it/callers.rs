@@ -14,8 +14,8 @@ use tokenbroker::identity::provider;
 use tokenbroker::standin::pki::{Files, Leaf, Pki};
 
 use crate::support::{
-    Action, Broker, PATIENCE, Reply, Upstream, Wire, eventually, has, output, static_route, through, with_static_token,
-    write,
+    Action, Broker, PATIENCE, RawRequest, Reply, Upstream, Wire, eventually, has, output, static_route, through,
+    with_static_token, write,
 };
 
 /// Users of nobody else.
@@ -537,7 +537,7 @@ fn within_tls_the_same_gate_stands_as_without() {
                 assert!(whole.iter().all(|part| told.contains(part)), "{answers}");
             }
             let requests = tls.upstream.requests();
-            let seen: Vec<_> = requests[before..].iter().map(|request| request.line()).collect();
+            let seen: Vec<_> = requests[before..].iter().map(RawRequest::line).collect();
             assert_eq!(seen.len(), wanted, "{seen:?}");
             assert!(!seen.iter().any(|line| line.contains("/bad") || line.contains("/smuggled")), "{seen:?}");
         }
