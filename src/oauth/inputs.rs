@@ -35,6 +35,8 @@ pub struct Inputs {
     pub params: BTreeMap<String, Secret>,
     /// The token's own extra headers; they win over the dialect's.
     pub headers: Vec<(HeaderName, Secret)>,
+    /// Other secrets that the server may repeat: they are masked as well.
+    pub known: Vec<Secret>,
 }
 
 /// A value that only one request has.
@@ -72,6 +74,7 @@ impl Inputs {
             secret_age: None,
             params: BTreeMap::new(),
             headers: Vec::new(),
+            known: Vec::new(),
         }
     }
 
@@ -117,6 +120,7 @@ impl Inputs {
     pub fn secrets(&self) -> Vec<&Secret> {
         let single = [&self.client_secret, &self.password, &self.refresh_token];
         let mut all: Vec<_> = single.into_iter().flatten().collect();
+        all.extend(&self.known);
         all.extend(self.params.values());
         all.extend(self.headers.iter().map(|(_, value)| value));
         all.extend(

@@ -6,8 +6,8 @@ mod secret;
 mod vendor;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::StatusCode;
 
@@ -135,7 +135,12 @@ pub struct Source {
     secrets: Arc<Secrets>,
     /// Which client secret was used last.
     secret: AtomicUsize,
+    /// What was sent and what came, the newest last: a server may repeat it later.
+    known: Mutex<Vec<Secret>>,
 }
+
+/// So many are remembered.
+const KNOWN_MAX: usize = 24;
 
 impl Source {
     pub fn new(config: Arc<config::Token>, dialer: Arc<Dialer>, clock: Clock, secrets: Arc<Secrets>) -> Self {
@@ -146,7 +151,25 @@ impl Source {
             certificate: config.identity.as_ref().map(|(name, leaf)| format!("[identity.{name}], {leaf}")),
             timeout: config.timeout,
         };
-        Self { config, client, clock, secrets, secret: AtomicUsize::new(0) }
+        Self { config, client, clock, secrets, secret: AtomicUsize::new(0), known: Mutex::default() }
+    }
+
+    fn remember<'s>(&self, secrets: impl IntoIterator<Item = &'s Secret>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for secret in secrets {
+            if !known.contains(secret) {
+                known.push(secret.clone());
+            }
+        }
+        let over = known.len().saturating_sub(KNOWN_MAX);
+        known.drain(..over);
+    }
+
+    /// Everything that a server may repeat: what is configured, what was sent, and what came.
+    fn known(&self) -> Vec<Secret> {
+        let configured = self.config.secrets().filter_map(|source| source.look().ok());
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        configured.chain(known.iter().cloned()).collect()
     }
 
     async fn read_all(&self, op: Op, secret: usize) -> Result<Prepared, TokenError> {
@@ -175,6 +198,8 @@ impl Source {
         for (name, url) in [("authorize_url", &config.authorize_url), ("revoke_url", &config.revoke_url)] {
             inputs.values.extend(url.clone().map(|url| (name, Given::text(url))));
         }
+        self.remember(inputs.secrets());
+        inputs.known = self.known();
         let Chosen { index: secret, of: secrets, rotated, proof, .. } = chosen;
         Ok(Prepared {
             inputs,
@@ -223,7 +248,13 @@ impl Exchange for Source {
         let server = request.uri().authority().map_or_else(String::new, |authority| authority.host().to_owned());
         let reply = self.client.send(request).await?;
         let answered = self.clock.now().wall;
-        response::read(&self.config.dialect, op, &prepared.inputs, &reply, answered).map_err(|e| self.told(e, &server))
+        let read = response::read(&self.config.dialect, op, &prepared.inputs, &reply, answered);
+        if let Ok(answer) = &read {
+            self.remember(
+                answer.access.as_ref().ok().map(|access| &access.token).into_iter().chain(&answer.refresh_token),
+            );
+        }
+        read.map_err(|e| self.told(e, &server))
     }
 
     async fn configured(&self) -> Result<Configured, TokenError> {

@@ -407,9 +407,8 @@ fn of_more_than_128_planted_secrets_none_comes_out_whatever_goes_well_or_wrong()
 
     // Every vendor fails in every way, and says again what it was sent and has handed out.
     let echo = |part: &Part| -> Vec<_> {
-        // Tokens of the past, beside their name.
-        let tokens = part.issuer.tokens().into_iter().map(|token| format!("access_token={token}"));
-        part.own.iter().cloned().chain(tokens).collect()
+        // Tokens of the past, too.
+        part.own.iter().cloned().chain(part.issuer.tokens()).collect()
     };
     let json = |own: &[String]| {
         let echo = serde_json::json!({ "error": "invalid_grant", "error_description": own.join(" "), "message": own });
