@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use crate::exchange::OAuth;
 use crate::support::{Action, Broker, PATIENCE, Upstream, Wire, exchange, static_route, with_static_token};
 
 /// A broker of one worker, so that connections to the API are used again where they can be.
@@ -436,4 +437,68 @@ fn heads_above_the_limits_leave_no_memory_behind() {
     (0..100).for_each(|_| attempts());
     let grown = broker.process("VmRSS").saturating_sub(before);
     assert!(grown < 3 * 1024, "{grown} KiB in 300 attempts");
+}
+
+#[test]
+fn a_401_is_answered_with_a_newer_token_once_or_not_at_all() {
+    let oauth = OAuth::start(Duration::from_secs(3600));
+    for (keys, sent) in [("", 12), ("retry_unauthorized = false", 10)] {
+        let upstream = Upstream::start(|_| Action::status("401 Unauthorized"));
+        let config = oauth.config("", keys).replace(&oauth.api.url(), &upstream.url());
+        let broker = Broker::start_in(oauth.directory(), &config, |_| {});
+        for _ in 0..10 {
+            let before = upstream.requests().len();
+            assert_eq!(broker.get("api", "/").status, 401);
+            let tries = upstream.requests().split_off(before);
+            let tokens: Vec<_> = tries.iter().map(|request| request.one("authorization").unwrap()).collect();
+            assert!(matches!(tokens[..], [_]) || matches!(tokens[..], [one, two] if one != two), "{tokens:?}");
+        }
+        assert_eq!(upstream.requests().len(), sent, "two refreshes a minute, each for one replay: {keys}");
+    }
+}
+
+#[test]
+fn the_token_of_a_replay_never_comes_back_either() {
+    let oauth = OAuth::start(Duration::from_secs(3600));
+    let tries = AtomicUsize::new(0);
+    let upstream = Upstream::start(move |request| {
+        let sent = request.one("authorization").unwrap();
+        let status = if tries.fetch_add(1, Ordering::SeqCst) == 0 { "401 Unauthorized" } else { "200 OK" };
+        bytes(&format!("HTTP/1.1 {status}\r\nX-Echo: {sent}\r\nContent-Length: 0\r\n\r\n"))
+    });
+    let config = oauth.config("", "").replace(&oauth.api.url(), &upstream.url());
+    let broker = Broker::start_in(oauth.directory(), &config, |_| {});
+    let reply = broker.get("api", "/");
+    assert_eq!((reply.status, reply.header("x-echo"), upstream.requests().len()), (200, None, 2));
+    assert_eq!(broker.metric("tokenbroker_upstream_retries_total{route=\"api\"} ") as u32, 1);
+}
+
+#[test]
+fn what_an_api_allows_pages_is_for_pages_of_its_own_not_for_those_that_the_route_lists() {
+    let upstream = Upstream::start(|_| {
+        bytes(
+            "HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: *\r\nAccess-Control-Allow-Credentials: true\r\n\
+             Content-Length: 0\r\n\r\n",
+        )
+    });
+    let broker = with_static_token(&upstream, "accept_origins = [\"https://app.example\"]");
+    let allowed = |headers: &[(&str, &str)]| -> Vec<String> {
+        let reply = broker.request("api", "GET", "/", headers, b"");
+        assert_eq!(reply.status, 200);
+        let fields = reply.headers.iter().filter(|(name, _)| name.to_lowercase().starts_with("access-control-"));
+        fields.map(|(_, value)| value.clone()).collect()
+    };
+    assert_eq!(allowed(&[("Origin", "https://app.example")]), ["https://app.example"]);
+    assert_eq!(allowed(&[]), ["*", "true"]);
+}
+
+#[test]
+fn the_same_length_twice_is_passed_on_as_one() {
+    let upstream = Upstream::start(|_| bytes("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok"));
+    let broker = with_static_token(&upstream, "");
+    for method in ["GET", "HEAD"] {
+        let reply = broker.request("api", method, "/", &[], b"");
+        let lengths: Vec<_> = reply.headers.iter().filter(|(name, _)| name == "content-length").collect();
+        assert_eq!((reply.status, lengths.len()), (200, 1), "{method}");
+    }
 }

@@ -86,6 +86,12 @@ fn a_clients_credential_is_replaced_kept_or_refused_as_the_route_says() {
     assert_eq!(broker.get("api", "/").status, 200);
 
     let upstream = Upstream::ok();
+    let broker = with_static_token(&upstream, "authorization = \"reject\"\nheader = \"X-Auth-Token\"");
+    for theirs in [("Authorization", "theirs"), ("X-Auth-Token", "theirs")] {
+        assert_eq!(broker.request("api", "GET", "/", &[theirs], b"").status, 400, "{}", theirs.0);
+    }
+
+    let upstream = Upstream::ok();
     let config = format!("[route.open]\nlisten = \"127.0.0.1:0\"\nupstream = \"{}\"\ntoken = false\n", upstream.url());
     let broker = Broker::start(&config);
     broker.request("open", "GET", "/", &theirs, b"");
