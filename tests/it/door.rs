@@ -1,4 +1,5 @@
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
@@ -168,6 +169,19 @@ fn connect_and_trace_are_refused_in_every_spelling() {
         assert_eq!(line, "HTTP/1.1 400 Bad Request");
     }
     assert_eq!(status(&broker, "api", &format!("OPTIONS * HTTP/1.1\nHost: {host}\n\n")), "HTTP/1.1 204 No Content");
+    assert!(upstream.requests().is_empty());
+}
+
+#[test]
+fn a_connect_opens_a_connection_to_nobody() {
+    let upstream = Upstream::ok();
+    let broker = with_static_token(&upstream, "");
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    target.set_nonblocking(true).unwrap();
+    let host = target.local_addr().unwrap();
+    let line = status(&broker, "api", &format!("CONNECT {host} HTTP/1.1\nHost: {host}\n\n"));
+    assert_eq!(line, "HTTP/1.1 405 Method Not Allowed");
+    assert_eq!(target.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
     assert!(upstream.requests().is_empty());
 }
 
