@@ -88,7 +88,8 @@ impl Expiring {
     }
 }
 
-fn days_left(now: Timestamp, when: Timestamp) -> Days {
+/// Below zero when it is over.
+pub fn days_left(now: Timestamp, when: Timestamp) -> Days {
     when.duration_since(now).as_secs().div_euclid(24 * 3600)
 }
 

@@ -32,17 +32,22 @@ impl Clients {
     }
 }
 
+/// Of the tokens of one client, the least makes the steps of a rotation: one that says how, or the first by name.
+pub fn rank(config: &config::Token) -> (bool, &str) {
+    (!config.rotate.told, &config.name)
+}
+
 /// Is there a client secret that could be another one?
-pub(super) fn rotates(config: &config::Token) -> bool {
+pub fn rotates(config: &config::Token) -> bool {
     config.grant != Grant::Static && !config.client_secrets.is_empty()
 }
 
-/// For each client, the token whose task makes the steps: one that says how, or the first.
+/// For each client, the token whose task makes the steps.
 pub(super) fn elect(tokens: &BTreeMap<String, Arc<TokenPart>>) {
     let mut all: Vec<_> = tokens.values().filter(|part| rotates(&part.config)).collect();
-    all.sort_by_key(|part| {
-        let told = part.config.rotate.told;
-        (record(&part.config), !told, part.config.name.clone())
+    all.sort_by_cached_key(|part| {
+        let (told, name) = rank(&part.config);
+        (record(&part.config), told, name.to_owned())
     });
     all.dedup_by_key(|part| record(&part.config));
     for part in all {

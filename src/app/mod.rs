@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use tracing::error;
 
 use clients::Clients;
+pub use clients::{rank, rotates};
 use plan::{Headers, Opened};
 pub use plan::{Place, Plan};
 
@@ -185,7 +186,7 @@ impl App {
     }
 
     fn task(&self, part: &TokenPart, keeper: Option<Keeper>) -> Task {
-        let rotating = clients::rotates(&part.config).then(|| Rotating {
+        let rotating = rotates(&part.config).then(|| Rotating {
             secrets: Arc::clone(&part.secrets),
             config: Arc::clone(&part.config),
             slots: Arc::clone(&self.slots),

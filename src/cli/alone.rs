@@ -2,7 +2,7 @@
 
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, AppError, TokenPart};
+use crate::app::{App, AppError, TokenPart, rank, rotates};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::oauth::manage::Item;
@@ -29,8 +29,8 @@ impl Alone {
     /// may manage secrets.
     pub async fn of_client(config: Config, token: &str) -> Result<Self, String> {
         let client = config.tokens.get(token).map(|token| token.client());
-        let same = config.tokens.values().filter(|token| Some(token.client()) == client);
-        let driver = same.min_by_key(|token| (!token.rotate.told, token.name.clone()));
+        let same = config.tokens.values().filter(|token| rotates(token) && Some(token.client()) == client);
+        let driver = same.min_by_key(|token| rank(token));
         let (driver, admin) = driver.map(|token| (token.name.clone(), token.rotate.admin.clone())).unwrap_or_default();
         Self::with(config, &driver, admin.as_deref()).await
     }

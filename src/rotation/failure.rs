@@ -84,6 +84,7 @@ impl Rotation {
             self.park(Problem::new(why, "delete it there by hand, then rotate again"));
         }
     }
+
     /// The same call again, later.
     fn again(&mut self, now: i64, at_least: i64) {
         self.fails += 1;

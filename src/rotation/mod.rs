@@ -1,4 +1,4 @@
-//! The rotation of a client secret at its vendor; not wired into the program yet. A pure state machine: it does no I/O and
+//! The rotation of a client secret at its vendor. A pure state machine: it does no I/O and
 //! reads no clock, `now` and the answers are arguments, chance comes from a seeded generator. [`Rotation::next`] says what to
 //! do, [`Rotation::on`] takes what came of it; the [`Record`] is saved before each remote call, so that a crash at any point
 //! loses nothing. It must never delete a secret that is in use, one that somebody else made, or the last that works.

@@ -46,6 +46,11 @@ impl Held {
         Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
     }
 
+    /// Its end, as far as it is known.
+    pub fn ends(&self) -> Option<Timestamp> {
+        Timestamp::from_second(self.expires?).ok()
+    }
+
     pub fn secret(&self) -> Secret {
         Secret::new(self.value.as_str().to_owned())
     }

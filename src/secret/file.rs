@@ -36,8 +36,3 @@ pub fn read(path: &Path) -> io::Result<Secret> {
     let held = Zeroizing::new(std::fs::read_to_string(path)?);
     Ok(Secret::new(held.trim_end_matches(['\r', '\n']).to_owned()))
 }
-
-/// Does the file hold it, with a newline or without?
-pub fn holds(path: &Path, secret: &Secret) -> bool {
-    read(path).is_ok_and(|held| held == *secret)
-}

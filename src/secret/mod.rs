@@ -58,6 +58,11 @@ impl Secret {
         Fingerprint(u32::from_be_bytes(first))
     }
 
+    /// [`Self::digest`] in hexadecimal.
+    pub fn digest_in_hex(&self) -> String {
+        self.digest().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// The whole SHA-256, for telling two values apart without keeping either.
     pub fn digest(&self) -> [u8; 32] {
         let mut out = [0; 32];

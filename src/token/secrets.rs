@@ -57,9 +57,7 @@ pub enum Verb {
 
 /// What the record of a token's client is called in the store: the same for all tokens of that client.
 pub fn record(token: &config::Token) -> String {
-    let client = Secret::new(token.client()).digest();
-    let name: String = client[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("secret.{name}")
+    format!("secret.{}", &Secret::new(token.client()).digest_in_hex()[..16])
 }
 
 impl Verb {
@@ -109,7 +107,7 @@ pub(super) struct Work {
     pub keeper: Option<Keeper>,
     pub machine: Option<Rotation>,
     pub kept: Option<KeptSecrets>,
-    /// Given by hand, for as long as the process lives.
+    /// Given by hand; it is not kept over a longer pause.
     pub admin: Option<Secret>,
     /// What the vendor last said.
     pub said: Option<String>,
@@ -193,15 +191,14 @@ impl Secrets {
     pub fn expires(&self) -> Option<Option<Timestamp>> {
         let kept = self.kept.load();
         let kept = kept.as_ref().filter(|kept| kept.is_rotated() && !self.overruled.load(Ordering::Relaxed))?;
-        Some(kept.record.serving().expires.and_then(|end| Timestamp::from_second(end).ok()))
+        Some(kept.record.serving().ends())
     }
 
     /// Asks for something; the answer comes when the token's task has done it.
     pub fn ask(&self, verb: Verb, asked: Asked) -> Result<oneshot::Receiver<Reply>, &'static str> {
         let (reply, answer) = oneshot::channel();
         {
-            let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
-            orders.retain(|order| !order.reply.is_closed());
+            let mut orders = self.waiting();
             if orders.len() >= ORDERS_MAX {
                 return Err("what was asked for before is not done yet: ask again later");
             }
@@ -214,10 +211,14 @@ impl Secrets {
     }
 
     pub(super) fn next_order(&self) -> Option<Order> {
+        self.waiting().pop_front()
+    }
+
+    /// What was asked for by those who still wait: the others were told so.
+    fn waiting(&self) -> std::sync::MutexGuard<'_, VecDeque<Order>> {
         let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
-        // Who does not wait any more was told so.
         orders.retain(|order| !order.reply.is_closed());
-        orders.pop_front()
+        orders
     }
 
     /// `None`: another token's task makes the steps.

@@ -299,8 +299,7 @@ impl Exchange for Source {
         if let Some((_, leaf)) = &config.identity {
             proofs.push_str(&leaf.to_string());
         }
-        let hex =
-            |text: String| Secret::new(text).digest().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let hex = |text: String| Secret::new(text).digest_in_hex();
         let purpose = format!("{}\0{rest}", config.purpose());
         let inputs = hex(format!("{purpose}\0{proofs}"));
         With { account: hex(config.account()), purpose: hex(purpose), inputs }

@@ -590,7 +590,7 @@ fn a_new_certificate_ca_or_revocation_list_is_in_force_without_a_restart() {
 
     tls.pki.revoke(9).unwrap();
     eventually("the revoked one is refused", || !tls.curl(Some(&other), &[&url]).0);
-    assert!(tls.broker.log().contains("its certificate was revoked"), "{}", tls.broker.log());
+    tls.broker.logs("its certificate was revoked");
     assert!(tls.curl(Some(&tls.client), &[&url]).0);
     let answer = over_it();
     assert!(answer.starts_with("HTTP/1.1 403"), "also over the connection that was open: {answer}");

@@ -188,7 +188,7 @@ fn a_secret_cannot_be_given_as_an_argument_and_one_in_the_environment_is_reporte
         command.env("API_SECRET", OAuth2::CLIENT_SECRET);
     });
     assert_eq!(broker.get("api", "/").status, 200);
-    assert!(broker.log().contains("a secret in the environment can be read in /proc"), "{}", broker.log());
+    broker.logs("a secret in the environment can be read in /proc");
 }
 
 #[test]

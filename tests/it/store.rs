@@ -323,7 +323,9 @@ fn what_is_forgotten_while_a_broker_runs_is_obtained_anew_by_it() {
     eventually("another token", || broker.token("api")["fingerprint"] != before);
     broker.wait_for_state("api", "valid");
     assert_eq!(broker.get("api", "/").status, 200);
-    assert_eq!(broker.log().matches("\"by\":\"Acquire\"").count(), 2, "a login: the refresh token is forgotten too");
+    eventually("a login: the refresh token is forgotten too", || {
+        broker.log().matches("\"by\":\"Acquire\"").count() == 2
+    });
     let (code, _, stderr) = broker.command(&["store", "forget", "token.nobody"]);
     assert!(code == 1 && stderr.contains("there is no such record"), "{stderr}");
     assert_eq!(broker.stop().code(), Some(0));

@@ -17,6 +17,7 @@ use crate::token::source::{Exchange, Unmanaged};
 
 /// How long another token is waited for whose access token may manage secrets.
 const ADMIN_WAIT: Duration = Duration::from_secs(30);
+
 /// Why nobody may be asked: no token of an administrator, or none that is good.
 struct NoAccess(String);
 

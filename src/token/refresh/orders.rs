@@ -10,6 +10,7 @@ use super::Refresher;
 use super::manage::entry;
 use super::rotate::Rotating;
 use crate::clock::rfc3339;
+use crate::expiry::days_left;
 use crate::oauth::Class;
 use crate::oauth::inputs::Given;
 use crate::rotation::{
@@ -20,7 +21,6 @@ use crate::secret::{Secret, file};
 use crate::token::secrets::{Asked, KeptSecrets, Order, Reply, Verb, Work};
 use crate::token::source::Exchange;
 
-const DAY: i64 = 24 * 3600;
 /// A file that could not be written is tried again after so many seconds.
 const WRITE_AGAIN: i64 = 60;
 
@@ -129,9 +129,8 @@ impl<E: Exchange> Refresher<E> {
 
     /// Makes the record about what is configured now, if it is not.
     async fn settle_seed(&mut self, rotating: &Rotating, work: &mut Work) -> Result<(), String> {
-        let configured = self.configured().await.map_err(|error| error.to_string())?;
-        work.seen = Some(configured.seed);
-        let overruled = rotating.secrets.is_overruled(work);
+        let (configured, overruled) = self.look(rotating, work).await;
+        let configured = configured.map_err(|error| error.to_string())?;
         let id = rotating.config.rotate.current.clone();
         let (instance, mut record) = match &work.kept {
             None => (format!("{:08x}", fastrand::u32(..)), Record::new(Held::new(&configured.secret, id))),
@@ -161,9 +160,8 @@ impl<E: Exchange> Refresher<E> {
         let items = self.manage(rotating, work, "secrets.list", Vec::new()).await;
         let items = items.map_err(|failure| self.failed_because(work, &failure))?;
         let entries: Vec<_> = items.iter().filter_map(entry).collect();
-        let configured = self.configured().await.map_err(|error| error.to_string())?;
-        work.seen = Some(configured.seed);
-        let overruled = rotating.secrets.is_overruled(work);
+        let (configured, overruled) = self.look(rotating, work).await;
+        let configured = configured.map_err(|error| error.to_string())?;
         let kept = work.kept.as_ref().filter(|_| !overruled);
         let id = rotating.config.rotate.current.clone();
         let record = kept.map_or_else(|| Record::new(Held::new(&configured.secret, id)), |kept| kept.record.clone());
@@ -194,7 +192,7 @@ impl<E: Exchange> Refresher<E> {
                 "hint": one.hint,
                 "starts_at": one.started.map(rfc3339),
                 "expires_at": one.expires.map(rfc3339),
-                "days_left": one.expires.map(|end| end.duration_since(now).as_secs().div_euclid(DAY)),
+                "days_left": one.expires.map(|end| days_left(now, end)),
                 "deleted": one.deleted,
                 "in_use": match used {
                     InUse::Yes => Some(true),
@@ -227,12 +225,10 @@ impl<E: Exchange> Refresher<E> {
             return;
         }
         // Security: the operator may have put another one there, which nobody else has.
-        let Ok(configured) = self.configured().await else {
+        let (Ok(_), overruled) = self.look(rotating, work).await else {
             work.write_at = Some(now + WRITE_AGAIN);
             return;
         };
-        work.seen = Some(configured.seed);
-        let overruled = rotating.secrets.is_overruled(work);
         let Some(kept) = work.kept.clone().filter(|_| !overruled) else { return };
         let secret = kept.record.serving().secret();
         // What was never rotated is where the operator has it.
@@ -240,11 +236,11 @@ impl<E: Exchange> Refresher<E> {
         let shown = path.display().to_string();
         let is_source = rotating.config.client_secrets.iter().any(|source| source.path().as_ref() == Some(&path));
         let write = move || {
-            let source = file::read(&path).is_ok_and(|held| kept.is_overruled(&held.digest()));
-            if source && is_source {
+            let held = file::read(&path).ok();
+            if is_source && held.as_ref().is_some_and(|held| kept.is_overruled(&held.digest())) {
                 return Err(std::io::Error::other("it holds another secret that somebody has put there"));
             }
-            if file::holds(&path, &secret) || (own && !path.exists()) {
+            if held.as_ref() == Some(&secret) || (own && !path.exists()) {
                 Ok(false)
             } else {
                 file::replace(&path, &secret).map(|()| true)

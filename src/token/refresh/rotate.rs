@@ -70,7 +70,7 @@ impl<E: Exchange> Refresher<E> {
         let now = self.task.clock.now().wall;
         let Some(machine) = self.machine(rotating, work) else { return LOOK_AGAIN };
         let rests = machine.record().state == State::Stable;
-        if !rests && self.look(rotating, work).await.is_some() {
+        if !rests && self.look(rotating, work).await.1 {
             let why = "another client secret was configured meanwhile, and is in use: the rotation stands still";
             let problem =
                 Problem { why: why.to_owned(), what_to_do: "rotate again, from that one".to_owned(), asks: None };
@@ -131,18 +131,15 @@ impl<E: Exchange> Refresher<E> {
         Duration::ZERO
     }
 
-    /// Reads what is configured. Why what is here is not used, if that is another value.
-    pub(super) async fn look(&mut self, rotating: &Rotating, work: &mut Work) -> Option<()> {
-        if let Ok(configured) = self.configured().await {
+    /// Reads what is configured, and whether that wins over what is here. Security: what may panic, such as a parser, runs in a
+    /// task of its own.
+    pub(super) async fn look(&self, rotating: &Rotating, work: &mut Work) -> (Result<Configured, TokenError>, bool) {
+        let exchange = Arc::clone(&self.exchange);
+        let configured = own_task(Outcome::NotSent, async move { exchange.configured().await }).await;
+        if let Ok(configured) = &configured {
             work.seen = Some(configured.seed);
         }
-        rotating.secrets.is_overruled(work).then_some(())
-    }
-
-    /// Security: what may panic, such as a parser, runs in a task of its own.
-    pub(super) async fn configured(&self) -> Result<Configured, TokenError> {
-        let exchange = Arc::clone(&self.exchange);
-        own_task(Outcome::NotSent, async move { exchange.configured().await }).await
+        (configured, rotating.secrets.is_overruled(work))
     }
 
     /// Makes the record durable, and what it says is used from then on.

@@ -8,12 +8,12 @@ use tracing::{error, warn};
 use super::Refresher;
 use super::orders::policy;
 use super::rotate::Rotating;
+use crate::expiry::days_left;
 use crate::rotation::{Begin, Event, InUse, State, in_use, plan};
 use crate::secret::Secret;
 use crate::token::secrets::{Asked, Verb, Work};
 use crate::token::source::Exchange;
 
-const DAY: i64 = 24 * 3600;
 /// Between two looks at what is configured, in seconds: a command may have to be run for it.
 const LOOK_EVERY: i64 = 600;
 
@@ -34,7 +34,7 @@ impl<E: Exchange> Refresher<E> {
             return;
         }
         work.look_at = Some(seconds + LOOK_EVERY);
-        let overruled = self.look(rotating, work).await.is_some();
+        let (_, overruled) = self.look(rotating, work).await;
         let waits = self.machine(rotating, work).map(|machine| machine.record().clone());
         if let Some(record) = waits.filter(|record| record.state != State::Stable && !overruled) {
             if record.problem.is_some() {
@@ -63,7 +63,7 @@ impl<E: Exchange> Refresher<E> {
         }
         self.retry_later(work, now, Some(end));
         if let Err(why) = self.begin(rotating, work, Verb::Rotate, Asked::default()).await {
-            let days = end.duration_since(now).as_secs().div_euclid(DAY);
+            let days = days_left(now, end);
             error!(
                 token = self.task.name,
                 days_left = days,
@@ -95,16 +95,15 @@ impl<E: Exchange> Refresher<E> {
     pub(super) fn known_end(&self, rotating: &Rotating, work: &Work) -> Option<Timestamp> {
         let overruled = rotating.secrets.is_overruled(work);
         let kept = work.kept.as_ref().filter(|_| !overruled);
-        let second = |second: i64| Timestamp::from_second(second).ok();
         if let Some(kept) = kept.filter(|kept| kept.is_rotated()) {
             let (serving, rotate) = (kept.record.serving(), &rotating.config.rotate);
             // Where a vendor keeps no end, the one that a new secret is meant to have.
             let in_place = rotating.config.dialect.secrets.contains_key("replace");
-            let meant = || second(serving.since?)?.checked_add(rotate.lifetime.1).ok();
-            return serving.expires.and_then(second).or_else(|| meant().filter(|_| in_place));
+            let meant = || Timestamp::from_second(serving.since?).ok()?.checked_add(rotate.lifetime.1).ok();
+            return serving.ends().or_else(|| meant().filter(|_| in_place));
         }
         let learned = work.learned.filter(|(seed, _)| Some(*seed) == work.seen).map(|(_, end)| end);
-        let end = kept.and_then(|kept| second(kept.record.serving().expires?));
+        let end = kept.and_then(|kept| kept.record.serving().ends());
         learned.or(end).or_else(|| rotating.config.secret_expires.first().copied())
     }
 

@@ -26,9 +26,13 @@ const SUPERSEDED_MAX: usize = 16;
 impl KeptSecrets {
     /// Was another value configured since? `seed` stands for what is configured now.
     pub fn is_overruled(&self, seed: &[u8; 32]) -> bool {
+        !self.held().contains(seed) && !self.superseded.contains(seed)
+    }
+
+    /// Digests of the secrets that the rotation is about.
+    fn held(&self) -> Vec<[u8; 32]> {
         let held = [Some(&self.record.old), self.record.new.as_ref()];
-        let held = held.into_iter().flatten().any(|held| held.secret().digest() == *seed);
-        !held && !self.superseded.contains(seed)
+        held.into_iter().flatten().map(|held| held.secret().digest()).collect()
     }
 
     /// Is the secret in use one that a rotation brought?
@@ -38,8 +42,7 @@ impl KeptSecrets {
 
     /// Remembers what it has, so that it is no other value where it is configured.
     pub fn supersedes(&mut self) {
-        let held = [Some(&self.record.old), self.record.new.as_ref()];
-        for digest in held.into_iter().flatten().map(|held| held.secret().digest()) {
+        for digest in self.held() {
             if !self.superseded.contains(&digest) {
                 self.superseded.push(digest);
             }
@@ -100,7 +103,7 @@ impl Progress {
             problem: problem.map(|problem| problem.why.clone()),
             fix: problem.map(|problem| problem.what_to_do.clone()),
             in_use: serving.id.clone(),
-            expires_at: serving.expires.and_then(|end| Timestamp::from_second(end).ok()),
+            expires_at: serving.ends(),
             ..Self::default()
         }
     }

@@ -146,6 +146,11 @@ impl Broker {
         self.log.lock().unwrap().clone()
     }
 
+    /// A line is written after what it is about, and read here later still.
+    pub fn logs(&self, words: &str) {
+        super::eventually(words, || self.log().contains(words));
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
