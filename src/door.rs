@@ -3,11 +3,10 @@
 //! A web page in a local browser can reach loopback; it cannot lie about `Host` (DNS rebinding ends there) nor, in a
 //! browser of today, about `Origin` and `Sec-Fetch-Site`. Shared by the routes and the operator's listener. Pure.
 
-use http::header::{HOST, HeaderMap, ORIGIN};
-use http::request::Parts;
-use http::{StatusCode, Version};
+use http::{HeaderValue, StatusCode, Version};
 
-use crate::problem::Problem;
+use crate::http1::{Fields, Request};
+use crate::problem::{Problem, bad_request};
 
 /// The host a request was meant for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,15 +22,7 @@ pub enum From {
     /// Not a page of another origin.
     Here,
     /// A page whose origin is listed; it gets CORS answers.
-    Listed(http::HeaderValue),
-}
-
-pub fn bad_request(detail: &str) -> Problem {
-    Problem {
-        proxy_status: "http_request_error",
-        close: true,
-        ..Problem::new(StatusCode::BAD_REQUEST, "bad_request", detail)
-    }
+    Listed(HeaderValue),
 }
 
 pub fn host_refused() -> Problem {
@@ -46,20 +37,20 @@ pub fn origin_refused() -> Problem {
 
 /// The host of a request: exactly one valid `Host`, equal to the target's if that is absolute (RFC 9112 §3.2). `None` for an
 /// HTTP/1.0 request without one, which no browser sends.
-pub fn host(head: &Parts) -> Result<Option<Host>, Problem> {
-    let mut values = head.headers.get_all(HOST).iter();
+pub fn host(head: &Request) -> Result<Option<Host>, Problem> {
+    let mut values = head.fields.all("host");
     let field = values.next();
     if values.next().is_some() {
         return Err(bad_request("more than one Host"));
     }
     let field = match field {
         Some(value) => {
-            let text = value.to_str().ok().and_then(parse_host);
+            let text = std::str::from_utf8(value).ok().and_then(parse_host);
             Some(text.ok_or_else(|| bad_request("the Host is not a host"))?)
         }
         None => None,
     };
-    match head.uri.authority() {
+    match head.uri().and_then(http::Uri::authority) {
         Some(authority) => {
             let target = parse_host(authority.as_str()).ok_or_else(|| bad_request("the target is not a URL"))?;
             if field.is_some_and(|field| field != target) {
@@ -102,20 +93,20 @@ pub fn is_ours(host: &Host, names: &[String], port: Option<u16>) -> bool {
 
 /// Judges `Origin` and `Sec-Fetch-Site` (Fetch metadata). A page that the listener itself served, under its own scheme, is not
 /// foreign.
-pub fn origin(headers: &HeaderMap, scheme: &str, host: Option<&Host>, listed: &[String]) -> Result<From, Problem> {
-    let mut values = headers.get_all(ORIGIN).iter();
+pub fn origin(fields: &Fields, scheme: &str, host: Option<&Host>, listed: &[String]) -> Result<From, Problem> {
+    let mut values = fields.all("origin");
     let (first, second) = (values.next(), values.next());
-    let site = headers.get("sec-fetch-site").map(http::HeaderValue::as_bytes);
+    let site = fields.get("sec-fetch-site");
     match first {
         Some(_) if second.is_some() => Err(origin_refused()),
         Some(value) => {
-            let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
+            let text = std::str::from_utf8(value).unwrap_or_default().to_ascii_lowercase();
             let own = host.is_some_and(|host| match host.port {
                 Some(port) => text == format!("{scheme}://{}:{port}", host.name),
                 None => text == format!("{scheme}://{}", host.name),
             });
-            if listed.contains(&text) {
-                Ok(From::Listed(value.clone()))
+            if let (true, Ok(value)) = (listed.contains(&text), HeaderValue::from_bytes(value)) {
+                Ok(From::Listed(value))
             } else if own && !matches!(site, Some(b"cross-site" | b"same-site")) {
                 Ok(From::Here)
             } else {
@@ -130,6 +121,7 @@ pub fn origin(headers: &HeaderMap, scheme: &str, host: Option<&Host>, listed: &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http1::{Bounds, Head};
 
     #[test]
     fn a_host_is_a_name_or_address_with_or_without_a_port() {
@@ -157,9 +149,13 @@ mod tests {
     }
 
     fn judged(fields: &[(&'static str, &'static str)]) -> Result<From, Problem> {
-        let headers = fields.iter().map(|(k, v)| (k.parse().unwrap(), v.parse().unwrap())).collect();
+        let lines: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let bytes = format!("GET / HTTP/1.1\r\n{lines}\r\n").into_bytes();
+        let mut head = Head::default();
+        head.scan(&bytes, Bounds { bytes: 10_000, fields: 100 }).unwrap();
+        let fields = head.request(bytes).unwrap().fields;
         let host = Host { name: "127.0.0.1".into(), port: Some(8403) };
-        origin(&headers, "http", Some(&host), &["https://app.example".to_owned()])
+        origin(&fields, "http", Some(&host), &["https://app.example".to_owned()])
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod connect;
 pub mod door;
 pub mod expiry;
 pub mod fields;
+pub mod http1;
 pub mod identity;
 pub mod oauth;
 pub mod peer;

@@ -32,7 +32,7 @@ impl Problem {
         Self { status, code, detail: detail.into(), proxy_status, retry_after: None, allow: None, close: false }
     }
 
-    pub fn response<B: From<Bytes>>(&self) -> Response<B> {
+    pub fn response(&self) -> Response<Bytes> {
         let body = serde_json::json!({
             "type": format!("urn:tokenbroker:problem:{}", self.code),
             "title": self.code.replace('_', " "),
@@ -40,7 +40,7 @@ impl Problem {
             "code": self.code,
             "detail": self.detail,
         });
-        let mut response = Response::new(B::from(Bytes::from(body.to_string())));
+        let mut response = Response::new(Bytes::from(body.to_string()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -60,5 +60,14 @@ impl Problem {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+}
+
+/// What the client sent is not as it must be.
+pub fn bad_request(detail: &str) -> Problem {
+    Problem {
+        proxy_status: "http_request_error",
+        close: true,
+        ..Problem::new(StatusCode::BAD_REQUEST, "bad_request", detail)
     }
 }

@@ -1,12 +1,12 @@
 //! `/api/…`: status as JSON, and what an operator can ask for.
 
 use http::StatusCode;
-use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 
 use super::clients::VERBS;
+use super::body::Unread;
 use super::{Admin, Answer, Order, RouteView, TokenView, nothing_here, secrets};
 use crate::clock::{Now, rfc3339};
 use crate::expiry::Expiring;
@@ -68,7 +68,7 @@ impl Admin {
         })
     }
 
-    pub(super) async fn act(&self, asked: Asked<'_>, body: Incoming) -> Result<Answer, Problem> {
+    pub(super) async fn act(&self, asked: Asked<'_>, body: Unread<'_>) -> Result<Answer, Problem> {
         match asked {
             Asked::Login(name) => self.login(name, body).await,
             Asked::Clients(name, verb) => self.clients(name, verb, body).await,

@@ -1,9 +1,9 @@
 //! `/api/clients/NAME/…`: client applications at the vendor.
 
 use http::StatusCode;
-use hyper::body::Incoming;
 use serde_json::json;
 
+use super::body::Unread;
 use super::{Admin, Answer, Order, body, json as answer, nothing_here};
 use crate::problem::Problem;
 
@@ -11,7 +11,7 @@ use crate::problem::Problem;
 pub(super) const VERBS: &[&str] = &["list", "register", "delete"];
 
 impl Admin {
-    pub(super) async fn clients(&self, name: &str, verb: &str, body: Incoming) -> Result<Answer, Problem> {
+    pub(super) async fn clients(&self, name: &str, verb: &str, body: Unread<'_>) -> Result<Answer, Problem> {
         self.token(name)?;
         let asked = body::read(body).await?;
         let order = |reply| Order::Clients(name.to_owned(), verb.to_owned(), Box::new(asked), reply);

@@ -1,11 +1,11 @@
 //! What a person does with a token: logs in, out, and takes it.
 
 use http::StatusCode;
-use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::api::token_status;
+use super::body::Unread;
 use super::{Admin, Answer, Order, TokenView, body, json as answer, nothing_here};
 use crate::clock::rfc3339;
 use crate::oauth::file::Grant;
@@ -30,7 +30,7 @@ impl Admin {
     }
 
     /// Has the code of a login exchanged.
-    pub(super) async fn login(&self, name: &str, body: Incoming) -> Result<Answer, Problem> {
+    pub(super) async fn login(&self, name: &str, body: Unread<'_>) -> Result<Answer, Problem> {
         let token = self.token(name)?;
         if token.config.grant != Grant::AuthorizationCode {
             let detail = format!("nobody logs in for the grant {}", token.config.grant.as_str());

@@ -10,24 +10,21 @@ pub mod key;
 mod logins;
 mod secrets;
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
-use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Method, Response, StatusCode};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tower::{Service, service_fn};
 
+use self::body::Unread;
 use crate::clock::Now;
 use crate::config::{Listen, Token};
 use crate::door;
 use crate::expiry::{Expiring, Kind};
+use crate::http1::{After, Answers, Client, Request};
 use crate::oauth::TokenError;
 use crate::oauth::manage::Item;
 use crate::problem::Problem;
@@ -38,7 +35,7 @@ use crate::token::clients::Clients;
 use crate::token::refresh::{Code, LoggedOut};
 use crate::token::secrets::Secrets;
 
-type Answer = Response<Full<Bytes>>;
+type Answer = Response<Bytes>;
 
 const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
@@ -146,38 +143,41 @@ pub struct RouteView {
     pub metrics: Arc<RouteMetrics>,
 }
 
-/// The service of the operator's listener, over whatever connection a request comes.
-pub fn service<P: Send + 'static>(
-    admin: Arc<Admin>,
-) -> impl Service<(Request<Incoming>, P), Response = Answer, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
-{
-    let wrong_keys = Arc::new(key::WrongKeys::default());
-    service_fn(move |(request, _): (Request<Incoming>, P)| {
-        let (admin, wrong_keys) = (Arc::clone(&admin), Arc::clone(&wrong_keys));
-        async move {
-            let (head, body) = request.into_parts();
-            let answer = admin.answer(&head, body).await.unwrap_or_else(|problem| problem.response());
-            if answer.status() == StatusCode::UNAUTHORIZED {
-                tokio::time::sleep(wrong_keys.count((admin.now)().boot)).await;
-            }
-            Ok(answer)
+/// Answers the requests of the operator's listener.
+pub struct Operator {
+    pub admin: Arc<Admin>,
+    wrong_keys: key::WrongKeys,
+}
+
+impl Operator {
+    pub fn new(admin: Arc<Admin>) -> Self {
+        Self { admin, wrong_keys: key::WrongKeys::default() }
+    }
+}
+
+impl Answers for Operator {
+    async fn answer(&self, client: &mut Client, mut request: Request) -> After {
+        let answer = self.admin.answer(client, &mut request).await.unwrap_or_else(|problem| problem.response());
+        if answer.status() == StatusCode::UNAUTHORIZED {
+            tokio::time::sleep(self.wrong_keys.count((self.admin.now)().boot)).await;
         }
-    })
+        client.respond(request, answer).await
+    }
 }
 
 impl Admin {
-    async fn answer(&self, head: &Parts, body: Incoming) -> Result<Answer, Problem> {
-        self.admit(head)?;
-        let path = head.uri.path();
-        let reads = head.method == Method::GET || head.method == Method::HEAD;
-        match (path, api::post(path)) {
-            (_, Some(asked)) if head.method == Method::POST => {
-                self.authorize(head)?;
-                self.act(asked, body).await
+    async fn answer(&self, client: &mut Client, request: &mut Request) -> Result<Answer, Problem> {
+        self.admit(request)?;
+        let path = request.path().to_owned();
+        let reads = request.method == Method::GET || request.method == Method::HEAD;
+        match (path.as_str(), api::post(&path)) {
+            (_, Some(asked)) if request.method == Method::POST => {
+                self.authorize(request)?;
+                self.act(asked, Unread { client, request }).await
             }
             (_, Some(_)) => Err(method_refused("POST")),
             ("/livez", _) if reads => Ok(text(StatusCode::OK, "ok\n".into())),
-            ("/readyz" | "/healthz", _) if reads => Ok(self.readiness(head.uri.query())),
+            ("/readyz" | "/healthz", _) if reads => Ok(self.readiness(request.query())),
             ("/metrics", _) if reads => Ok(self.scrape()),
             ("/api/status", _) if reads => Ok(json(StatusCode::OK, &self.status())),
             ("/livez" | "/readyz" | "/healthz" | "/metrics" | "/api/status", _) => Err(method_refused("GET, HEAD")),
@@ -186,14 +186,14 @@ impl Admin {
     }
 
     /// The same door as a route's, and nothing that came through another proxy.
-    fn admit(&self, head: &Parts) -> Result<(), Problem> {
+    fn admit(&self, head: &Request) -> Result<(), Problem> {
         let host = door::host(head)?;
         let names = LOCAL_HOSTS.map(str::to_owned);
         if host.as_ref().is_some_and(|host| !door::is_ours(host, &names, self.port)) {
             return Err(door::host_refused());
         }
-        door::origin(&head.headers, "http", host.as_ref(), &[])?;
-        if head.headers.keys().any(|name| crate::fields::is_forwarding(name) || *name == http::header::VIA) {
+        door::origin(&head.fields, "http", host.as_ref(), &[])?;
+        if head.fields.iter().any(|(name, _)| crate::fields::is_forwarding(name) || name == b"via") {
             let detail = "this came through another proxy";
             return Err(Problem { close: true, ..Problem::new(StatusCode::FORBIDDEN, "client_refused", detail) });
         }
@@ -201,8 +201,8 @@ impl Admin {
     }
 
     /// Security: compared in constant time; the key is taken from `Authorization` alone.
-    fn authorize(&self, head: &Parts) -> Result<(), Problem> {
-        let sent = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    fn authorize(&self, head: &Request) -> Result<(), Problem> {
+        let sent = head.fields.text("authorization");
         let sent = sent.and_then(|value| value.strip_prefix("Bearer ")).map(|key| Secret::new(key.to_owned()));
         match (&self.key, sent) {
             (Some(key), Some(sent)) if *key == sent => Ok(()),
@@ -281,7 +281,7 @@ fn json(status: StatusCode, body: &serde_json::Value) -> Answer {
 }
 
 fn answer(status: StatusCode, content_type: &'static str, body: String) -> Answer {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    let mut response = Response::new(Bytes::from(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use hyper::body::Incoming;
 use serde_json::json;
 
+use super::body::Unread;
 use super::{Admin, Answer, body, json as answer};
 use crate::problem::Problem;
 use crate::token::secrets::{Asked, Verb};
@@ -19,7 +19,7 @@ pub(super) fn verb(name: &str) -> Option<Option<Verb>> {
 }
 
 impl Admin {
-    pub(super) async fn secrets(&self, name: &str, verb: Option<Verb>, body: Incoming) -> Result<Answer, Problem> {
+    pub(super) async fn secrets(&self, name: &str, verb: Option<Verb>, body: Unread<'_>) -> Result<Answer, Problem> {
         let token = self.token(name)?;
         let Some(verb) = verb else { return Ok(answer(StatusCode::OK, &json!(*token.secrets.progress()))) };
         if token.config.client_secrets.is_empty() {

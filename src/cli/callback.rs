@@ -1,25 +1,21 @@
 //! What a browser brings back from a login: judged, and waited for on loopback (RFC 8252 §7.3). The code is never logged.
 
-use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
-use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode, Uri};
-use http_body_util::Full;
-use hyper::body::Bytes;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::service_fn;
 
 use crate::config::{Limits, Listen};
 use crate::door;
+use crate::http1::{After, Answers, Client, Request};
 use crate::oauth::client::host_and_port;
 use crate::problem::Problem;
-use crate::proxy::Arrived;
 use crate::secret::Secret;
 use crate::server::{Bound, Serve};
 
@@ -92,16 +88,10 @@ fn word(error: &str) -> String {
 /// Waits for the browser, at most five minutes. What is no answer to this login ends nothing.
 pub(super) async fn wait(bound: Bound, expected: Expected, limits: Limits) -> Came {
     let (sender, came) = oneshot::channel();
-    let callback = Arc::new(Callback { expected, came: Mutex::new(Some(sender)) });
+    let callback = Callback { expected, came: Mutex::new(Some(sender)) };
     let (connections, drain) = (TaskTracker::new(), CancellationToken::new());
     let serve = Serve {
-        service: service_fn(move |(request, _): Arrived| {
-            let callback = Arc::clone(&callback);
-            async move {
-                let (head, _) = request.into_parts();
-                Ok::<_, Infallible>(callback.answer(&head).unwrap_or_else(|problem| problem.response()))
-            }
-        }),
+        answers: callback,
         limits,
         routes: None,
         permits: Some(Arc::new(Semaphore::new(CONNECTIONS_MAX))),
@@ -131,8 +121,15 @@ struct Callback {
     came: Mutex<Option<oneshot::Sender<Came>>>,
 }
 
+impl Answers for Callback {
+    async fn answer(&self, client: &mut Client, request: Request) -> After {
+        let response = self.judge(&request).unwrap_or_else(|problem| problem.response());
+        client.respond(request, response).await
+    }
+}
+
 impl Callback {
-    fn answer(&self, head: &Parts) -> Result<Response<Full<Bytes>>, Problem> {
+    fn judge(&self, head: &Request) -> Result<Response<Bytes>, Problem> {
         let expected: Uri = self.expected.redirect_uri.parse().unwrap_or_default();
         let (name, port) = host_and_port(&expected).unwrap_or_default();
         let ours = door::host(head)?.is_some_and(|host| {
@@ -141,7 +138,7 @@ impl Callback {
         if !ours {
             return Err(door::host_refused());
         }
-        if head.uri.path() != expected.path() {
+        if head.path() != expected.path() {
             return Err(Problem::new(StatusCode::NOT_FOUND, "no_route", "a login comes back to another path"));
         }
         if head.method != Method::GET {
@@ -150,7 +147,7 @@ impl Callback {
             return Err(Problem { allow, ..refused });
         }
         let refused = |why: &str| Problem::new(StatusCode::BAD_REQUEST, "login_refused", why);
-        let came = self.expected.judge(head.uri.query().unwrap_or_default()).map_err(refused)?;
+        let came = self.expected.judge(head.query().unwrap_or_default()).map_err(refused)?;
         let sender = self.came.lock().unwrap_or_else(PoisonError::into_inner).take();
         let sender = sender.ok_or_else(|| refused("this login has come back already"))?;
         let answer = match &came {
@@ -164,8 +161,8 @@ impl Callback {
 }
 
 /// Security: the page's own URL holds the code; nothing may keep it or pass it on.
-fn page(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+fn page(status: StatusCode, text: &'static str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from_static(text.as_bytes()));
     *response.status_mut() = status;
     for (name, value) in [
         (CONTENT_TYPE, "text/plain; charset=utf-8"),

@@ -270,7 +270,7 @@ async fn carry_out(work: Work, reload: &mut Reload, running: &mut Running) {
 /// Answers the operator. Security: its own bound; a flood on the routes does not take the probes away.
 fn operate(admin: &Arc<Admin>, running: &Running, bound: Bound) {
     let operators = Serve {
-        service: admin::service(Arc::clone(admin)),
+        answers: admin::Operator::new(Arc::clone(admin)),
         limits: running.parts.config.limits.clone(),
         routes: None,
         permits: Some(Arc::new(tokio::sync::Semaphore::new(64))),

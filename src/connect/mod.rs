@@ -3,14 +3,13 @@
 //! Names are resolved asynchronously (hickory), so a dead name server blocks no thread and a static binary needs no libc
 //! plug-ins. Addresses are tried as RFC 8305 says. Proxy variables of the environment are not read.
 
+mod stream;
 mod tls;
 
 use std::fs::Metadata;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
@@ -19,12 +18,11 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::ResolverConfig;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
+pub use stream::{Socket, Stream};
 pub use tls::{chain, explain_client, refuses_our_certificate, tls_error};
 
 use crate::identity::ClientTls;
@@ -88,10 +86,10 @@ impl Dialer {
         let addresses = addresses.map_err(|_| late("the name could not be resolved"))??;
         let tcp = timeout_at(deadline, first_of(addresses, endpoint.port)).await;
         let tcp = tcp.map_err(|_| late("no connection came about"))??;
-        let Some(tls) = &endpoint.tls else { return Ok(Stream::Plain(tcp)) };
+        let Some(tls) = &endpoint.tls else { return Ok(Stream::Plain(Socket::Tcp(tcp))) };
         let connector = TlsConnector::from(Arc::clone(&tls.client.config));
-        match timeout_at(deadline, connector.connect(tls.name.clone(), tcp)).await {
-            Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
+        match timeout_at(deadline, connector.connect(tls.name.clone(), Socket::Tcp(tcp))).await {
+            Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream.into()))),
             Ok(Err(source)) => {
                 let (what, fix) = match tls_error(&source) {
                     Some(error) => endpoint.explain(error),
@@ -201,76 +199,6 @@ async fn tcp(address: SocketAddr) -> Result<TcpStream, ConnectError> {
     let stream = TcpStream::connect(address).await.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
     Ok(stream)
-}
-
-/// A connected socket, with or without TLS.
-pub enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl Stream {
-    /// Why a write failed. A server that refuses the client certificate under TLS 1.3 sends an alert and closes; the alert is
-    /// still to be read when the next write finds the connection closed.
-    fn why(&mut self, cx: &mut Context<'_>, error: io::Error) -> io::Error {
-        let Self::Tls(stream) = self else { return error };
-        let mut scratch = [0; 1];
-        match Pin::new(stream).poll_read(cx, &mut ReadBuf::new(&mut scratch)) {
-            Poll::Ready(Err(alert)) if tls_error(&alert).is_some() => alert,
-            _ => error,
-        }
-    }
-
-    fn told<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        polled.map(|result| result.map_err(|error| self.why(cx, error)))
-    }
-}
-
-macro_rules! either {
-    ($self:ident, $stream:ident => $call:expr) => {
-        match &mut *$self {
-            Stream::Plain($stream) => $call,
-            Stream::Tls($stream) => $call,
-        }
-    };
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => Pin::new(stream).poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = either!(self, stream => Pin::new(stream).poll_write(cx, buf));
-        self.told(cx, polled)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = either!(self, stream => Pin::new(stream).poll_flush(cx));
-        self.told(cx, polled)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => Pin::new(stream).poll_shutdown(cx))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = either!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs));
-        self.told(cx, polled)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ impl Faults {
 
     pub(super) fn header(&mut self, key: &str, name: &str) -> Option<HeaderName> {
         match HeaderName::from_bytes(name.as_bytes()) {
-            Ok(header) if fields::is_ours(&header) => {
+            Ok(header) if fields::is_ours(header.as_str().as_bytes()) => {
                 self.add(key, format!("{name}: the broker sets this field itself"), "remove it");
                 None
             }

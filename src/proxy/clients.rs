@@ -1,10 +1,10 @@
 //! May this client use this route? Security: who is not known, and what is not sent, is refused.
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 
 use super::route::Route;
-use super::upgrade::Place;
 use crate::fields::CLIENT_KEY;
+use crate::http1::{Fields, Place};
 use crate::problem::Problem;
 use crate::secret::Secret;
 
@@ -29,16 +29,16 @@ pub fn check_connection(route: &Route, place: &Place) -> Result<(), Problem> {
 }
 
 /// Judges the key in a request.
-pub fn check_key(route: &Route, headers: &HeaderMap) -> Result<(), Problem> {
+pub fn check_key(route: &Route, fields: &Fields) -> Result<(), Problem> {
     if route.config.clients.as_ref().is_none_or(|clients| clients.key.is_none()) {
         return Ok(());
     }
-    let mut sent = headers.get_all(CLIENT_KEY).iter();
+    let mut sent = fields.all(CLIENT_KEY);
     let name = &route.config.name;
     let (Some(first), None) = (sent.next(), sent.next()) else {
         return Err(refused(&format!("this route needs one X-Tokenbroker-Key: what route.{name}.clients.key names")));
     };
-    let first = first.to_str().ok().map(|key| Secret::new(key.to_owned()));
+    let first = std::str::from_utf8(first).ok().map(|key| Secret::new(key.to_owned()));
     // Compared in constant time.
     match (route.key.load().as_deref(), first) {
         (Some(key), Some(first)) if *key == first => Ok(()),

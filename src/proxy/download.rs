@@ -1,108 +1,34 @@
-//! A response body on its way to the client: streamed with the client's back-pressure, and with it the connection it comes
-//! over.
+//! A response on its way to the client, streamed with the client's back-pressure, and the connection it comes over.
 
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
-
-use super::idle::{BodyError, IdleTimer};
 use super::upstream::Lease;
+use crate::http1::{Body, Client, Out};
 
-/// A response body: ours, or the upstream's.
-pub enum Body {
-    Own(Full<Bytes>),
-    Upstream(Download),
-}
-
-/// The upstream's body. Read to its end, it gives the connection back; dropped before, it closes it.
+/// A response: what is written, and what is still to come.
 pub struct Download {
-    body: Incoming,
-    lease: Option<Lease>,
-    idle: IdleTimer,
-}
-
-impl Body {
-    pub fn upstream(body: Incoming, lease: Lease, idle: Duration) -> Self {
-        let mut download = Download { body, lease: Some(lease), idle: IdleTimer::new(idle) };
-        if download.body.is_end_stream() {
-            download.finish();
-        }
-        Self::Upstream(download)
-    }
-
-    pub fn empty() -> Self {
-        Self::Own(Full::default())
-    }
-}
-
-impl From<Bytes> for Body {
-    fn from(bytes: Bytes) -> Self {
-        Self::Own(Full::new(bytes))
-    }
+    pub out: Out,
+    pub body: Body,
+    pub chunked: bool,
+    pub lease: Lease,
+    /// Bytes that moved.
+    pub moved: u64,
 }
 
 impl Download {
-    fn finish(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            lease.finish();
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    /// Moves what can be moved; ready once the client has all of it.
+    pub fn poll(&mut self, cx: &mut Context<'_>, client: &mut Client) -> Poll<Result<(), String>> {
         loop {
-            let polled = Pin::new(&mut self.body).poll_frame(cx);
-            let frame = match self.idle.watch(polled, cx) {
-                Ok(polled) => ready!(polled),
-                Err(e) => return Poll::Ready(Some(Err(e))),
-            };
-            match frame {
-                Some(Ok(frame)) if frame.is_data() => {
-                    if self.body.is_end_stream() {
-                        self.finish();
-                    }
-                    return Poll::Ready(Some(Ok(frame)));
-                }
-                // Trailers are dropped: the client was not asked whether it takes them.
-                Some(Ok(_)) => {}
-                Some(Err(e)) => {
-                    self.lease = None;
-                    return Poll::Ready(Some(Err(e.into())));
-                }
-                None => {
-                    self.finish();
-                    return Poll::Ready(None);
-                }
+            let moved = &mut self.moved;
+            let written = self.out.poll(cx, &mut client.connection.stream, |bytes| *moved += bytes as u64);
+            ready!(written).map_err(|error| format!("the client: {error}"))?;
+            if self.body.is_done() {
+                return Poll::Ready(Ok(()));
             }
-        }
-    }
-}
-
-impl HttpBody for Body {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
-            Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
-            Self::Upstream(download) => download.poll(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Own(body) => body.is_end_stream(),
-            Self::Upstream(download) => download.body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Own(body) => body.size_hint(),
-            Self::Upstream(download) => download.body.size_hint(),
+            let upstream = &mut self.lease.connection;
+            let read = ready!(self.body.poll_next(cx, upstream, &mut self.out, self.chunked, |_| {}));
+            read.map_err(|cut| format!("the API: {cut}"))?;
+            self.moved += 1;
         }
     }
 }

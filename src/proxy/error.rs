@@ -1,6 +1,6 @@
 //! What the application sees when the broker cannot serve: the one place where the data path makes error answers.
 
-use std::error::Error;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -31,6 +31,11 @@ pub enum ProxyError {
     /// The client's own request body broke off.
     #[error("the request body broke off: {0}")]
     Client(String),
+    #[error("the client is gone")]
+    Gone,
+    /// A second try without a body that can be sent again.
+    #[error("the request's body is not at hand any more")]
+    Unheld,
 }
 
 impl From<Problem> for ProxyError {
@@ -40,17 +45,20 @@ impl From<Problem> for ProxyError {
 }
 
 impl ProxyError {
-    /// Classifies what hyper says of an exchange with the API.
-    pub fn of_exchange(error: hyper::Error, with: &Endpoint, reused: bool) -> Self {
-        let text = connect::chain(&error);
-        if let Some(tls) = connect::tls_error(&error) {
+    /// Classifies what broke an exchange with the API.
+    pub fn of_exchange(error: &io::Error, with: &Endpoint, reused: bool) -> Self {
+        let text = connect::chain(error);
+        if let Some(tls) = connect::tls_error(error) {
             let (what, fix) = with.explain(tls);
             return Self::Tls(format!("no TLS with {}: {what}; {fix}", with.host));
         }
-        if error.is_user() {
-            return Self::Client(text);
-        }
-        let cut = error.is_incomplete_message() || error.is_canceled() || error.is_closed() || is_reset(&error);
+        let cut = matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::BrokenPipe
+                | io::ErrorKind::UnexpectedEof
+        );
         if reused && cut { Self::Stale(text) } else { Self::Protocol(text) }
     }
 
@@ -85,7 +93,7 @@ impl ProxyError {
                 "the API's answer was not valid HTTP, or broke off",
             ),
             Self::Timeout(_) => timeout("http_response_timeout", "the API sent no answer in time"),
-            Self::Client(_) => Problem {
+            Self::Client(_) | Self::Gone | Self::Unheld => Problem {
                 proxy_status: "http_request_error",
                 close: true,
                 ..Problem::new(StatusCode::BAD_REQUEST, "bad_request", "the request body broke off")
@@ -110,16 +118,6 @@ fn no_token(unavailable: Unavailable) -> Problem {
         proxy_status: "proxy_internal_response",
         ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
     }
-}
-
-fn is_reset(error: &hyper::Error) -> bool {
-    let io = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
-    io.is_some_and(|io| {
-        matches!(
-            io.kind(),
-            std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::UnexpectedEof
-        )
-    })
 }
 
 /// What the broker last could not do for a route. A log tells when it begins, changes and ends, not once a request.

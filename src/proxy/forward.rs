@@ -1,23 +1,26 @@
 //! The straight line of one request: who asks → which route → which credential → to the API → back. Each step is a plain
 //! function; the first that refuses ends the line.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{HeaderValue, Method, Response, StatusCode, Version};
+use tracing::{debug, error, info, warn};
 
-use super::download::Body;
 use super::error::ProxyError;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Ready};
 use super::route::{Route, Routes, check_form};
-use super::upgrade::{Place, Tunnels};
+use super::upgrade::Tunnels;
 use super::upload::Upload;
-use super::{clients, headers, hops, inject, retry};
+use super::{clients, headers, hops, inject, now, retry};
 use crate::door::{self, From as Page};
+use crate::http1::{After, Answers, Client, Place, Request};
 use crate::problem::Problem;
-use crate::telemetry::metrics::Origin;
+use crate::telemetry::metrics::{Metrics, Origin};
 
 /// What every request on one listener and worker shares.
 pub struct Context {
@@ -25,14 +28,7 @@ pub struct Context {
     pub routes: Arc<ArcSwap<Routes>>,
     pub worker: usize,
     pub tunnels: Tunnels,
-}
-
-/// An answer, and whose it is.
-pub struct Answered {
-    pub response: Response<Body>,
-    pub route: Option<Arc<Route>>,
-    pub origin: Origin,
-    pub error: Option<ProxyError>,
+    pub metrics: Arc<Metrics>,
 }
 
 /// What is known of a request when its line ends, well or not.
@@ -43,94 +39,157 @@ struct Known {
     page: Option<HeaderValue>,
 }
 
-/// Answers one request.
-pub async fn forward(context: &Context, request: Request<Incoming>, place: Arc<Place>) -> Answered {
-    let mut known = Known::default();
-    let answered = line(context, request, place, &mut known).await;
-    let (response, origin, error) = match answered {
-        Ok((response, origin)) => (response, origin, None),
-        Err(error) => {
-            let mut response = error.problem().response();
-            if let Some(page) = &known.page {
-                headers::allow_page(response.headers_mut(), page);
-            }
-            (response, Origin::Broker, Some(error))
-        }
-    };
-    Answered { response, route: known.route, origin, error }
-}
-
-async fn line(
-    context: &Context,
-    mut request: Request<Incoming>,
-    place: Arc<Place>,
-    known: &mut Known,
-) -> Result<(Response<Body>, Origin), ProxyError> {
-    let client_upgrade = hyper::upgrade::on(&mut request);
-    let (head, body) = request.into_parts();
-    let route = match resolve(&context.routes.load(), &head, &place, known)? {
-        Resolved::Route(route) => route,
-        Resolved::Answer(answer) => return Ok((*answer, Origin::Broker)),
-    };
-    let (route, page) = (&route, known.page.as_ref());
-    if head.version >= Version::HTTP_11 && !headers::expects_no_more_than_continue(&head.headers) {
-        return Err(expectation_failed().into());
-    }
-    let replays = route.token.is_some() && route.config.retry_unauthorized;
-    let held_max = if replays { route.config.replay_body_max } else { 0 };
-    let (first, upload) = Upload::new(body, held_max, route.config.idle_timeout);
-    let websocket = headers::wants_websocket(&head, upload.is_some());
-    let exchange = Exchange { head, route, place, worker: context.worker, upload, websocket };
-
-    let mut credential = inject::credential(route, &exchange.head.headers).await?;
-    let (response, lease) = exchange.send(&mut credential, first).await?;
-    let (mut response, lease) = retry::after_unauthorized(&exchange, &mut credential, response, lease).await?;
-
-    headers::drop_echoes(response.headers_mut(), credential.as_ref(), route);
-    let answer = if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        exchange.switch(&context.tunnels, response, lease, client_upgrade, page)?
-    } else {
-        exchange.back(response, lease, page)?
-    };
-    Ok((answer, Origin::Upstream))
-}
-
 /// Where a request goes, or the answer to one that goes nowhere.
 enum Resolved {
     Route(Arc<Route>),
-    Answer(Box<Response<Body>>),
+    Answer(Response<Bytes>),
+}
+
+/// What a line ends with.
+#[expect(clippy::large_enum_variant, reason = "made once for a request, and kept nowhere")]
+enum Line {
+    Upstream(Exchange, Ready),
+    Own(Response<Bytes>),
+}
+
+impl Answers for Context {
+    /// A panic costs one request and its connection, not the process.
+    async fn answer(&self, client: &mut Client, request: Request) -> After {
+        match AssertUnwindSafe(self.forward(client, request)).catch_unwind().await {
+            Ok(after) => after,
+            Err(_) => {
+                self.metrics.panics.inc();
+                error!("a request ended in a panic: this is a fault of the broker");
+                let detail = "this is a fault of the broker: see its log";
+                // If an answer has begun, this breaks it.
+                client.refuse(&Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)).await;
+                After::Close
+            }
+        }
+    }
+}
+
+impl Context {
+    async fn forward(&self, client: &mut Client, mut request: Request) -> After {
+        let started = now();
+        let mut known = Known::default();
+        let (response, error) = match self.line(client, &mut request, &mut known).await {
+            Ok(Line::Upstream(mut exchange, ready)) => {
+                observe(&exchange.route, &request.method, ready.status, started.elapsed());
+                return exchange.deliver(client, &mut request, ready, &self.tunnels).await;
+            }
+            Ok(Line::Own(response)) => (response, None),
+            Err(ProxyError::Gone) => {
+                debug!(method = %request.method, "the client went before the answer came");
+                return After::Close;
+            }
+            Err(error) => {
+                let mut response = error.problem().response();
+                if let Some(page) = &known.page {
+                    headers::allow_page(response.headers_mut(), page);
+                }
+                (response, Some(error))
+            }
+        };
+        observe_own(known.route.as_deref(), &request.method, response.status(), error.as_ref(), started.elapsed());
+        client.respond(request, response).await
+    }
+
+    async fn line(&self, client: &mut Client, request: &mut Request, known: &mut Known) -> Result<Line, ProxyError> {
+        let route = match resolve(&self.routes.load(), request, &client.place, known)? {
+            Resolved::Route(route) => route,
+            Resolved::Answer(answer) => return Ok(Line::Own(answer)),
+        };
+        if request.version >= Version::HTTP_11 && !headers::expects_no_more_than_continue(&request.fields) {
+            return Err(expectation_failed().into());
+        }
+        let replays = route.token.is_some() && route.config.retry_unauthorized;
+        let held_max = if replays { route.config.replay_body_max } else { 0 };
+        let mut exchange = Exchange {
+            upload: Upload::new(request, client, held_max),
+            chunked: request.body.length().is_none(),
+            websocket: headers::wants_websocket(request),
+            worker: self.worker,
+            route,
+        };
+        let credential = inject::credential(&exchange.route, &request.fields);
+        let credential = client.unless_gone(request.body.is_done(), credential).await;
+        let mut credential = credential.ok_or(ProxyError::Gone)??;
+        let answered = exchange.send(client, request, &mut credential).await?;
+        let mut answered =
+            retry::after_unauthorized(&mut exchange, client, request, &mut credential, answered).await?;
+        headers::drop_echoes(&mut answered.response.fields, credential.as_ref(), &exchange.route);
+        let ready = exchange.prepare(client, request, answered, known.page.as_ref())?;
+        Ok(Line::Upstream(exchange, ready))
+    }
 }
 
 /// Form, host and origin, in this order, before anything else of the request counts; then who asks, and what the route allows.
-fn resolve(routes: &Routes, head: &Parts, place: &Place, known: &mut Known) -> Result<Resolved, ProxyError> {
-    check_form(head, routes.scheme())?;
-    let host = door::host(head)?;
-    let route = routes.find(host.as_ref(), head.uri.path())?;
+fn resolve(routes: &Routes, request: &Request, place: &Place, known: &mut Known) -> Result<Resolved, ProxyError> {
+    check_form(request, routes.scheme())?;
+    let host = door::host(request)?;
+    let path = request.path();
+    let route = routes.find(host.as_ref(), path)?;
     let listed = route.map_or(&[][..], |route| &route.config.accept_origins);
-    let page = door::origin(&head.headers, routes.scheme(), host.as_ref(), listed)?;
-    if head.uri.path() == "*" || headers::forwards_left(head) == Some(0) {
-        return Ok(Resolved::Answer(Box::new(options_of_server())));
+    let page = door::origin(&request.fields, routes.scheme(), host.as_ref(), listed)?;
+    if path == "*" || headers::forwards_left(request) == Some(0) {
+        return Ok(Resolved::Answer(options_of_server()));
     }
     let route = route.ok_or_else(no_route)?;
     known.route = Some(Arc::clone(route));
-    hops::check(&head.headers)?;
+    hops::check(&request.fields)?;
     clients::check_connection(route, place)?;
     if let Page::Listed(origin) = page {
         known.page = Some(origin);
     }
-    if let Some(answer) = known.page.as_ref().and_then(|page| headers::preflight(head, route, page)) {
-        return Ok(Resolved::Answer(Box::new(answer)));
+    if let Some(answer) = known.page.as_ref().and_then(|page| headers::preflight(request, route, page)) {
+        return Ok(Resolved::Answer(answer));
     }
     // A browser asks without the key first, for leave to send it.
-    clients::check_key(route, &head.headers)?;
-    routes.check_path(head.uri.path())?;
-    route.check_allowed(head)?;
+    clients::check_key(route, &request.fields)?;
+    routes.check_path(path)?;
+    route.check_allowed(request)?;
     Ok(Resolved::Route(Arc::clone(route)))
 }
 
+/// Counts, times and logs an answer of the API. Security: no target, no field: they may hold secrets.
+fn observe(route: &Route, method: &Method, status: StatusCode, elapsed: Duration) {
+    route.metrics.answered(status, Origin::Upstream, elapsed.as_secs_f64());
+    if route.trouble.ends() {
+        info!(route = route.config.name, "the API answers again");
+    }
+    debug!(route = route.config.name, %method, status = status.as_u16(), ?elapsed, "forwarded");
+}
+
+/// The same of an answer of our own.
+fn observe_own(
+    route: Option<&Route>,
+    method: &Method,
+    status: StatusCode,
+    error: Option<&ProxyError>,
+    elapsed: Duration,
+) {
+    if let Some(route) = route {
+        route.metrics.answered(status, Origin::Broker, elapsed.as_secs_f64());
+    }
+    let (name, status) = (route.map(|route| route.config.name.as_str()), status.as_u16());
+    let Some(error) = error else {
+        debug!(route = name, %method, status, ?elapsed, "answered by the broker");
+        return;
+    };
+    let code = error.problem().code;
+    if status < 500 {
+        info!(route = name, %method, status, code, %error, "answered by the broker");
+    } else if route.is_none_or(|route| route.trouble.begins(code)) {
+        warn!(route = name, %method, status, code, %error, "answered by the broker, and so are the next ones like it");
+    } else {
+        debug!(route = name, %method, status, code, %error, "answered by the broker");
+    }
+}
+
 /// `OPTIONS *` asks about this server, which is the broker (RFC 9110 §9.3.7); so does one that may go no further.
-fn options_of_server() -> Response<Body> {
-    let mut response = Response::new(Body::empty());
+fn options_of_server() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::NO_CONTENT;
     response
 }

@@ -4,36 +4,33 @@
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
-use http::header::{FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, VIA};
-use http::request::Parts;
 use http::{StatusCode, Version};
 
 use super::route::Route;
+use crate::http1::{Fields, Request, write_field};
 use crate::peer::Peer;
 use crate::problem::Problem;
 
 /// A list of the brokers that a request went through.
-const MARK: HeaderName = HeaderName::from_static("x-tokenbroker-hop");
+const MARK: &str = "x-tokenbroker-hop";
 
 /// This process among all brokers; in `Via`, too.
 struct Own {
-    mark: HeaderValue,
-    via_10: HeaderValue,
-    via_11: HeaderValue,
+    mark: String,
+    via_10: String,
+    via_11: String,
 }
 
 static OWN: LazyLock<Own> = LazyLock::new(|| {
     let name = format!("tokenbroker-{:016x}", fastrand::u64(..));
-    // Made once: cloning a static value touches no counter that the workers would share.
-    let value = |text: String| HeaderValue::from_static(Box::leak(text.into_boxed_str()));
-    Own { mark: value(name.clone()), via_10: value(format!("1.0 {name}")), via_11: value(format!("1.1 {name}")) }
+    Own { via_10: format!("1.0 {name}"), via_11: format!("1.1 {name}"), mark: name }
 });
 
 /// Refuses a request that has been here before.
-pub fn check(headers: &HeaderMap) -> Result<(), Problem> {
+pub fn check(fields: &Fields) -> Result<(), Problem> {
     let mark = OWN.mark.as_bytes();
-    let ours = |value: &HeaderValue| value.as_bytes().windows(mark.len()).any(|part| part.eq_ignore_ascii_case(mark));
-    if headers.get_all(MARK).iter().chain(headers.get_all(VIA)).any(ours) {
+    let ours = |value: &[u8]| value.windows(mark.len()).any(|part| part.eq_ignore_ascii_case(mark));
+    if fields.all(MARK).chain(fields.all("via")).any(ours) {
         let detail = "this request came through this broker before: the route's `upstream` leads back to it";
         return Err(Problem { close: true, ..Problem::new(StatusCode::LOOP_DETECTED, "loop", detail) });
     }
@@ -41,20 +38,18 @@ pub fn check(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// Marks a request on its way to the API, behind the marks of others.
-pub fn mark(out: &mut HeaderMap, head: &Parts, route: &Route, peer: &Peer) {
-    out.append(MARK, OWN.mark.clone());
+pub fn mark(out: &mut Vec<u8>, request: &Request, route: &Route, peer: &Peer) {
+    write_field(out, MARK.as_bytes(), OWN.mark.as_bytes());
     if route.config.forwarded {
-        out.append(VIA, via(head.version));
-        let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
-        if let Ok(value) = HeaderValue::from_str(&forwarded(peer.address(), host, route.config.scheme())) {
-            out.insert(FORWARDED, value);
-        }
+        write_field(out, b"via", via(request.version));
+        let forwarded = forwarded(peer.address(), request.fields.text("host"), route.config.scheme());
+        write_field(out, b"forwarded", forwarded.as_bytes());
     }
 }
 
 /// `Via` for a message that arrived in that version of HTTP (RFC 9110 §7.6.3).
-pub fn via(version: Version) -> HeaderValue {
-    if version == Version::HTTP_10 { OWN.via_10.clone() } else { OWN.via_11.clone() }
+pub fn via(version: Version) -> &'static [u8] {
+    if version == Version::HTTP_10 { OWN.via_10.as_bytes() } else { OWN.via_11.as_bytes() }
 }
 
 /// One element of `Forwarded` (RFC 7239 §4); a Unix socket has no address.

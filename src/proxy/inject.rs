@@ -1,19 +1,18 @@
 //! Which credential a request leaves with: the only place where the data path touches a token.
 
-use http::HeaderMap;
-
 use super::error::ProxyError;
 use super::headers::has_credential;
 use super::route::Route;
 use crate::config::Authorization;
-use crate::door::bad_request;
+use crate::http1::Fields;
+use crate::problem::bad_request;
 use crate::token::cache::Credential;
 
 /// The credential for a request with these fields; `None` if none is to be added.
-pub async fn credential(route: &Route, headers: &HeaderMap) -> Result<Option<Credential>, ProxyError> {
+pub async fn credential(route: &Route, fields: &Fields) -> Result<Option<Credential>, ProxyError> {
     match route.config.authorization {
-        Authorization::Keep if has_credential(headers, route) => return Ok(None),
-        Authorization::Reject if has_credential(headers, route) => {
+        Authorization::Keep if has_credential(fields, route) => return Ok(None),
+        Authorization::Reject if has_credential(fields, route) => {
             return Err(bad_request("this route adds the credential itself: send none").into());
         }
         Authorization::Replace | Authorization::Keep | Authorization::Reject => {}

@@ -6,18 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use http::header::{AUTHORIZATION, HeaderName};
-use http::request::Parts;
-use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::error::Trouble;
 use super::upstream::Upstream;
 use crate::config;
 use crate::door::{self, Host};
+use crate::http1::Request;
 use crate::identity::ServerTls;
 use crate::peer::Peer;
-use crate::problem::Problem;
+use crate::problem::{Problem, bad_request};
 use crate::secret::Secret;
 use crate::telemetry::metrics::RouteMetrics;
 use crate::token::cache::Slot;
@@ -144,7 +142,7 @@ fn under(path: &str, prefix: &str) -> bool {
 }
 
 /// Refuses the methods that are never forwarded, and targets whose form does not go with the method (RFC 9112 §3.2).
-pub fn check_form(head: &Parts, scheme: &str) -> Result<(), Problem> {
+pub fn check_form(head: &Request, scheme: &str) -> Result<(), Problem> {
     // `TRACE` would send the token back in the answer's body; some servers take its lower-case and IIS's old name for it.
     let method = head.method.as_str();
     if head.method == Method::CONNECT || method.eq_ignore_ascii_case("TRACE") || method.eq_ignore_ascii_case("TRACK") {
@@ -152,25 +150,24 @@ pub fn check_form(head: &Parts, scheme: &str) -> Result<(), Problem> {
             method_refused("this method is never forwarded", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".into());
         return Err(Problem { close: true, ..refused });
     }
-    let uri = &head.uri;
+    let Some(uri) = head.uri() else { return Ok(()) };
     let absolute = uri.scheme_str().is_some_and(|sent| sent.eq_ignore_ascii_case(scheme)) && uri.authority().is_some();
-    let origin = uri.scheme().is_none() && uri.authority().is_none() && uri.path().starts_with('/');
     let asterisk = head.method == Method::OPTIONS && uri.path() == "*";
-    if !(absolute || origin || asterisk) {
-        return Err(door::bad_request("the request's target is not a path"));
+    if !(absolute || asterisk) {
+        return Err(bad_request("the request's target is not a path"));
     }
     Ok(())
 }
 
 impl Route {
     /// Refuses what the route does not allow.
-    pub fn check_allowed(&self, head: &Parts) -> Result<(), Problem> {
+    pub fn check_allowed(&self, head: &Request) -> Result<(), Problem> {
         let config = &self.config;
         if !config.methods.is_empty() && !config.methods.contains(&head.method) {
             let allowed: Vec<_> = config.methods.iter().map(Method::as_str).collect();
             return Err(method_refused("the route does not allow this method: see its `methods`", allowed.join(", ")));
         }
-        let path = head.uri.path();
+        let path = head.path();
         if !config.paths.is_empty() && !config.paths.iter().any(|allowed| under(path, allowed)) {
             let detail = "the route does not allow this path: see its `paths`";
             return Err(Problem::new(StatusCode::FORBIDDEN, "path_refused", detail));
@@ -179,22 +176,19 @@ impl Route {
     }
 
     /// The target as the upstream gets it: byte for byte what was judged, without the route's own path, below the base path.
-    pub fn target(&self, head: &Parts) -> Result<Uri, Problem> {
-        let sent = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    pub fn target<'r>(&self, head: &'r Request) -> Cow<'r, str> {
+        let sent = head.target();
         let config = &self.config;
         let stripped = if config.strip { sent.strip_prefix(config.path.as_str()).unwrap_or(sent) } else { sent };
-        if stripped.len() == sent.len() && config.upstream.base_path.is_empty() && head.uri.authority().is_none() {
-            return Ok(head.uri.clone());
+        if stripped.starts_with('/') && config.upstream.base_path.is_empty() {
+            return stripped.into();
         }
         let slash = if stripped.starts_with('/') { "" } else { "/" };
-        let target = format!("{}{slash}{stripped}", config.upstream.base_path);
-        let target =
-            PathAndQuery::try_from(target).map_err(|_| door::bad_request("the request's target is not a path"))?;
-        Ok(Uri::from(target))
+        format!("{}{slash}{stripped}", config.upstream.base_path).into()
     }
 
     /// A `Location` that points at the upstream, as the client has to follow it; `None` to leave it as it is.
-    pub fn map_back(&self, location: &str, client_host: Option<&HeaderValue>) -> Option<String> {
+    pub fn map_back(&self, location: &str, client_host: Option<&[u8]>) -> Option<String> {
         let config = &self.config;
         let origin = config.upstream.origin();
         let own_port = if config.upstream.scheme() == "https" { ":443" } else { ":80" };
@@ -217,19 +211,19 @@ impl Route {
         let prefix: Cow<'_, str> = if config.strip { config.path.as_str().into() } else { "".into() };
         let slash = if below.is_empty() && prefix.is_empty() { "/" } else { "" };
         let host =
-            if absolute { format!("{}://{}", config.scheme(), client_host?.to_str().ok()?) } else { String::new() };
+            if absolute { format!("{}://{}", config.scheme(), std::str::from_utf8(client_host?).ok()?) } else { String::new() };
         let mapped = format!("{host}{prefix}{below}{slash}{rest}");
         (mapped != location).then_some(mapped)
     }
 
     /// Does the route set that field itself?
-    pub fn is_extra(&self, name: &HeaderName) -> bool {
-        self.config.headers.iter().any(|(extra, _)| extra == name)
+    pub fn is_extra(&self, name: &[u8]) -> bool {
+        self.config.headers.iter().any(|(extra, _)| extra.as_str().as_bytes() == name)
     }
 
     /// The fields that a client may not set itself: the credential and the route's own.
-    pub fn is_credential(&self, name: &HeaderName) -> bool {
-        *name == AUTHORIZATION || *name == self.config.header || self.is_extra(name)
+    pub fn is_credential(&self, name: &[u8]) -> bool {
+        name == b"authorization" || name == self.config.header.as_str().as_bytes() || self.is_extra(name)
     }
 }
 

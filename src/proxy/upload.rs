@@ -1,142 +1,81 @@
-//! A request body on its way to the upstream: streamed with the upstream's back-pressure, never collected beyond what a
+//! A request on its way to the upstream, its body streamed with the upstream's back-pressure and never collected beyond what a
 //! replay may need.
 
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::io;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use crate::http1::{Client, Connection, Cut, Out, Request, leave};
 
-use super::idle::{BodyError, IdleTimer};
-
-/// A reader of a request body. What has passed is held, up to a bound, so that it can be sent once more.
+/// The body of a request as it comes from the client, whichever try takes it.
 pub struct Upload {
-    shared: Option<Arc<Shared>>,
-    /// Bytes that this reader has given out, as far as they are held.
-    cursor: usize,
-    /// Only the newest reader may read.
-    epoch: u32,
-    hint: SizeHint,
-}
-
-/// What the readers of one request body share.
-pub struct Shared(Mutex<State>);
-
-struct State {
-    body: Incoming,
-    idle: IdleTimer,
-    /// A copy: the chunks themselves would keep whole read buffers alive, of which they may be a small part.
+    /// Written before the client sends its body.
+    leave: Out,
+    /// What has passed, so that it can be sent once more.
     held: Vec<u8>,
     /// Bytes that may still be held; `None` once more than that has passed.
     room: Option<usize>,
-    /// The client sent all of it.
-    done: bool,
-    /// The newest reader gave out all of it.
-    taken: bool,
+    /// Has any of it been taken?
+    begun: bool,
+    pub has_body: bool,
     /// The client has to send before anything can move.
-    waiting: bool,
-    epoch: u32,
-    /// Grows with each chunk: a stalled upload shows.
-    progress: u64,
+    pub waiting: bool,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Did the newest reader give out the whole body?
-    pub fn is_taken(&self) -> bool {
-        self.lock().taken
-    }
-
-    /// Is it the client that everything waits for?
-    pub fn is_waiting(&self) -> bool {
-        self.lock().waiting
-    }
-
-    pub fn progress(&self) -> u64 {
-        self.lock().progress
-    }
-
-    /// The body from its beginning, if all that passed is still held. The former reader is cut off.
-    pub fn replay(self: &Arc<Self>) -> Option<Upload> {
-        let mut state = self.lock();
-        state.room?;
-        state.epoch += 1;
-        (state.taken, state.waiting) = (false, false);
-        let (passed, rest) = (state.held.len() as u64, state.body.size_hint());
-        let mut hint = SizeHint::new();
-        match (state.done, rest.exact()) {
-            (true, _) => hint.set_exact(passed),
-            (false, Some(rest)) => hint.set_exact(passed + rest),
-            (false, None) => {}
-        }
-        Some(Upload { shared: Some(Arc::clone(self)), cursor: 0, epoch: state.epoch, hint })
-    }
+/// One try to send it, head first.
+pub struct Sending {
+    out: Out,
+    chunked: bool,
+    /// Bytes that went out.
+    pub written: u64,
+    /// Grows with each byte that moves: a stalled upload shows.
+    pub moved: u64,
+    pub done: bool,
+    /// The upstream takes no more; it may have said why.
+    pub broken: Option<io::Error>,
 }
 
 impl Upload {
-    pub fn empty() -> Self {
-        Self { shared: None, cursor: 0, epoch: 0, hint: SizeHint::with_exact(0) }
-    }
-
     /// Holds up to `held_max` bytes for a replay; 0 for none.
-    pub fn new(body: Incoming, held_max: usize, idle: Duration) -> (Self, Option<Arc<Shared>>) {
-        if body.is_end_stream() {
-            return (Self::empty(), None);
-        }
-        let hint = body.size_hint();
-        let fits = held_max > 0 && hint.lower() <= held_max as u64;
-        let shared = Arc::new(Shared(Mutex::new(State {
-            body,
-            idle: IdleTimer::new(idle),
-            held: Vec::new(),
-            room: fits.then_some(held_max),
-            done: false,
-            taken: false,
-            waiting: false,
-            epoch: 0,
-            progress: 0,
-        })));
-        (Self { shared: Some(Arc::clone(&shared)), cursor: 0, epoch: 0, hint }, Some(shared))
+    pub fn new(request: &Request, client: &Client, held_max: usize) -> Self {
+        let leave = if client.connection.received().is_empty() { leave(request) } else { Out::default() };
+        let least = request.body.length().unwrap_or_default();
+        let room = (held_max > 0 && least <= held_max as u64).then_some(held_max);
+        Self { leave, held: Vec::new(), room, begun: false, has_body: !request.body.is_done(), waiting: false }
     }
 
-    /// Is its length unknown, so that it has to be chunked?
-    pub fn is_chunked(&self) -> bool {
-        self.shared.is_some() && self.hint.exact().is_none()
-    }
-}
-
-impl State {
-    /// The next chunk from the client; trailers end the body and are dropped.
-    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        loop {
-            let polled = Pin::new(&mut self.body).poll_frame(cx);
-            self.waiting = polled.is_pending();
-            let frame = match self.idle.watch(polled, cx) {
-                Ok(polled) => ready!(polled).transpose(),
-                Err(e) => return Poll::Ready(Some(Err(e))),
+    /// A try with that head; `None` if what has passed of the body is not held.
+    pub fn begin(&mut self, head: Vec<u8>, request: &mut Request, client: &mut Client, chunked: bool) -> Option<Sending> {
+        let mut out = Out::new(head);
+        if self.begun {
+            self.room?;
+            out.push(&self.held, chunked);
+            if chunked && request.body.is_done() {
+                out.end();
+            }
+        } else if !request.body.is_done() && !client.connection.received().is_empty() {
+            // In one write with the head.
+            self.begun = true;
+            let hold = |data: &[u8]| {
+                self.hold(data);
+                out.push(data, chunked);
             };
-            match frame.map(|frame| frame.map(Frame::into_data)) {
-                Ok(Some(Ok(data))) => {
-                    self.progress += 1;
-                    self.done = self.body.is_end_stream();
-                    return Poll::Ready(Some(Ok(data)));
+            // What is wrong with it shows again when there should be more.
+            if let Ok(taken) = request.body.take(client.connection.received(), hold) {
+                client.connection.used(taken);
+                if chunked && request.body.is_done() {
+                    out.end();
                 }
-                Ok(Some(Err(_trailers))) => {}
-                Ok(None) => {
-                    self.done = true;
-                    return Poll::Ready(None);
-                }
-                Err(e) => return Poll::Ready(Some(Err(e.into()))),
             }
         }
+        Some(Sending { out, chunked, written: 0, moved: 0, done: false, broken: None })
     }
 
-    fn hold(&mut self, data: &Bytes) {
+    /// Can the body be sent from its beginning?
+    pub fn replays(&self) -> bool {
+        !self.begun || self.room.is_some()
+    }
+
+    fn hold(&mut self, data: &[u8]) {
         let Some(room) = self.room else { return };
         self.room = room.checked_sub(data.len());
         match self.room {
@@ -145,50 +84,44 @@ impl State {
         }
     }
 
-    /// What is held beyond the first `from` bytes.
-    fn rest(&self, from: usize) -> Option<Bytes> {
-        let rest = self.held.get(from..)?;
-        (!rest.is_empty()).then(|| Bytes::copy_from_slice(rest))
-    }
-}
-
-impl Body for Upload {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let Some(shared) = &this.shared else { return Poll::Ready(None) };
-        let mut state = shared.lock();
-        if state.epoch != this.epoch {
-            return Poll::Ready(Some(Err(BodyError::Superseded)));
-        }
-        let next = match state.rest(this.cursor) {
-            Some(rest) => Some(Ok(rest)),
-            None if state.done => None,
-            None => {
-                let next = ready!(state.next(cx));
-                if let Some(Ok(data)) = &next {
-                    state.hold(data);
-                }
-                next
+    /// Moves what can be moved. `Err`: the client's body broke off.
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        sending: &mut Sending,
+        request: &mut Request,
+        client: &mut Client,
+        upstream: &mut Connection,
+    ) -> Poll<Result<(), Cut>> {
+        self.waiting = false;
+        while !sending.done && sending.broken.is_none() {
+            let Sending { out, written, moved, .. } = &mut *sending;
+            let wrote = |bytes| {
+                *written += bytes as u64;
+                *moved += bytes as u64;
+            };
+            if let Err(error) = ready!(out.poll(cx, &mut upstream.stream, wrote)) {
+                sending.broken = Some(error);
+                break;
             }
-        };
-        if let Some(Ok(data)) = &next {
-            this.cursor += data.len();
+            if request.body.is_done() {
+                sending.done = true;
+                break;
+            }
+            self.waiting = true;
+            if client.connection.received().is_empty() {
+                ready!(client.poll_write(cx, &mut self.leave)).map_err(Cut::Io)?;
+            }
+            self.begun = true;
+            let mut held = 0;
+            let polled = request.body.poll_next(cx, &mut client.connection, &mut sending.out, sending.chunked, |data| {
+                held += data.len();
+                self.hold(data);
+            });
+            sending.moved += held as u64;
+            ready!(polled)?;
+            self.waiting = false;
         }
-        state.taken = state.done && this.cursor >= state.held.len();
-        Poll::Ready(next.map(|data| data.map(Frame::data)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.shared.as_ref().is_none_or(|shared| {
-            let state = shared.lock();
-            state.done && self.cursor >= state.held.len()
-        })
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.hint
+        Poll::Ready(Ok(()))
     }
 }

@@ -1,38 +1,27 @@
 //! Accepting and serving connections, within the bounds of `[limits]`.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures_util::future::{Either, ready};
-use http::{Request, Response};
-use hyper::body::{Body, Bytes, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::process::{Resource, getrlimit};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::Service;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
-use super::bind::{Bound, Socket};
-use super::gate::Gated;
-use super::head::Bounds;
-use super::stream::ClientStream;
+use super::bind::{Bound, Listening};
 use crate::config::Limits;
-use crate::connect;
+use crate::connect::{self, Socket, Stream};
+use crate::http1::{After, Answers, Bounds, Came, Client, Place};
 use crate::identity::ServerTls;
 use crate::peer::Peer;
-use crate::proxy::{Arrived, Place, Routes};
+use crate::proxy::Routes;
 use crate::telemetry::metrics::Metrics;
 
 /// After a failed accept, such as when file descriptors run out: doubling between these.
@@ -64,8 +53,8 @@ pub fn places(limits: &Limits) -> usize {
 }
 
 /// How the connections of one listener are served.
-pub struct Serve<S> {
-    pub service: S,
+pub struct Serve<A> {
+    pub answers: A,
     pub limits: Limits,
     /// Those that are reached here, as of now: who is let in, and how. `None` for operators.
     pub routes: Option<Arc<ArcSwap<Routes>>>,
@@ -78,17 +67,13 @@ pub struct Serve<S> {
     pub drain: CancellationToken,
 }
 
-impl<S, B> Serve<S>
-where
-    S: Service<Arrived, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static,
-    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + From<Bytes> + Send + 'static,
-{
+impl<A: Answers> Serve<A> {
     /// Accepts until the drain begins, and then what the kernel has accepted already.
     pub async fn accept(self, bound: Bound) {
         let (this, shown) = (Arc::new(self), bound.listen.to_string());
         let ended = match bound.socket {
-            Socket::Tcp(listener) => this.accept_tcp(listener).await,
-            Socket::Unix(listener, _file) => this.accept_unix(listener).await,
+            Listening::Tcp(listener) => this.accept_tcp(listener).await,
+            Listening::Unix(listener, _file) => this.accept_unix(listener).await,
         };
         if let Err(error) = ended {
             error!(listen = shown, %error, "cannot accept connections");
@@ -101,7 +86,7 @@ where
             // A client that is gone already makes this fail; serving it finds out.
             let _ = stream.set_nodelay(true);
             let peer = Peer::tcp(theirs, stream.local_addr());
-            self.take(stream, peer).await;
+            self.take(Socket::Tcp(stream), peer).await;
         };
         let mut pause = PAUSE.0;
         while let Some(accepted) = self.drain.run_until_cancelled(listener.accept()).await {
@@ -125,7 +110,7 @@ where
         let listener = UnixListener::from_std(listener)?;
         let take = async |stream: UnixStream| {
             let peer = Peer::unix(stream.peer_cred().ok().map(|user| user.uid()));
-            self.take(stream, peer).await;
+            self.take(Socket::Unix(stream), peer).await;
         };
         let mut pause = PAUSE.0;
         while let Some(accepted) = self.drain.run_until_cancelled(listener.accept()).await {
@@ -146,7 +131,7 @@ where
     }
 
     /// Waits for a place among the connections, then serves. During a drain there is no waiting.
-    async fn take(self: &Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer) {
+    async fn take(self: &Arc<Self>, socket: Socket, peer: Peer) {
         let routes = self.routes.as_ref().map(|routes| routes.load_full());
         if let Some(routes) = routes.as_ref().filter(|routes| routes.ask_for_users()) {
             // Security: while the client still holds its end. Over a Unix socket nobody reads a byte of one who is not let in;
@@ -171,28 +156,25 @@ where
         let open = self.metrics.as_ref().map(|metrics| metrics.connections.clone());
         let place = Arc::new(Place::new(permit, open, peer, tls.as_ref().map(|tls| tls.authority)));
         let stall = routes.map_or(OPERATOR_STALL, |routes| routes.stall());
-        let stream = ClientStream::new(stream, stall, Arc::clone(&place));
         let this = Arc::clone(self);
         match tls {
-            None => self.connections.spawn(this.serve(stream, place)),
-            Some(tls) => self.connections.spawn(this.shake(stream, place, tls)),
+            None => self.connections.spawn(this.serve(Client::new(Stream::Plain(socket), place, stall))),
+            Some(tls) => self.connections.spawn(this.shake(socket, place, stall, tls)),
         };
     }
 
     /// The TLS handshake, within the time that a head may take; then as without.
-    async fn shake(
-        self: Arc<Self>,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        place: Arc<Place>,
-        tls: ServerTls,
-    ) {
-        let shaken = timeout(self.limits.head_timeout, TlsAcceptor::from(tls.config).accept(stream));
+    async fn shake(self: Arc<Self>, socket: Socket, place: Arc<Place>, stall: Duration, tls: ServerTls) {
+        let shaken = timeout(self.limits.head_timeout, TlsAcceptor::from(tls.config).accept(socket));
         let shaken = tokio::select! {
             shaken = shaken => shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
             () = self.drained(&place) => return,
         };
         match shaken {
-            Ok(stream) => self.serve(stream, place).await,
+            Ok(stream) => {
+                let stream = Stream::Tls(Box::new(stream.into()));
+                self.serve(Client::new(stream, place, stall)).await;
+            }
             Err(error) => self.refused("tls", &place.peer, &connect::explain_client(&error)),
         }
     }
@@ -212,35 +194,35 @@ where
         }
     }
 
-    /// Serves one connection to its end: HTTP/1 only, so that nothing has to be guessed. What the gate refused is answered here.
-    async fn serve(self: Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, place: Arc<Place>) {
+    /// Serves one connection to its end.
+    async fn serve(self: Arc<Self>, client: Client) {
+        let place = Arc::clone(&client.place);
+        let mut serving = std::pin::pin!(self.requests(client));
+        tokio::select! {
+            () = serving.as_mut() => return,
+            () = self.drained(&place) => place.drain(),
+        }
+        serving.await;
+    }
+
+    /// One request after the other: the next is read once the one before was answered.
+    async fn requests(&self, mut client: Client) {
         let bounds = Bounds { bytes: self.limits.head_max, fields: self.limits.headers_max };
-        let (asked, inner) = (Arc::clone(&place), self.service.clone());
-        let service = service_fn(move |request: Request<Incoming>| {
-            if let Some(problem) = asked.ask() {
-                info!(status = problem.status.as_u16(), code = problem.code, problem.detail, "answered by the broker");
-                return Either::Left(ready(Ok(problem.response())));
+        loop {
+            let after = match client.next(bounds, self.limits.head_timeout).await {
+                Came::Request(request) => self.answers.answer(&mut client, request).await,
+                Came::Refused(problem) => {
+                    info!(status = problem.status.as_u16(), code = problem.code, problem.detail, "answered by the broker");
+                    client.refuse(&problem).await;
+                    After::Close
+                }
+                Came::End => return,
+            };
+            match after {
+                After::Next => {}
+                After::Close => return client.close().await,
+                After::Tunnel(open) => return open(client),
             }
-            Either::Right(inner.clone().call((request, Arc::clone(&asked))))
-        });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.head_timeout)
-            .max_buf_size(self.limits.head_max)
-            .max_header_size(self.limits.head_max)
-            .max_headers(self.limits.headers_max)
-            .serve_connection(TokioIo::new(Gated::new(stream, bounds, Arc::clone(&place))), service)
-            .with_upgrades();
-        tokio::pin!(connection);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = self.drained(&place) => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
-        if let Err(error) = ended {
-            debug!(%error, "a client connection ended");
         }
     }
 }

@@ -20,10 +20,10 @@ const BACKLOG: i32 = 4096;
 pub struct Bound {
     /// With the port that the kernel chose, where 0 was asked for.
     pub listen: Listen,
-    pub(super) socket: Socket,
+    pub(super) socket: Listening,
 }
 
-pub(super) enum Socket {
+pub(super) enum Listening {
     Tcp(TcpListener),
     Unix(UnixListener, Arc<SocketFile>),
 }
@@ -37,8 +37,8 @@ pub(super) struct SocketFile {
 impl Bound {
     pub fn try_clone(&self) -> io::Result<Self> {
         let socket = match &self.socket {
-            Socket::Tcp(listener) => Socket::Tcp(listener.try_clone()?),
-            Socket::Unix(listener, file) => Socket::Unix(listener.try_clone()?, Arc::clone(file)),
+            Listening::Tcp(listener) => Listening::Tcp(listener.try_clone()?),
+            Listening::Unix(listener, file) => Listening::Unix(listener.try_clone()?, Arc::clone(file)),
         };
         Ok(Self { listen: self.listen.clone(), socket })
     }
@@ -52,7 +52,7 @@ pub fn bind(listen: &Listen, others: bool) -> io::Result<Bound> {
             rustix::net::listen(&listener, BACKLOG)?;
             listener.set_nonblocking(true)?;
             let address = listener.local_addr()?;
-            Ok(Bound { listen: Listen::Tcp(address), socket: Socket::Tcp(listener) })
+            Ok(Bound { listen: Listen::Tcp(address), socket: Listening::Tcp(listener) })
         }
         Listen::Unix(path) => {
             make_room(path)?;
@@ -68,7 +68,7 @@ pub fn bind(listen: &Listen, others: bool) -> io::Result<Bound> {
                 open_to(listen, true)?;
             }
             let file = Arc::new(SocketFile { path: path.clone(), inode: path.symlink_metadata()?.ino() });
-            Ok(Bound { listen: listen.clone(), socket: Socket::Unix(listener, file) })
+            Ok(Bound { listen: listen.clone(), socket: Listening::Unix(listener, file) })
         }
     }
 }

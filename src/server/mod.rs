@@ -6,11 +6,7 @@
 
 mod accept;
 mod bind;
-mod chunks;
-mod gate;
-mod head;
 mod orders;
-mod stream;
 mod tokens;
 mod worker;
 

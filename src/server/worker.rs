@@ -12,7 +12,7 @@ use tracing::{debug, error};
 
 use super::{Bound, Serve, Tasks};
 use crate::config::Limits;
-use crate::proxy::{Context, Route, Routes, service};
+use crate::proxy::{Context, Route, Routes};
 use crate::telemetry::metrics::Metrics;
 
 /// How often a worker closes connections that idle too long.
@@ -76,10 +76,14 @@ impl Worker {
     }
 
     fn open(&self, Opened { bound, routes, drain, running }: Opened) {
-        let context =
-            Arc::new(Context { routes: Arc::clone(&routes), worker: self.index, tunnels: self.tasks.tunnels.clone() });
+        let answers = Context {
+            routes: Arc::clone(&routes),
+            worker: self.index,
+            tunnels: self.tasks.tunnels.clone(),
+            metrics: Arc::clone(&self.metrics),
+        };
         let serve = Serve {
-            service: service(context, Arc::clone(&self.metrics)),
+            answers,
             limits: self.limits.clone(),
             routes: Some(routes),
             permits: Some(Arc::clone(&self.permits)),

@@ -198,7 +198,7 @@ impl Check<'_> {
 
     fn credential_header(&mut self, name: &str, key: &[&str]) -> HeaderName {
         match HeaderName::from_bytes(name.as_bytes()) {
-            Ok(header) if !fields::is_ours(&header) => return header,
+            Ok(header) if !fields::is_ours(header.as_str().as_bytes()) => return header,
             Ok(_) => self.problem(
                 key,
                 "the broker sets this field itself",

@@ -307,7 +307,7 @@ impl Check<'_> {
                 self.problem(&key, "the value has bytes that no header may have", "is there a line break in it?");
             }
             match HeaderName::from_bytes(name.as_bytes()) {
-                Ok(header) if crate::fields::is_ours(&header) => {
+                Ok(header) if crate::fields::is_ours(header.as_str().as_bytes()) => {
                     self.wrong_key(&key, "the broker sets this field itself", "remove it");
                 }
                 Ok(header) => headers.push((header, source)),

@@ -6,14 +6,13 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, MAX_FORWARDS, TRANSFER_ENCODING, UPGRADE};
-use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
 use tokenbroker::app::App;
 use tokenbroker::clock::{Clock, Now};
 use tokenbroker::config;
 use tokenbroker::fields::{CLIENT_KEY, is_forwarding, is_hop_by_hop, is_ours, with_hyphens};
+use tokenbroker::http1::{Bounds, Fields, Head, Request, Response as Answer};
 use tokenbroker::oauth::TokenError;
 use tokenbroker::oauth::builtin::{BUILT_IN, built_in};
 use tokenbroker::oauth::dialect::Dialect;
@@ -23,7 +22,7 @@ use tokenbroker::oauth::request::Inputs;
 use tokenbroker::oauth::response;
 use tokenbroker::oauth::rules::SameToken;
 use tokenbroker::peer::Peer;
-use tokenbroker::proxy::{Route, Routes, check_form, only_chunked, to_client, to_upstream};
+use tokenbroker::proxy::{Framing, Route, Routes, check_form, to_client, to_upstream};
 use tokenbroker::rotation::{self, Rotation};
 use tokenbroker::secret::Secret;
 use tokenbroker::store::{Seal, SealError};
@@ -46,7 +45,7 @@ fn time() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
 }
 
-const MARK: HeaderName = HeaderName::from_static("x-tokenbroker-hop");
+const MARK: &str = "x-tokenbroker-hop";
 
 const ROUTES: &str = r#"
 [route.plain]
@@ -85,29 +84,26 @@ static PARTS: LazyLock<BTreeMap<String, Arc<Route>>> = LazyLock::new(|| {
 
 static LISTENER: LazyLock<Routes> = LazyLock::new(|| Routes::new(PARTS.values().cloned().collect(), Some(1)));
 
+fn read(bytes: Vec<u8>) -> Option<Request> {
+    let mut head = Head::default();
+    let length = head.scan(&bytes, Bounds { bytes: 1 << 20, fields: 1000 }).ok()??;
+    (length == bytes.len()).then(|| head.request(bytes).ok())?
+}
+
 /// `METHOD TARGET`, and a field a line.
-fn request(data: &[u8]) -> Option<Parts> {
+fn request(data: &[u8]) -> Option<Request> {
     let mut lines = data.split(|byte| *byte == b'\n');
-    let mut words = lines.next()?.splitn(2, |byte| *byte == b' ');
-    let mut head = Request::new(()).into_parts().0;
-    head.method = Method::from_bytes(words.next()?).ok()?;
-    head.uri = Uri::try_from(words.next()?).ok()?;
+    let mut bytes = [lines.next()?, b" HTTP/1.1\r\n"].concat();
     for line in lines {
         let at = line.iter().position(|byte| *byte == b':')?;
-        let name = HeaderName::from_bytes(&line[..at]).ok()?;
-        head.headers.append(name, HeaderValue::from_bytes(line[at + 1..].trim_ascii()).ok()?);
+        bytes.extend([&line[..at], b": ", line[at + 1..].trim_ascii(), b"\r\n"].concat());
     }
-    Some(head)
+    bytes.extend(b"\r\n");
+    read(bytes)
 }
 
-fn values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<&'h [u8]> {
-    headers.get_all(name).iter().map(HeaderValue::as_bytes).collect()
-}
-
-/// Does some `Connection` field name that one?
-fn is_named(headers: &HeaderMap, name: &HeaderName) -> bool {
-    let mut options = headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))
+fn values<'h>(fields: &'h Fields, name: &'h str) -> Vec<&'h [u8]> {
+    fields.all(name).collect()
 }
 
 /// A head is made anew for each side.
@@ -116,51 +112,60 @@ pub fn head(data: &[u8]) {
     let route = &PARTS["plain"];
     let credential = HeaderValue::from_static("Bearer the-token");
     for (credential, websocket) in [(Some(&credential), false), (Some(&credential), true), (None, false)] {
-        let out = to_upstream(&head, route, &Peer::unix(None), credential.cloned(), websocket);
-        assert_eq!(values(&out, &HOST), [b"127.0.0.1:9"]);
-        assert_eq!(values(&out, &HeaderName::from_static("x-extra")), [b"ours"]);
+        let bytes = to_upstream(&head, "/sent", route, &Peer::unix(None), credential, websocket);
+        let Some(sent) = read(bytes.clone()) else { panic!("{}", bytes.escape_ascii()) };
+        assert_eq!((sent.target(), &sent.method), ("/sent", &head.method));
+        let (out, theirs) = (&sent.fields, &head.fields);
+        assert_eq!(values(out, "host"), [b"127.0.0.1:9"]);
+        assert_eq!(values(out, "x-extra"), [b"ours"]);
         match credential {
-            Some(_) => assert_eq!(values(&out, &AUTHORIZATION), [b"Bearer the-token"]),
-            None => assert_eq!(values(&out, &AUTHORIZATION), values(&head.headers, &AUTHORIZATION)),
+            Some(_) => assert_eq!(values(out, "authorization"), [b"Bearer the-token"]),
+            None => assert_eq!(values(out, "authorization"), values(theirs, "authorization")),
         }
-        assert!(values(&out, &CONTENT_LENGTH).len() <= 1);
+        assert_eq!(sent.body.length(), head.body.length());
         // Our mark stands behind those of others.
-        let named = is_named(&head.headers, &MARK);
-        let theirs = if named { Vec::new() } else { values(&head.headers, &MARK) };
-        let marks = values(&out, &MARK);
+        let named = theirs.lists("connection", MARK);
+        let before = if named { Vec::new() } else { values(theirs, MARK) };
+        let marks = values(out, MARK);
         assert!(marks.last().is_some_and(|own| own.starts_with(b"tokenbroker-") && own.len() == 28), "{marks:?}");
-        assert_eq!(marks[..marks.len() - 1], theirs);
-        assert!(!out.contains_key(CLIENT_KEY));
-        for name in out.keys() {
-            let switches = websocket && (*name == CONNECTION || *name == UPGRADE);
-            assert!(switches || !is_hop_by_hop(name), "{name}");
-            assert!(!is_forwarding(name), "{name}");
+        assert_eq!(marks[..marks.len() - 1], before);
+        assert!(!out.has(CLIENT_KEY));
+        for (name, _) in out.iter() {
+            let text = std::str::from_utf8(name).unwrap();
+            let switches = websocket && (text == "connection" || text == "upgrade");
+            assert!(switches || text == "transfer-encoding" || !is_hop_by_hop(name), "{text}");
+            assert!(!is_forwarding(name), "{text}");
             if let Some(read) = with_hyphens(name) {
-                let is_set = read == AUTHORIZATION || read == CLIENT_KEY || read.as_str() == "x-extra";
-                assert!(!is_ours(&read) && !is_set, "{name}");
+                let is_set = ["authorization", CLIENT_KEY, "x-extra"].iter().any(|set| read == set.as_bytes());
+                assert!(!is_ours(&read) && !is_set, "{text}");
             }
-            let special =
-                switches || [HOST, AUTHORIZATION, CONTENT_LENGTH, MARK].contains(name) || name.as_str() == "x-extra";
+            let ours = ["host", "authorization", "content-length", "transfer-encoding", MARK, "x-extra"];
             // One hop less is left of it; nothing else of an OPTIONS changes.
-            let counts = head.method == Method::OPTIONS && *name == MAX_FORWARDS;
-            let said = head.headers.get(name).and_then(|said| said.to_str().ok()?.parse::<u32>().ok());
+            let counts = head.method == Method::OPTIONS && text == "max-forwards";
+            let said = theirs.text(text).and_then(|said| said.parse::<u32>().ok());
             if let (true, Some(left @ 1..)) = (counts, said) {
-                assert_eq!(values(&out, name), [(left - 1).to_string().as_bytes()]);
-            } else if !special {
-                let common = ["keep-alive", "close", "upgrade"].contains(&name.as_str());
-                assert!(common || !is_named(&head.headers, name), "{name}");
-                assert_eq!(values(&out, name), values(&head.headers, name), "{name}");
+                assert!(values(out, text).iter().all(|value| *value == (left - 1).to_string().as_bytes()));
+            } else if !switches && !ours.contains(&text) {
+                let common = ["keep-alive", "close", "upgrade"].contains(&text);
+                assert!(common || !theirs.lists("connection", text), "{text}");
+                assert_eq!(values(out, text), values(theirs, text), "{text}");
             }
         }
     }
-    let mut answer = Response::new(()).into_parts().0;
-    answer.headers = head.headers.clone();
-    let chunked = head.headers.contains_key(TRANSFER_ENCODING);
-    // Asked of every answer before.
-    let _ = only_chunked(&head.headers);
-    let out = to_client(answer, route, &head, None).headers;
-    assert!(out.keys().all(|name| !is_hop_by_hop(name)));
-    assert!(values(&out, &CONTENT_LENGTH).len() <= usize::from(!chunked));
+    answered(&head, route);
+}
+
+/// The same fields in an answer.
+fn answered(head: &Request, route: &Route) {
+    let lines = head.fields.iter().map(|(name, value)| [name, b": ", value, b"\r\n"].concat());
+    let bytes = [b"HTTP/1.1 200 OK\r\n".to_vec(), lines.collect::<Vec<_>>().concat(), b"\r\n".to_vec()].concat();
+    let bounds = Bounds { bytes: 1 << 20, fields: 1000 };
+    let Ok(answer) = Answer::parse(bytes, bounds) else { return };
+    let (chunked, mut out) = (answer.fields.has("transfer-encoding"), Vec::new());
+    to_client(&answer, route, head, None, Framing { chunked: false, keeps: true }, &mut out);
+    let out = Answer::parse(out, bounds).unwrap().fields;
+    assert!(out.iter().all(|(name, _)| !is_hop_by_hop(name)));
+    assert!(values(&out, "content-length").len() <= usize::from(!chunked));
 }
 
 /// How a lenient server reads a path: everything decoded, backslashes turned, parameters dropped, dots resolved.
@@ -199,30 +204,30 @@ fn under(path: &str, prefix: &str) -> bool {
 /// What is judged is what is sent, and no reading of it leads elsewhere.
 pub fn target(data: &[u8]) {
     let Some(head) = request(data) else { return };
-    if check_form(&head, "http").is_err() || head.uri.path() == "*" {
+    if check_form(&head, "http").is_err() || head.path() == "*" {
         return;
     }
     let Ok(host) = tokenbroker::door::host(&head) else { return };
-    let Ok(Some(route)) = LISTENER.find(host.as_ref(), head.uri.path()) else { return };
-    if LISTENER.check_path(head.uri.path()).is_err() || route.check_allowed(&head).is_err() {
+    let Ok(Some(route)) = LISTENER.find(host.as_ref(), head.path()) else { return };
+    if LISTENER.check_path(head.path()).is_err() || route.check_allowed(&head).is_err() {
         return;
     }
-    let Ok(target) = route.target(&head) else { return };
-    let sent = target.path_and_query().unwrap().as_str();
-    let asked = head.uri.path_and_query().map_or("/", |target| target.as_str());
+    let sent = route.target(&head);
+    let path = sent.split('?').next().unwrap();
+    let asked = head.target();
     assert!(!sent.bytes().any(|byte| byte <= b' ' || byte == 0x7f), "{sent:?}");
     match route.config.name.as_str() {
         "narrow" => {
             let rest = asked.strip_prefix("/api/v1").unwrap();
             assert_eq!(sent, format!("/base{rest}"));
-            let read = leniently(target.path());
+            let read = leniently(path);
             assert!(under(&read, "/base/a") || under(&read, "/base/b/c"), "{sent:?} is read as {read:?}");
         }
         "whole" => {
             assert_eq!(sent, asked);
-            assert!(under(&leniently(target.path()), "/x"), "{sent:?}");
+            assert!(under(&leniently(path), "/x"), "{sent:?}");
         }
-        _ => assert_eq!(sent.strip_prefix('/').unwrap_or(sent), asked.strip_prefix('/').unwrap_or(asked)),
+        _ => assert_eq!(sent.strip_prefix('/').unwrap_or(&sent), asked.strip_prefix('/').unwrap_or(asked)),
     }
 }
 

@@ -1,8 +1,6 @@
-//! Where a chunked request body ends (RFC 9112 §7.1), found without keeping any of it.
-//!
-//! As strict as hyper's own decoder or stricter, so that both see the same end. Pure.
+//! A chunked body (RFC 9112 §7.1), taken apart without keeping any of it. Extensions and trailers are read over. Pure.
 
-use super::head::{is_control, is_token};
+use super::request::{is_control, is_token};
 
 /// Extensions and trailers of one body, in bytes; nothing is done with them.
 const EXTRA_MAX: usize = 16 * 1024;
@@ -10,6 +8,7 @@ const EXTRA_MAX: usize = 16 * 1024;
 const DIGITS_MAX: u8 = 16;
 
 /// A chunked body as far as it has passed.
+#[derive(Debug, Clone)]
 pub struct Chunks {
     at: At,
     /// Digits of the size so far.
@@ -20,7 +19,7 @@ pub struct Chunks {
 }
 
 /// What comes next.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
     Size,
     /// Blanks behind the size: some clients fill up its place.
@@ -48,15 +47,18 @@ impl Chunks {
         self.at == At::End
     }
 
-    /// How many of these bytes belong to the body. `Err`: so many are fine, and what follows them is not.
-    pub fn pass(&mut self, bytes: &[u8]) -> Result<usize, usize> {
+    /// How many of these bytes belong to the body; `data` gets those that are its data. `Err`: so many are fine, and what
+    /// follows them is not.
+    pub fn pass(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, usize> {
         let mut passed = 0;
         while passed < bytes.len() && self.at != At::End {
             if self.at == At::Data {
-                let data = self.left.min((bytes.len() - passed) as u64);
-                self.left -= data;
+                let part = self.left.min((bytes.len() - passed) as u64);
+                self.left -= part;
                 // No more than there is in `bytes`.
-                passed += data as usize;
+                let end = passed + part as usize;
+                data(&bytes[passed..end]);
+                passed = end;
                 if self.left == 0 {
                     self.at = At::DataCr;
                 }
@@ -109,7 +111,7 @@ mod tests {
         let mut chunks = Chunks::new();
         let mut total = 0;
         for part in bytes.chunks(piece) {
-            total += chunks.pass(part).ok()?;
+            total += chunks.pass(part, |_| {}).ok()?;
             if chunks.ended() {
                 break;
             }

@@ -1,25 +1,23 @@
 //! The head of a request, held against RFC 9112 before anything else reads it.
 //!
-//! hyper is lenient where two servers may read one head in two ways: line ends, doubled framing, bare control characters.
-//! What it would have to guess is refused here. Pure; each byte is looked at once, however a client cuts its head, and the
-//! verdict does not depend on the cuts: the first mistake counts.
+//! Where two servers may read one head in two ways (line ends, doubled framing, bare control characters) it is refused.
+//! Pure; each byte is looked at once, however a client cuts its head, and the verdict does not depend on the cuts: the first
+//! mistake counts.
 
-use http::{StatusCode, Uri};
+use std::ops::Range;
 
-use crate::door::bad_request;
-use crate::problem::Problem;
+use http::{Method, StatusCode, Uri, Version};
+
+use super::body::Body;
+use super::chunks::Chunks;
+use super::fields::{Fields, Span};
+use super::response::Bounds;
+use crate::problem::{Problem, bad_request};
 
 /// The longest field line, and the longest target (RFC 9112 §3 recommends to take at least 8000 octets).
 const LINE_MAX: usize = 16 * 1024;
 /// What else may stand in a request line: method, version, spaces.
 const AROUND_TARGET: usize = 128;
-
-/// How large a head may be.
-#[derive(Clone, Copy)]
-pub struct Bounds {
-    pub bytes: usize,
-    pub fields: usize,
-}
 
 /// A head as far as it has been looked at.
 #[derive(Default)]
@@ -30,31 +28,33 @@ pub struct Head {
     line: usize,
     /// Was the request line there? Empty lines before it are passed over (RFC 9112 §2.2).
     begun: bool,
-    fields: usize,
+    method: Span,
+    target: Span,
+    lines: Vec<(Span, Span)>,
     http_1_0: bool,
     length: Option<u64>,
     chunked: bool,
-    upgrade: bool,
 }
 
-/// A head that came to its end.
-pub struct Whole {
-    pub len: usize,
-    pub body: Framing,
-    /// Does the client ask for another protocol?
-    pub upgrade: bool,
-}
-
-/// Where a body ends.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Framing {
-    Length(u64),
-    Chunked,
+/// The head of a request.
+#[derive(Debug)]
+pub struct Request {
+    pub method: Method,
+    pub version: Version,
+    pub fields: Fields,
+    /// How its body ends.
+    pub body: Body,
+    path: Span,
+    /// Path and query.
+    target: Span,
+    /// A target that is no path.
+    uri: Option<Box<Uri>>,
 }
 
 impl Head {
-    /// Goes on where the last look ended; `bytes` begin where the head does. `None`: it has not come to its end.
-    pub fn scan(&mut self, bytes: &[u8], bounds: Bounds) -> Result<Option<Whole>, Problem> {
+    /// Goes on where the last look ended; `bytes` begin where the head does. `None`: it has not come to its end, else how long
+    /// it is.
+    pub fn scan(&mut self, bytes: &[u8], bounds: Bounds) -> Result<Option<usize>, Problem> {
         let seen = &bytes[..bytes.len().min(bounds.bytes)];
         loop {
             let stop = first_control(&seen[self.at..]);
@@ -62,12 +62,13 @@ impl Head {
             self.check_length()?;
             match (seen.get(self.at), seen.get(self.at + 1)) {
                 (Some(b'\r'), Some(b'\n')) => {
-                    let line = &seen[self.line..self.at];
+                    let line = Span::new(self.line, self.at);
                     (self.at, self.line) = (self.at + 2, self.at + 2);
-                    if line.is_empty() && self.begun {
-                        return self.end().map(Some);
+                    if line.range().is_empty() && self.begun {
+                        self.check_framing()?;
+                        return Ok(Some(self.at));
                     }
-                    self.take(line, bounds)?;
+                    self.take(seen, line.range(), bounds)?;
                 }
                 (Some(b'\r'), None) | (None, _) => break,
                 (Some(b'\n'), _) => return Err(bad_request("a line of the head ends without CR")),
@@ -90,31 +91,34 @@ impl Head {
     }
 
     /// Takes a line, without its end.
-    fn take(&mut self, line: &[u8], bounds: Bounds) -> Result<(), Problem> {
+    fn take(&mut self, bytes: &[u8], line: Range<usize>, bounds: Bounds) -> Result<(), Problem> {
         if self.begun {
-            self.fields += 1;
-            if self.fields > bounds.fields {
+            if self.lines.len() == bounds.fields {
                 return Err(head_too_large("the request's head has more fields than limits.headers"));
             }
-            return self.field(line);
+            return self.field(bytes, line);
         }
         if !line.is_empty() {
             self.begun = true;
-            self.http_1_0 = request_line(line)?;
+            // Most heads have no more.
+            self.lines.reserve(16);
+            self.request_line(bytes, line)?;
         }
         Ok(())
     }
 
-    fn field(&mut self, line: &[u8]) -> Result<(), Problem> {
+    fn field(&mut self, bytes: &[u8], line: Range<usize>) -> Result<(), Problem> {
+        let start = line.start;
+        let line = &bytes[line];
         let colon = line.iter().position(|byte| !is_token(*byte));
-        let (name, value) = match colon.map(|at| (&line[..at], line[at], &line[at + 1..])) {
-            Some((name, b':', value)) if !name.is_empty() => (name, value.trim_ascii()),
+        let (name, rest) = match colon.map(|at| (&line[..at], line[at], &line[at + 1..])) {
+            Some((name, b':', rest)) if !name.is_empty() => (name, rest),
             Some((b"", b' ' | b'\t', _)) => return Err(bad_request("a field of the head is folded")),
             _ => return Err(bad_request("a line of the head is no field: NAME: VALUE")),
         };
+        let value = rest.trim_ascii();
         // By length first: it is another one for most.
         match name.len() {
-            7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
             14 if name.eq_ignore_ascii_case(b"content-length") => {
                 if self.length.is_some() {
                     return Err(bad_request("more than one Content-Length"));
@@ -129,45 +133,117 @@ impl Head {
             }
             _ => {}
         }
+        let from = start + name.len() + 1 + (rest.len() - rest.trim_ascii_start().len());
+        self.lines.push((Span::new(start, start + name.len()), Span::new(from, from + value.len())));
         Ok(())
     }
 
     /// Security: a body has one end, or there is no telling where the next request begins.
-    fn end(&mut self) -> Result<Whole, Problem> {
-        let body = match (self.chunked, self.length) {
-            (true, Some(_)) => return Err(bad_request("both Content-Length and Transfer-Encoding")),
-            (true, None) if self.http_1_0 => return Err(bad_request("HTTP/1.0 has no Transfer-Encoding")),
-            (true, None) => Framing::Chunked,
-            (false, length) => Framing::Length(length.unwrap_or(0)),
+    fn check_framing(&self) -> Result<(), Problem> {
+        match (self.chunked, self.length) {
+            (true, Some(_)) => Err(bad_request("both Content-Length and Transfer-Encoding")),
+            (true, None) if self.http_1_0 => Err(bad_request("HTTP/1.0 has no Transfer-Encoding")),
+            _ => Ok(()),
+        }
+    }
+
+    fn request_line(&mut self, bytes: &[u8], line: Range<usize>) -> Result<(), Problem> {
+        let start = line.start;
+        let mut words = bytes[line].split(|byte| *byte == b' ');
+        let (Some(method), Some(target), Some(version), None) =
+            (words.next(), words.next(), words.next(), words.next())
+        else {
+            return Err(bad_request("the request line is not METHOD TARGET VERSION"));
         };
-        Ok(Whole { len: self.at, body, upgrade: self.upgrade })
+        if method.is_empty() || !method.iter().copied().all(is_token) {
+            return Err(bad_request("the request's method is no word"));
+        }
+        self.http_1_0 = match version {
+            b"HTTP/1.1" => false,
+            b"HTTP/1.0" => true,
+            _ => return Err(bad_request("the request's version is neither HTTP/1.1 nor HTTP/1.0")),
+        };
+        if target.len() > LINE_MAX {
+            return Err(target_too_long());
+        }
+        // Other forms than a path are rare.
+        let fine = if target.starts_with(b"/") { is_path(target) } else { Uri::try_from(target).is_ok() };
+        if !fine {
+            return Err(bad_request("the request's target has a character that cannot be in one"));
+        }
+        self.method = Span::new(start, start + method.len());
+        let from = start + method.len() + 1;
+        self.target = Span::new(from, from + target.len());
+        Ok(())
+    }
+
+    /// What the head says that was scanned to its end.
+    pub fn request(self, bytes: Vec<u8>) -> Result<Request, Problem> {
+        let method = Method::from_bytes(&bytes[self.method.range()]);
+        let method = method.map_err(|_| bad_request("the request's method is no word"))?;
+        let target = &bytes[self.target.range()];
+        let uri = if target.starts_with(b"/") { None } else { Uri::try_from(target).ok().map(Box::new) };
+        // A fragment is the client's own (RFC 9112 §3.2).
+        let end = target.iter().position(|byte| *byte == b'#').unwrap_or(target.len());
+        let path = target[..end].iter().position(|byte| *byte == b'?').unwrap_or(end);
+        let start = self.target.range().start;
+        let body = match (self.chunked, self.length) {
+            (true, _) => Body::Chunked(Chunks::new()),
+            (false, None | Some(0)) => Body::Done,
+            (false, Some(length)) => Body::Length(length),
+        };
+        let version = if self.http_1_0 { Version::HTTP_10 } else { Version::HTTP_11 };
+        let (path, target) = (Span::new(start, start + path), Span::new(start, start + end));
+        Ok(Request { method, version, fields: Fields::new(bytes, self.lines), body, path, target, uri })
     }
 }
 
-/// Is it of HTTP/1.0?
-fn request_line(line: &[u8]) -> Result<bool, Problem> {
-    let mut words = line.split(|byte| *byte == b' ');
-    let (Some(method), Some(target), Some(version), None) = (words.next(), words.next(), words.next(), words.next())
-    else {
-        return Err(bad_request("the request line is not METHOD TARGET VERSION"));
-    };
-    if method.is_empty() || !method.iter().copied().all(is_token) {
-        return Err(bad_request("the request's method is no word"));
+impl Request {
+    /// Bytes of the head.
+    pub fn size(&self) -> usize {
+        self.fields.size()
     }
-    let http_1_0 = match version {
-        b"HTTP/1.1" => false,
-        b"HTTP/1.0" => true,
-        _ => return Err(bad_request("the request's version is neither HTTP/1.1 nor HTTP/1.0")),
-    };
-    if target.len() > LINE_MAX {
-        return Err(target_too_long());
+
+    fn text(&self, span: Span) -> &str {
+        // It was judged: it is UTF-8.
+        std::str::from_utf8(self.fields.slice(span.range())).unwrap_or_default()
     }
-    // Other forms than a path are rare.
-    let fine = if target.starts_with(b"/") { is_path(target) } else { Uri::try_from(target).is_ok() };
-    if fine { Ok(http_1_0) } else { Err(bad_request("the request's target has a character that cannot be in one")) }
+
+    /// `*` for the asterisk form, empty for the authority form.
+    pub fn path(&self) -> &str {
+        self.uri.as_ref().map_or_else(|| self.text(self.path), |uri| uri.path())
+    }
+
+    /// Path and query, byte for byte as they came.
+    pub fn target(&self) -> &str {
+        match &self.uri {
+            None => self.text(self.target),
+            Some(uri) => uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str),
+        }
+    }
+
+    pub fn query(&self) -> Option<&str> {
+        self.target().split_once('?').map(|(_, query)| query)
+    }
+
+    /// The target if it is not a path alone.
+    pub fn uri(&self) -> Option<&Uri> {
+        self.uri.as_deref()
+    }
+
+    /// Does the client want to send another request over its connection (RFC 9112 §9.3)?
+    pub fn keeps_alive(&self) -> bool {
+        let keeps = self.version >= Version::HTTP_11 || self.fields.lists("connection", "keep-alive");
+        keeps && !self.fields.lists("connection", "close")
+    }
+
+    /// Does the client wait for leave to send its body (RFC 9110 §10.1.1)?
+    pub fn expects_continue(&self) -> bool {
+        self.version >= Version::HTTP_11 && self.fields.has("expect") && !self.body.is_done()
+    }
 }
 
-/// Would `http` take it as path and query? That is what hyper reads it with.
+/// Would `http` take it as path and query?
 fn is_path(target: &[u8]) -> bool {
     let everywhere =
         |byte: u8| matches!(byte, 0x21 | 0x24..=0x3b | 0x3d | 0x40..=0x5f | 0x61..=0x7a | 0x7c | 0x7e | 0x80..);
@@ -184,7 +260,7 @@ fn is_path(target: &[u8]) -> bool {
 }
 
 /// Digits alone (RFC 9110 §8.6), not more than can be counted.
-fn length(value: &[u8]) -> Option<u64> {
+pub(super) fn length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 19 {
         return None;
     }
@@ -227,14 +303,17 @@ mod tests {
 
     const BOUNDS: Bounds = Bounds { bytes: 64 * 1024, fields: 100 };
 
-    /// Verdict of a head that comes in pieces of that size: its framing or status.
-    fn judged(head: &[u8], piece: usize) -> Result<(usize, Framing), u16> {
+    /// Verdict of a head that comes in pieces of that size: its length and its body's, or a status.
+    fn judged(head: &[u8], piece: usize) -> Result<(usize, Option<u64>), u16> {
         let mut scan = Head::default();
         let ends = (1..=head.len()).filter(|end| end % piece == 0 || *end == head.len());
         for end in ends {
             match scan.scan(&head[..end], BOUNDS) {
                 Ok(None) => {}
-                Ok(Some(whole)) => return Ok((whole.len, whole.body)),
+                Ok(Some(length)) => {
+                    let request = scan.request(head[..length].to_vec()).unwrap();
+                    return Ok((length, request.body.length()));
+                }
                 Err(problem) => return Err(problem.status.as_u16()),
             }
         }
@@ -242,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_taken_exactly_where_hypers_parser_takes_them() {
+    fn paths_are_taken_exactly_where_the_http_crate_takes_them() {
         for byte in 0..=255_u8 {
             for target in [vec![b'/', byte], vec![b'/', b'?', byte], vec![b'/', b'#', byte], vec![b'/', 0xc3, byte]] {
                 let theirs = Uri::try_from(target.as_slice()).is_ok() && std::str::from_utf8(&target).is_ok();
@@ -273,29 +352,24 @@ mod tests {
         };
         let size = blocks(63, 0).len();
         for (head, expected) in [
-            (long(16 * 1024 - 3), Ok(Framing::Length(0))),
+            (long(16 * 1024 - 3), Ok(Some(0))),
             (long(16 * 1024 - 2), Err(431)),
             (long(16 * 1024).replacen("yyy", "\0yy", 1), Err(400)),
-            (many(100), Ok(Framing::Length(0))),
+            (many(100), Ok(Some(0))),
             (many(101), Err(431)),
-            (blocks(63, 64 * 1024 - size), Ok(Framing::Length(0))),
+            (blocks(63, 64 * 1024 - size), Ok(Some(0))),
             (blocks(63, 64 * 1024 - size + 1), Err(431)),
-            (format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(16 * 1024 - 1)), Ok(Framing::Length(0))),
+            (format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(16 * 1024 - 1)), Ok(Some(0))),
             (format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(16 * 1024)), Err(414)),
             (format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(60 * 1024)), Err(414)),
-            ("\r\n\r\nPOST / HTTP/1.1\r\nTransfer-Encoding:\tCHUNKED \r\n\r\n".into(), Ok(Framing::Chunked)),
-            ("POST / HTTP/1.0\r\ncontent-length: 007\r\n\r\n".into(), Ok(Framing::Length(7))),
+            ("\r\n\r\nPOST / HTTP/1.1\r\nTransfer-Encoding:\tCHUNKED \r\n\r\n".into(), Ok(None)),
+            ("POST / HTTP/1.0\r\ncontent-length: 007\r\n\r\n".into(), Ok(Some(7))),
             ("POST / HTTP/1.1\r\nx: y\n\r\n".into(), Err(400)),
             ("POST / HTTP/1.1\r\nx: y\r\r\n\r\n".into(), Err(400)),
         ] {
             for piece in [1, 2, 7, 16, 4096, 100_000] {
                 let judged = judged(head.as_bytes(), piece);
-                let whole = expected.as_ref().map(|framing| (head.len(), framing)).map_err(|status| *status);
-                assert_eq!(
-                    judged.as_ref().map(|(len, body)| (*len, body)).map_err(|s| *s),
-                    whole,
-                    "{piece}: {head:.80}"
-                );
+                assert_eq!(judged, expected.map(|body| (head.len(), body)), "{piece}: {head:.80}");
             }
         }
     }

@@ -1,0 +1,227 @@
+//! Where the body of a message ends, and how it is passed on: read as far as the other side takes it, never collected.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::BufMut;
+use tokio::io::AsyncWrite;
+use tokio_util::io::poll_read_buf;
+
+use super::chunks::Chunks;
+use super::connection::Connection;
+use crate::connect::Stream;
+
+/// What is read of a body at a time, in bytes.
+const PIECE: usize = 64 * 1024;
+
+/// What is still to come of a body.
+#[derive(Clone, Debug)]
+pub enum Body {
+    Done,
+    Length(u64),
+    Chunked(Chunks),
+    /// To the end of the connection.
+    UntilClose,
+}
+
+/// Why a body cannot be read on.
+#[derive(Debug)]
+pub enum Cut {
+    Io(io::Error),
+    /// The connection ended before the body did.
+    Early,
+    /// The chunks are not as they must be.
+    Broken,
+}
+
+impl std::fmt::Display for Cut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Io(error) => write!(f, "{error}"),
+            Self::Early => f.write_str("the connection ended before it did"),
+            Self::Broken => f.write_str("its chunks are broken"),
+        }
+    }
+}
+
+impl Body {
+    pub fn is_done(&self) -> bool {
+        matches!(self, Self::Done)
+    }
+
+    /// How long it is, where that is known.
+    pub fn length(&self) -> Option<u64> {
+        match self {
+            Self::Done => Some(0),
+            Self::Length(length) => Some(*length),
+            Self::Chunked(_) | Self::UntilClose => None,
+        }
+    }
+
+    /// Takes what of these bytes belongs to the body: how many they are. `data` gets the body's own.
+    pub fn take(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, Cut> {
+        match self {
+            Self::Done => Ok(0),
+            Self::UntilClose => {
+                data(bytes);
+                Ok(bytes.len())
+            }
+            Self::Length(left) => {
+                // No more than there is in `bytes`.
+                let part = (*left).min(bytes.len() as u64) as usize;
+                data(&bytes[..part]);
+                self.shrink(part);
+                Ok(part)
+            }
+            Self::Chunked(chunks) => {
+                let passed = chunks.pass(bytes, data).map_err(|_| Cut::Broken)?;
+                if chunks.ended() {
+                    *self = Self::Done;
+                }
+                Ok(passed)
+            }
+        }
+    }
+
+    /// So many bytes of it came.
+    fn shrink(&mut self, part: usize) {
+        if let Self::Length(left) = self {
+            *left -= part as u64;
+            if *left == 0 {
+                *self = Self::Done;
+            }
+        }
+    }
+
+    /// The connection that it comes over has ended: was that its end?
+    fn ends_here(&mut self) -> bool {
+        let ends = matches!(self, Self::Done | Self::UntilClose);
+        if ends {
+            *self = Self::Done;
+        }
+        ends
+    }
+}
+
+/// Bytes on their way out.
+#[derive(Debug, Default)]
+pub struct Out {
+    bytes: Vec<u8>,
+    /// Up to here they were written.
+    at: usize,
+    /// Is there something that was not flushed?
+    open: bool,
+}
+
+impl Out {
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self { open: !bytes.is_empty(), bytes, at: 0 }
+    }
+
+    /// To be written behind what is there.
+    pub fn bytes(&mut self) -> &mut Vec<u8> {
+        self.open = true;
+        &mut self.bytes
+    }
+
+    /// Writes all of it; `wrote` is told how much each time.
+    pub fn poll(&mut self, cx: &mut Context<'_>, to: &mut Stream, mut wrote: impl FnMut(usize)) -> Poll<io::Result<()>> {
+        while self.at < self.bytes.len() {
+            match ready!(Pin::new(&mut *to).poll_write(cx, &self.bytes[self.at..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => {
+                    self.at += written;
+                    wrote(written);
+                }
+            }
+        }
+        self.bytes.clear();
+        self.at = 0;
+        if self.open {
+            ready!(Pin::new(to).poll_flush(cx))?;
+            self.open = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Appends a chunk, or the data as it is.
+    pub fn push(&mut self, data: &[u8], chunked: bool) {
+        self.open = true;
+        if chunked && !data.is_empty() {
+            let mut size = [0; 16];
+            self.bytes.extend_from_slice(hexadecimal(data.len(), &mut size));
+            self.bytes.extend_from_slice(b"\r\n");
+            self.bytes.extend_from_slice(data);
+            self.bytes.extend_from_slice(b"\r\n");
+        } else {
+            self.bytes.extend_from_slice(data);
+        }
+    }
+
+    /// Ends a chunked body.
+    pub fn end(&mut self) {
+        self.bytes().extend_from_slice(b"0\r\n\r\n");
+    }
+
+    /// Reads the next piece of a body into it, as the connection has it: no more than belongs to the body. Nothing may be left
+    /// to be written. `Ready(0)` is the end of the connection.
+    fn poll_read(&mut self, cx: &mut Context<'_>, from: &mut Connection, most: u64) -> Poll<io::Result<usize>> {
+        // No more than a piece.
+        let most = most.min(PIECE as u64) as usize;
+        self.bytes.reserve_exact(most);
+        self.open = true;
+        poll_read_buf(Pin::new(&mut from.stream), cx, &mut (&mut self.bytes).limit(most))
+    }
+}
+
+impl Body {
+    /// Reads its next piece into `out`, which has to be empty; as a chunk if it is passed on chunked. `tap` sees its data.
+    pub fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Connection,
+        out: &mut Out,
+        chunked: bool,
+        mut tap: impl FnMut(&[u8]),
+    ) -> Poll<Result<(), Cut>> {
+        while out.bytes.is_empty() && !self.is_done() {
+            if !from.received().is_empty() {
+                let taken = self.take(from.received(), |data| {
+                    tap(data);
+                    out.push(data, chunked);
+                });
+                from.used(taken?);
+            } else if let (Self::Length(left), false) = (&*self, chunked) {
+                let read = ready!(out.poll_read(cx, from, *left)).map_err(Cut::Io)?;
+                if read == 0 {
+                    return Poll::Ready(Err(Cut::Early));
+                }
+                tap(&out.bytes);
+                self.shrink(read);
+            } else if ready!(from.poll_more(cx, PIECE)).map_err(Cut::Io)? == 0 && !self.ends_here() {
+                return Poll::Ready(Err(Cut::Early));
+            }
+            if self.is_done() && chunked {
+                out.end();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn hexadecimal(mut number: usize, digits: &mut [u8; 16]) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b"0123456789abcdef"[number % 16];
+        number /= 16;
+        if number == 0 {
+            return &digits[at..];
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! A client's connection, as slow as a client may be and no slower.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONNECTION;
+use http::{Method, Response, StatusCode, Version};
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::io::AsyncWrite;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::body::{Cut, Out};
+use super::connection::{Connection, Timer};
+use super::request::{Head, Request};
+use super::response::Bounds;
+use crate::connect::Stream;
+use crate::peer::Peer;
+use crate::problem::Problem;
+
+/// After our end of the stream: how long the client may be silent, and how long it may go on sending.
+const LINGER: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Sent before a body that a client waits for leave to send.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Who answers the requests of a listener.
+pub trait Answers: Send + Sync + 'static {
+    /// Answers one request, its body unread, over the connection that it came by.
+    fn answer(&self, client: &mut Client, request: Request) -> impl Future<Output = After> + Send;
+}
+
+/// What becomes of a client's connection after an answer.
+pub enum After {
+    Next,
+    Close,
+    /// It becomes a tunnel.
+    Tunnel(Box<dyn FnOnce(Client) + Send>),
+}
+
+/// A client's place among those that may connect, and what is known of it. A tunnel takes it over.
+pub struct Place {
+    _permit: Option<OwnedSemaphorePermit>,
+    pub peer: Peer,
+    /// What the client's certificate was held against; `None` without TLS.
+    pub authority: Option<[u8; 32]>,
+    /// Connections that are open.
+    open: Option<Gauge>,
+    /// Has a request come?
+    asked: AtomicBool,
+    draining: AtomicBool,
+}
+
+impl Place {
+    pub fn new(
+        permit: Option<OwnedSemaphorePermit>,
+        open: Option<Gauge>,
+        peer: Peer,
+        authority: Option<[u8; 32]>,
+    ) -> Self {
+        if let Some(open) = &open {
+            open.inc();
+        }
+        let (asked, draining) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { _permit: permit, peer, authority, open, asked, draining }
+    }
+
+    pub fn was_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// No request is taken after the one in hand.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub fn drains(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(open) = &self.open {
+            open.dec();
+        }
+    }
+}
+
+/// A client's connection.
+pub struct Client {
+    pub connection: Connection,
+    pub place: Arc<Place>,
+    /// The deadline of whatever is waited for: there is one such thing at a time.
+    pub timer: Timer,
+    /// How long a response may wait for the client.
+    stall: Duration,
+}
+
+/// What a client's connection brought.
+pub enum Came {
+    Request(Request),
+    Refused(Problem),
+    /// Its end, or nothing in time.
+    End,
+}
+
+impl Client {
+    pub fn new(stream: Stream, place: Arc<Place>, stall: Duration) -> Self {
+        let timer = Timer::new(Instant::now() + stall);
+        Self { connection: Connection::new(stream), place, timer, stall }
+    }
+
+    /// Waits for the next request, as long as a head may take.
+    pub async fn next(&mut self, bounds: Bounds, limit: Duration) -> Came {
+        self.timer.set(Instant::now() + limit);
+        if self.connection.received().is_empty() {
+            // While it waits it holds none.
+            drop(self.connection.take());
+        }
+        let mut head = Head::default();
+        let mut fresh = !self.connection.received().is_empty();
+        poll_fn(|cx| {
+            loop {
+                if fresh {
+                    match head.scan(self.connection.received(), bounds) {
+                        Err(problem) => return Poll::Ready(Came::Refused(problem)),
+                        Ok(Some(length)) => {
+                            let read = std::mem::take(&mut head).request(self.connection.split(length));
+                            self.place.asked.store(true, Ordering::Relaxed);
+                            return Poll::Ready(read.map_or_else(Came::Refused, Came::Request));
+                        }
+                        Ok(None) => {}
+                    }
+                } else if self.place.drains() && self.connection.received().is_empty() {
+                    return Poll::Ready(Came::End);
+                }
+                fresh = match self.connection.poll_fill(cx) {
+                    Poll::Ready(Ok(1..)) => true,
+                    Poll::Ready(_) => return Poll::Ready(Came::End),
+                    Poll::Pending if self.timer.poll(cx).is_ready() => return Poll::Ready(Came::End),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await
+    }
+
+    /// Is the client gone, as far as can be seen while it has nothing to say?
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.connection.received().is_empty() && !matches!(ready!(self.connection.poll_fill(cx)), Ok(1..)) {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    /// The output of the future; `None` if the client goes before it comes, whose body has come whole.
+    pub async fn unless_gone<T>(&mut self, whole: bool, future: impl Future<Output = T>) -> Option<T> {
+        let mut future = std::pin::pin!(future);
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Some(output));
+            }
+            if whole { self.poll_gone(cx).map(|()| None) } else { Poll::Pending }
+        })
+        .await
+    }
+
+    /// Writes what is in `out`; fails if the client does not take it in time.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, out: &mut Out) -> Poll<io::Result<()>> {
+        out.poll(cx, &mut self.connection.stream, |_| {})
+    }
+
+    /// Answers with something of our own.
+    pub async fn respond(&mut self, mut request: Request, mut response: Response<Bytes>) -> After {
+        let closes = response.headers_mut().remove(CONNECTION).is_some();
+        // Security: where the next request would begin has to be known.
+        let whole = match request.body.take(self.connection.received(), |_| {}) {
+            Ok(taken) => {
+                self.connection.used(taken);
+                request.body.is_done()
+            }
+            Err(_) => false,
+        };
+        let keeps = whole && !closes && request.keeps_alive() && !self.place.drains();
+        let mut out = Out::default();
+        write_own(out.bytes(), &response, keeps, request.version, request.method != Method::HEAD);
+        if self.write(&mut out).await.is_ok() && keeps { After::Next } else { After::Close }
+    }
+
+    /// Answers a head that is no request.
+    pub async fn refuse(&mut self, problem: &Problem) {
+        let response = Problem { close: false, ..problem.clone() }.response();
+        let mut out = Out::default();
+        write_own(out.bytes(), &response, false, Version::HTTP_11, true);
+        // Whoever sends such a thing may not read.
+        let _ = self.write(&mut out).await;
+    }
+
+    /// Writes all of it; each time it waits, it waits so long at most.
+    async fn write(&mut self, out: &mut Out) -> io::Result<()> {
+        self.timer.set(Instant::now() + self.stall);
+        poll_fn(|cx| match self.poll_write(cx, out) {
+            Poll::Pending if self.timer.poll(cx).is_ready() => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            polled => polled,
+        })
+        .await
+    }
+
+    pub fn stall(&self) -> Duration {
+        self.stall
+    }
+
+    /// The body of a request, up to `most` bytes and within that time. `Ok(None)`: it is longer.
+    pub async fn collect(&mut self, request: &mut Request, most: usize, limit: Duration) -> Result<Option<Vec<u8>>, Cut> {
+        let (mut whole, mut leave, mut piece) = (Vec::new(), leave(request), Out::default());
+        self.timer.set(Instant::now() + limit);
+        poll_fn(|cx| {
+            while !request.body.is_done() && request.body.length().unwrap_or_default() <= most as u64 {
+                if self.connection.received().is_empty() {
+                    ready!(self.poll_write(cx, &mut leave)).map_err(Cut::Io)?;
+                }
+                let polled = request.body.poll_next(cx, &mut self.connection, &mut piece, false, |data| {
+                    whole.extend_from_slice(data);
+                });
+                if polled.is_pending() && self.timer.poll(cx).is_ready() {
+                    return Poll::Ready(Err(Cut::Io(io::ErrorKind::TimedOut.into())));
+                }
+                ready!(polled)?;
+                piece = Out::default();
+                if whole.len() > most {
+                    return Poll::Ready(Ok(None));
+                }
+            }
+            Poll::Ready(Ok(request.body.is_done().then(|| std::mem::take(&mut whole))))
+        })
+        .await
+    }
+
+    /// Ends the connection so that the client gets all that was sent: one that is closed while the client still sends would be
+    /// reset, and the answer lost with it (RFC 9112 §9.6).
+    pub async fn close(mut self) {
+        let until = Instant::now() + LINGER.1;
+        self.timer = Timer::new(until.min(Instant::now() + self.stall));
+        let mut shut = false;
+        poll_fn(|cx| {
+            loop {
+                if !shut {
+                    match Pin::new(&mut self.connection.stream).poll_shutdown(cx) {
+                        Poll::Ready(Ok(())) => shut = true,
+                        Poll::Ready(Err(_)) => return Poll::Ready(()),
+                        Poll::Pending => return self.timer.poll(cx),
+                    }
+                    self.timer.set(Instant::now() + LINGER.0);
+                }
+                drop(self.connection.take());
+                match self.connection.poll_fill(cx) {
+                    Poll::Ready(Ok(1..)) if Instant::now() < until => self.timer.set(until.min(Instant::now() + LINGER.0)),
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return self.timer.poll(cx),
+                }
+            }
+        })
+        .await;
+    }
+}
+
+/// What a client waits for before it sends its body.
+pub fn leave(request: &Request) -> Out {
+    if request.expects_continue() { Out::new(CONTINUE.to_vec()) } else { Out::default() }
+}
+
+/// Whether the connection goes on, for a client that has to be told.
+pub fn write_connection(out: &mut Vec<u8>, keeps: bool, version: Version) {
+    match (keeps, version) {
+        (false, _) => out.extend_from_slice(b"connection: close\r\n"),
+        (true, Version::HTTP_10) => out.extend_from_slice(b"connection: keep-alive\r\n"),
+        (true, _) => {}
+    }
+}
+
+/// One field.
+pub fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_own(out: &mut Vec<u8>, response: &Response<Bytes>, keeps: bool, version: Version, with_body: bool) {
+    let status = response.status();
+    write_status(out, status, b"");
+    for (name, value) in response.headers() {
+        write_field(out, name.as_str().as_bytes(), value.as_bytes());
+    }
+    if status != StatusCode::NO_CONTENT {
+        write_field(out, b"content-length", response.body().len().to_string().as_bytes());
+    }
+    write_field(out, b"date", date().as_bytes());
+    write_connection(out, keeps, version);
+    out.extend_from_slice(b"\r\n");
+    if with_body {
+        out.extend_from_slice(response.body());
+    }
+}
+
+/// The first line of a response.
+pub fn write_status(out: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
+    let reason = if reason.is_empty() { status.canonical_reason().unwrap_or_default().as_bytes() } else { reason };
+    for part in [b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason, b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+}
+
+/// Now, for a `Date` (RFC 9110 §6.6.1).
+#[expect(clippy::disallowed_methods, reason = "what is told to others; nothing is decided by it")]
+pub fn date() -> String {
+    httpdate::fmt_http_date(std::time::SystemTime::now())
+}

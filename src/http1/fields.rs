@@ -1,0 +1,97 @@
+//! The fields of a message, where they lie in its bytes.
+
+use std::ops::Range;
+
+/// A part of the bytes of a head. A head is much shorter than 4 GiB.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    pub fn new(start: usize, end: usize) -> Self {
+        Self { start: start as u32, end: end as u32 }
+    }
+
+    pub fn range(self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+}
+
+/// The fields of a head, in the order in which they came, names in lower case, values without blanks around them.
+#[derive(Debug, Default)]
+pub struct Fields {
+    bytes: Vec<u8>,
+    lines: Vec<(Span, Span)>,
+}
+
+impl Fields {
+    pub(super) fn new(mut bytes: Vec<u8>, lines: Vec<(Span, Span)>) -> Self {
+        for (name, _) in &lines {
+            bytes[name.range()].make_ascii_lowercase();
+        }
+        Self { bytes, lines }
+    }
+
+    /// The part of the head that is there, and what came behind it.
+    pub(super) fn slice(&self, range: Range<usize>) -> &[u8] {
+        self.bytes.get(range).unwrap_or_default()
+    }
+
+    /// What came behind the first so many bytes.
+    pub(super) fn behind(&self, head: usize) -> &[u8] {
+        self.bytes.get(head..).unwrap_or_default()
+    }
+
+    /// Bytes of the head that they are of.
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Names and values.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.lines.iter().map(|(name, value)| (&self.bytes[name.range()], &self.bytes[value.range()]))
+    }
+
+    /// The values of a field, whose name is given in lower case.
+    pub fn all<'f>(&'f self, name: &'f str) -> impl Iterator<Item = &'f [u8]> + Clone {
+        let named = self.lines.iter().filter(move |line| self.bytes[line.0.range()] == *name.as_bytes());
+        named.map(|line| &self.bytes[line.1.range()])
+    }
+
+    /// The first value of a field.
+    pub fn get<'f>(&'f self, name: &'f str) -> Option<&'f [u8]> {
+        self.all(name).next()
+    }
+
+    /// The same where it is text of visible ASCII characters and blanks.
+    pub fn text<'f>(&'f self, name: &'f str) -> Option<&'f str> {
+        text(self.get(name)?)
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// The members of a list, such as `Connection`, whichever lines they stand in.
+    pub fn members<'f>(&'f self, name: &'f str) -> impl Iterator<Item = &'f [u8]> + Clone {
+        self.all(name).flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
+    }
+
+    /// Does a list have that member, whatever its case?
+    pub fn lists(&self, name: &str, member: &str) -> bool {
+        self.members(name).any(|one| one.eq_ignore_ascii_case(member.as_bytes()))
+    }
+
+    pub fn retain(&mut self, mut keep: impl FnMut(&[u8], &[u8]) -> bool) {
+        let bytes = &self.bytes;
+        self.lines.retain(|(name, value)| keep(&bytes[name.range()], &bytes[value.range()]));
+    }
+}
+
+/// Visible ASCII characters and blanks.
+pub(super) fn text(value: &[u8]) -> Option<&str> {
+    let visible = value.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t'));
+    std::str::from_utf8(value).ok().filter(|_| visible)
+}

@@ -1,0 +1,19 @@
+//! HTTP/1.1 as it is on the wire (RFC 9112): heads, where bodies end, and connections that carry them.
+//!
+//! What comes in is held against the RFC to the letter before anything is done with it, so that there is one reading of it:
+//! ours. What goes out is written anew, byte for byte by us. Nothing is kept for a connection over which nothing moves.
+
+mod body;
+mod chunks;
+mod client;
+mod connection;
+mod fields;
+mod request;
+mod response;
+
+pub use body::{Body, Cut, Out};
+pub use client::{After, Answers, Came, Client, Place, date, leave, write_connection, write_field, write_status};
+pub use connection::{Connection, Timer};
+pub use fields::Fields;
+pub use request::{Head, Request};
+pub use response::{Bounds, Response};

@@ -1,0 +1,129 @@
+//! The head of a response. Read as leniently as its parser is (lines may end with LF alone), since nobody but us reads it.
+
+use std::mem::MaybeUninit;
+
+use http::{Method, StatusCode, Version};
+
+use super::body::Body;
+use super::chunks::Chunks;
+use super::fields::{Fields, Span};
+use super::request::length;
+
+/// How large a head may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    pub bytes: usize,
+    /// At most [`FIELDS_MAX`].
+    pub fields: usize,
+}
+
+/// More fields than this cannot be configured.
+const FIELDS_MAX: usize = 1000;
+
+/// The head of a response, and what came behind it.
+#[derive(Debug)]
+pub struct Response {
+    pub status: StatusCode,
+    pub version: Version,
+    pub fields: Fields,
+    reason: Span,
+    length: usize,
+}
+
+impl Response {
+    /// How long the head is that these bytes begin with, if it is there whole; `from` of them were looked at before.
+    pub fn end(bytes: &[u8], from: usize) -> Option<usize> {
+        let start = from.saturating_sub(3);
+        let mut lines = bytes[start..].iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| start + at);
+        lines.find_map(|at| match (bytes.get(at + 1), bytes.get(at + 2)) {
+            (Some(b'\n'), _) => Some(at + 2),
+            (Some(b'\r'), Some(b'\n')) => Some(at + 3),
+            _ => None,
+        })
+    }
+
+    /// Reads the head that these bytes begin with. `Err` says what is wrong with it.
+    pub fn parse(bytes: Vec<u8>, bounds: Bounds) -> Result<Self, String> {
+        let mut fields = [MaybeUninit::uninit(); FIELDS_MAX];
+        let fields = &mut fields[..bounds.fields.min(FIELDS_MAX)];
+        let mut parsed = httparse::Response::new(&mut []);
+        let config = httparse::ParserConfig::default();
+        let length = match config.parse_response_with_uninit_headers(&mut parsed, &bytes, fields) {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) => return Err("the head of the API's answer breaks off".into()),
+            Err(error) => return Err(format!("the head of the API's answer is no HTTP: {error}")),
+        };
+        let base = bytes.as_ptr() as usize;
+        let span = |part: &[u8]| match part {
+            [] => Span::default(),
+            part => {
+                let start = part.as_ptr() as usize - base;
+                Span::new(start, start + part.len())
+            }
+        };
+        let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+        let status = StatusCode::from_u16(parsed.code.unwrap_or_default())
+            .map_err(|_| "the API's answer has a status below 100".to_owned())?;
+        let reason = parsed.reason.filter(|reason| !reason.is_empty()).map(|reason| span(reason.as_bytes()));
+        let lines = parsed.headers.iter().map(|field| (span(field.name.as_bytes()), span(field.value)));
+        let lines = lines.collect::<Vec<_>>();
+        Ok(Self { status, version, reason: reason.unwrap_or_default(), fields: Fields::new(bytes, lines), length })
+    }
+
+    /// What the server called the status; empty if nothing.
+    pub fn reason(&self) -> &[u8] {
+        self.fields.slice(self.reason.range())
+    }
+
+    /// Bytes of the head.
+    pub fn size(&self) -> usize {
+        self.length
+    }
+
+    /// What came behind the head.
+    pub fn behind(&self) -> &[u8] {
+        self.fields.behind(self.length)
+    }
+
+    /// Its body, as the answer to a request with that method (RFC 9112 §6.3). `Err` says why there is no telling where it ends.
+    pub fn body(&self, method: &Method) -> Result<Body, String> {
+        let chunked = self.is_chunked()?;
+        let length = self.content_length()?;
+        let none = self.status.is_informational()
+            || matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+            || *method == Method::HEAD;
+        Ok(match (none, chunked, length) {
+            (true, ..) | (false, false, Some(0)) => Body::Done,
+            (false, true, _) => Body::Chunked(Chunks::new()),
+            (false, false, Some(length)) => Body::Length(length),
+            (false, false, None) => Body::UntilClose,
+        })
+    }
+
+    /// Only one transfer coding is ours to undo.
+    fn is_chunked(&self) -> Result<bool, String> {
+        let mut codings = self.fields.all("transfer-encoding");
+        match (codings.next(), codings.next()) {
+            (None, _) => Ok(false),
+            (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") && self.version >= Version::HTTP_11 => Ok(true),
+            _ => Err("the API used a transfer coding that nobody asked for".into()),
+        }
+    }
+
+    /// The same length twice is one length (RFC 9110 §8.6).
+    fn content_length(&self) -> Result<Option<u64>, String> {
+        let mut lengths = self.fields.all("content-length");
+        let Some(first) = lengths.next() else { return Ok(None) };
+        if lengths.any(|length| length != first) {
+            return Err("the API's answer has more than one length".into());
+        }
+        length(first).map(Some).ok_or_else(|| "the length of the API's answer is not a number".into())
+    }
+
+    /// Does another answer come over that connection (RFC 9112 §9.3), and may it be told from this one? Where an answer has
+    /// two ends, what follows may be of the answer still.
+    pub fn keeps_alive(&self) -> bool {
+        let two_ends = self.fields.has("transfer-encoding") && self.fields.has("content-length");
+        self.version >= Version::HTTP_11 && !two_ends && !self.fields.lists("connection", "close")
+    }
+}
