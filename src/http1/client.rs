@@ -100,6 +100,8 @@ pub struct Client {
     pub timer: Timer,
     /// How long a response may wait for the client.
     stall: Duration,
+    /// Has the answer to the request in hand begun?
+    pub answering: bool,
 }
 
 /// What a client's connection brought.
@@ -113,12 +115,13 @@ pub enum Came {
 impl Client {
     pub fn new(stream: Stream, place: Arc<Place>, stall: Duration) -> Self {
         let timer = Timer::new(Instant::now() + stall);
-        Self { connection: Connection::new(stream), place, timer, stall }
+        Self { connection: Connection::new(stream), place, timer, stall, answering: false }
     }
 
     /// Waits for the next request, as long as a head may take.
     pub async fn next(&mut self, bounds: Bounds, limit: Duration) -> Came {
         self.timer.set(Instant::now() + limit);
+        self.answering = false;
         if self.connection.received().is_empty() {
             // While it waits it holds none.
             drop(self.connection.take());
@@ -204,6 +207,7 @@ impl Client {
 
     /// Writes all of it; each time it waits, it waits so long at most.
     async fn write(&mut self, out: &mut Out) -> io::Result<()> {
+        self.answering = true;
         self.timer.set(Instant::now() + self.stall);
         poll_fn(|cx| match self.poll_write(cx, out) {
             Poll::Pending if self.timer.poll(cx).is_ready() => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
@@ -294,7 +298,7 @@ pub fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 
 fn write_own(out: &mut Vec<u8>, response: &Response<Bytes>, keeps: bool, version: Version, with_body: bool) {
     let status = response.status();
-    write_status(out, status, b"");
+    write_status(out, version, status, b"");
     for (name, value) in response.headers() {
         write_field(out, name.as_str().as_bytes(), value.as_bytes());
     }
@@ -309,10 +313,11 @@ fn write_own(out: &mut Vec<u8>, response: &Response<Bytes>, keeps: bool, version
     }
 }
 
-/// The first line of a response.
-pub fn write_status(out: &mut Vec<u8>, status: StatusCode, reason: &[u8]) {
+/// The first line of a response, for a client that asked in that version.
+pub fn write_status(out: &mut Vec<u8>, version: Version, status: StatusCode, reason: &[u8]) {
+    let version: &[u8] = if version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " };
     let reason = if reason.is_empty() { status.canonical_reason().unwrap_or_default().as_bytes() } else { reason };
-    for part in [b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason, b"\r\n"] {
+    for part in [version, status.as_str().as_bytes(), b" ", reason, b"\r\n"] {
         out.extend_from_slice(part);
     }
 }

@@ -203,6 +203,7 @@ impl Exchange {
     pub async fn deliver(&mut self, client: &mut Client, request: &mut Request, ready: Ready, tunnels: &Tunnels) -> After {
         let Ready { mut sending, mut download, tunnel, keeps, idle, .. } = ready;
         let mut pace = Pace::default();
+        client.answering = true;
         let delivered = poll_fn(|cx| self.poll_deliver(cx, client, request, &mut sending, &mut download, &mut pace)).await;
         if let Err(why) = delivered {
             debug!(route = self.route.config.name, why, "an answer broke off");

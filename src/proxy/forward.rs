@@ -60,9 +60,11 @@ impl Answers for Context {
             Err(_) => {
                 self.metrics.panics.inc();
                 error!("a request ended in a panic: this is a fault of the broker");
-                let detail = "this is a fault of the broker: see its log";
-                // If an answer has begun, this breaks it.
-                client.refuse(&Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)).await;
+                // Security: behind the beginning of an answer, another would be taken for that to the next request.
+                if !client.answering {
+                    let detail = "this is a fault of the broker: see its log";
+                    client.refuse(&Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)).await;
+                }
                 After::Close
             }
         }

@@ -156,7 +156,7 @@ pub fn to_client(
     let mut lengths = fields.has("transfer-encoding") || response.status == StatusCode::NO_CONTENT;
     lengths |= response.status == StatusCode::SWITCHING_PROTOCOLS;
     out.reserve(response.size() + 128);
-    http1::write_status(out, response.status, response.reason());
+    http1::write_status(out, request.version, response.status, response.reason());
     for (name, value) in fields.iter() {
         let length = name == b"content-length";
         let dropped = is_hop_by_hop(name)

@@ -316,7 +316,7 @@ fn a_panic_anywhere_in_a_request_costs_that_request_and_leaves_nothing_locked_or
         }
     }
     assert!(problems >= 2 && panics > problems, "{problems} problems, {panics} panics");
-    assert_eq!(running.app.metrics.panics.get(), problems as u64);
+    assert_eq!(running.app.metrics.panics.get(), panics as u64, "each is counted");
     for request in upstream.requests() {
         assert_eq!(request.one("authorization"), Some("Bearer the-token"));
     }
