@@ -3,6 +3,8 @@
 //! A web page in a local browser can reach loopback; it cannot lie about `Host` (DNS rebinding ends there) nor, in a
 //! browser of today, about `Origin` and `Sec-Fetch-Site`. Shared by the routes and the operator's listener. Pure.
 
+use std::borrow::Cow;
+
 use http::{HeaderValue, StatusCode, Version};
 
 use crate::http1::{Fields, Request};
@@ -10,9 +12,9 @@ use crate::problem::{Problem, bad_request};
 
 /// The host a request was meant for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Host {
+pub struct Host<'h> {
     /// Lower case, IPv6 in brackets.
-    pub name: String,
+    pub name: Cow<'h, str>,
     pub port: Option<u16>,
 }
 
@@ -37,7 +39,7 @@ pub fn origin_refused() -> Problem {
 
 /// The host of a request: exactly one valid `Host`, equal to the target's if that is absolute (RFC 9112 §3.2). `None` for an
 /// HTTP/1.0 request without one, which no browser sends.
-pub fn host(head: &Request) -> Result<Option<Host>, Problem> {
+pub fn host(head: &Request) -> Result<Option<Host<'_>>, Problem> {
     let mut values = head.fields.all("host");
     let field = values.next();
     if values.next().is_some() {
@@ -65,7 +67,7 @@ pub fn host(head: &Request) -> Result<Option<Host>, Problem> {
 }
 
 /// `name`, `name:port`, `[v6]` or `[v6]:port`.
-fn parse_host(text: &str) -> Option<Host> {
+fn parse_host(text: &str) -> Option<Host<'_>> {
     let (name, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, rest)) => {
             address.parse::<std::net::Ipv6Addr>().ok()?;
@@ -83,17 +85,19 @@ fn parse_host(text: &str) -> Option<Host> {
         digits if digits.bytes().all(|b| b.is_ascii_digit()) => Some(digits.parse().ok()?),
         _ => return None,
     };
-    Some(Host { name: name.to_ascii_lowercase(), port })
+    let mixed = name.bytes().any(|byte| byte.is_ascii_uppercase());
+    let name = if mixed { name.to_ascii_lowercase().into() } else { name.into() };
+    Some(Host { name, port })
 }
 
 /// Is that one of the names this listener answers to? A port, when sent, must be the listener's; a Unix socket has none.
-pub fn is_ours(host: &Host, names: &[String], port: Option<u16>) -> bool {
-    (host.port.is_none() || port.is_none() || host.port == port) && names.contains(&host.name)
+pub fn is_ours(host: &Host<'_>, names: &[String], port: Option<u16>) -> bool {
+    (host.port.is_none() || port.is_none() || host.port == port) && names.iter().any(|name| *name == host.name)
 }
 
 /// Judges `Origin` and `Sec-Fetch-Site` (Fetch metadata). A page that the listener itself served, under its own scheme, is not
 /// foreign.
-pub fn origin(fields: &Fields, scheme: &str, host: Option<&Host>, listed: &[String]) -> Result<From, Problem> {
+pub fn origin(fields: &Fields, scheme: &str, host: Option<&Host<'_>>, listed: &[String]) -> Result<From, Problem> {
     let mut values = fields.all("origin");
     let (first, second) = (values.next(), values.next());
     let site = fields.get("sec-fetch-site");
@@ -125,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_host_is_a_name_or_address_with_or_without_a_port() {
-        let host = |name: &str, port| Some(Host { name: name.into(), port });
+        let host = |name: &'static str, port| Some(Host { name: name.into(), port });
         assert_eq!(parse_host("LocalHost:80"), host("localhost", Some(80)));
         assert_eq!(parse_host("127.0.0.1"), host("127.0.0.1", None));
         assert_eq!(parse_host("[::1]:8403"), host("[::1]", Some(8403)));

@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 
-use super::clients::VERBS;
 use super::body::Unread;
+use super::clients::VERBS;
 use super::{Admin, Answer, Order, RouteView, TokenView, nothing_here, secrets};
 use crate::clock::{Now, rfc3339};
 use crate::expiry::Expiring;

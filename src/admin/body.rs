@@ -21,7 +21,9 @@ pub(super) struct Unread<'c> {
 /// Reads it. Security: a parser's error could quote a secret.
 pub(super) async fn read<T: DeserializeOwned>(Unread { client, request }: Unread<'_>) -> Result<T, Problem> {
     let whole = client.collect(request, MAX, TIMEOUT).await.map_err(|cut| match cut {
-        Cut::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => bad_request("the body did not come within 10 s"),
+        Cut::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+            bad_request("the body did not come within 10 s")
+        }
         _ => bad_request("the body broke off"),
     })?;
     let too_long = || Problem {

@@ -67,7 +67,11 @@ impl AsyncWrite for Socket {
         either!(self: Tcp | Unix, stream => Pin::new(stream).poll_shutdown(cx))
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         either!(self: Tcp | Unix, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
     }
 
@@ -97,7 +101,11 @@ impl AsyncWrite for Stream {
         either!(self: Plain | Tls, stream => Pin::new(stream).poll_shutdown(cx))
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let polled = either!(self: Plain | Tls, stream => Pin::new(stream).poll_write_vectored(cx, bufs));
         self.told(cx, polled)
     }

@@ -126,7 +126,12 @@ impl Out {
     }
 
     /// Writes all of it; `wrote` is told how much each time.
-    pub fn poll(&mut self, cx: &mut Context<'_>, to: &mut Stream, mut wrote: impl FnMut(usize)) -> Poll<io::Result<()>> {
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut Stream,
+        mut wrote: impl FnMut(usize),
+    ) -> Poll<io::Result<()>> {
         while self.at < self.bytes.len() {
             match ready!(Pin::new(&mut *to).poll_write(cx, &self.bytes[self.at..]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),

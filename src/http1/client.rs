@@ -221,7 +221,12 @@ impl Client {
     }
 
     /// The body of a request, up to `most` bytes and within that time. `Ok(None)`: it is longer.
-    pub async fn collect(&mut self, request: &mut Request, most: usize, limit: Duration) -> Result<Option<Vec<u8>>, Cut> {
+    pub async fn collect(
+        &mut self,
+        request: &mut Request,
+        most: usize,
+        limit: Duration,
+    ) -> Result<Option<Vec<u8>>, Cut> {
         let (mut whole, mut leave, mut piece) = (Vec::new(), leave(request), Out::default());
         self.timer.set(Instant::now() + limit);
         poll_fn(|cx| {
@@ -264,7 +269,9 @@ impl Client {
                 }
                 drop(self.connection.take());
                 match self.connection.poll_fill(cx) {
-                    Poll::Ready(Ok(1..)) if Instant::now() < until => self.timer.set(until.min(Instant::now() + LINGER.0)),
+                    Poll::Ready(Ok(1..)) if Instant::now() < until => {
+                        self.timer.set(until.min(Instant::now() + LINGER.0))
+                    }
                     Poll::Ready(_) => return Poll::Ready(()),
                     Poll::Pending => return self.timer.poll(cx),
                 }

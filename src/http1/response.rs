@@ -34,7 +34,7 @@ impl Response {
     /// How long the head is that these bytes begin with, if it is there whole; `from` of them were looked at before.
     pub fn end(bytes: &[u8], from: usize) -> Option<usize> {
         let start = from.saturating_sub(3);
-        let mut lines = bytes[start..].iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| start + at);
+        let mut lines = memchr::memchr_iter(b'\n', &bytes[start..]).map(|at| start + at);
         lines.find_map(|at| match (bytes.get(at + 1), bytes.get(at + 2)) {
             (Some(b'\n'), _) => Some(at + 2),
             (Some(b'\r'), Some(b'\n')) => Some(at + 3),
@@ -105,7 +105,9 @@ impl Response {
         let mut codings = self.fields.all("transfer-encoding");
         match (codings.next(), codings.next()) {
             (None, _) => Ok(false),
-            (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") && self.version >= Version::HTTP_11 => Ok(true),
+            (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") && self.version >= Version::HTTP_11 => {
+                Ok(true)
+            }
             _ => Err("the API used a transfer coding that nobody asked for".into()),
         }
     }

@@ -81,7 +81,9 @@ impl Waiting {
                 }
                 self.interim += 1;
                 if self.interim > INTERIM_MAX {
-                    return Poll::Ready(Err(ProxyError::Protocol("the API sent more than 64 interim answers".into()).into()));
+                    return Poll::Ready(Err(
+                        ProxyError::Protocol("the API sent more than 64 interim answers".into()).into()
+                    ));
                 }
                 upstream.put_back(response.behind());
                 self.looked = 0;

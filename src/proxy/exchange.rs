@@ -93,7 +93,9 @@ impl Exchange {
 
     async fn open(&self, client: &mut Client, request: &Request) -> Result<Lease, ProxyError> {
         let whole = request.body.is_done();
-        client.unless_gone(whole, self.route.upstream.open()).await.ok_or(ProxyError::Gone)?
+        // Rare, and large: not a part of what every connection holds.
+        let opening = Box::pin(self.route.upstream.open());
+        client.unless_gone(whole, opening).await.ok_or(ProxyError::Gone)?
     }
 
     /// One try.
@@ -117,7 +119,9 @@ impl Exchange {
             return Err(ProxyError::Unheld.into());
         };
         let mut waiting = Waiting::default();
-        let answer = poll_fn(|cx| self.poll_answer(cx, client, request, &mut sending, &mut lease.connection, &mut waiting)).await;
+        let answer =
+            poll_fn(|cx| self.poll_answer(cx, client, request, &mut sending, &mut lease.connection, &mut waiting))
+                .await;
         let response = match answer {
             Ok(response) => response,
             Err(Unanswered::Failed(error)) => return Err(error.into()),
@@ -200,11 +204,18 @@ impl Exchange {
     }
 
     /// To the client.
-    pub async fn deliver(&mut self, client: &mut Client, request: &mut Request, ready: Ready, tunnels: &Tunnels) -> After {
+    pub async fn deliver(
+        &mut self,
+        client: &mut Client,
+        request: &mut Request,
+        ready: Ready,
+        tunnels: &Tunnels,
+    ) -> After {
         let Ready { mut sending, mut download, tunnel, keeps, idle, .. } = ready;
         let mut pace = Pace::default();
         client.answering = true;
-        let delivered = poll_fn(|cx| self.poll_deliver(cx, client, request, &mut sending, &mut download, &mut pace)).await;
+        let delivered =
+            poll_fn(|cx| self.poll_deliver(cx, client, request, &mut sending, &mut download, &mut pace)).await;
         if let Err(why) = delivered {
             debug!(route = self.route.config.name, why, "an answer broke off");
             return After::Close;

@@ -13,6 +13,7 @@ use tracing::{debug, error, info, warn};
 
 use super::error::ProxyError;
 use super::exchange::{Exchange, Ready};
+use super::inject::Found;
 use super::route::{Route, Routes, check_form};
 use super::upgrade::Tunnels;
 use super::upload::Upload;
@@ -114,12 +115,16 @@ impl Context {
             worker: self.worker,
             route,
         };
-        let credential = inject::credential(&exchange.route, &request.fields);
-        let credential = client.unless_gone(request.body.is_done(), credential).await;
-        let mut credential = credential.ok_or(ProxyError::Gone)??;
+        let mut credential = match inject::credential(&exchange.route, &request.fields)? {
+            Found::Now(credential) => Some(credential),
+            Found::Nothing => None,
+            Found::Later => {
+                let awaited = Box::pin(inject::awaited(&exchange.route));
+                client.unless_gone(request.body.is_done(), awaited).await.ok_or(ProxyError::Gone)??
+            }
+        };
         let answered = exchange.send(client, request, &mut credential).await?;
-        let mut answered =
-            retry::after_unauthorized(&mut exchange, client, request, &mut credential, answered).await?;
+        let mut answered = retry::after_unauthorized(&mut exchange, client, request, &mut credential, answered).await?;
         headers::drop_echoes(&mut answered.response.fields, credential.as_ref(), &exchange.route);
         let ready = exchange.prepare(client, request, answered, known.page.as_ref())?;
         Ok(Line::Upstream(exchange, ready))

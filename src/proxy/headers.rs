@@ -155,7 +155,8 @@ pub fn to_client(
     // A length that is not the body's, or of what can have none (RFC 9110 §8.6).
     let mut lengths = fields.has("transfer-encoding") || response.status == StatusCode::NO_CONTENT;
     lengths |= response.status == StatusCode::SWITCHING_PROTOCOLS;
-    out.reserve(response.size() + 128);
+    // And what came of the body.
+    out.reserve(response.size() + response.behind().len() + 128);
     http1::write_status(out, request.version, response.status, response.reason());
     for (name, value) in fields.iter() {
         let length = name == b"content-length";

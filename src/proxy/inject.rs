@@ -8,26 +8,35 @@ use crate::http1::Fields;
 use crate::problem::bad_request;
 use crate::token::cache::Credential;
 
-/// The credential for a request with these fields; `None` if none is to be added.
-pub async fn credential(route: &Route, fields: &Fields) -> Result<Option<Credential>, ProxyError> {
+/// What a request leaves with, as far as it is known at once.
+pub enum Found {
+    Now(Credential),
+    /// None is to be added.
+    Nothing,
+    /// There is no usable token yet.
+    Later,
+}
+
+/// The credential for a request with these fields.
+pub fn credential(route: &Route, fields: &Fields) -> Result<Found, ProxyError> {
     match route.config.authorization {
-        Authorization::Keep if has_credential(fields, route) => return Ok(None),
+        Authorization::Keep if has_credential(fields, route) => return Ok(Found::Nothing),
         Authorization::Reject if has_credential(fields, route) => {
             return Err(bad_request("this route adds the credential itself: send none").into());
         }
         Authorization::Replace | Authorization::Keep | Authorization::Reject => {}
     }
+    Ok(match &route.token {
+        None => Found::Nothing,
+        Some(token) => token.slot.credential(token.format).map_or(Found::Later, Found::Now),
+    })
+}
+
+/// The same, for which the request waits. Security: no token, no request. It is never forwarded without one.
+pub async fn awaited(route: &Route) -> Result<Option<Credential>, ProxyError> {
     let Some(token) = &route.token else { return Ok(None) };
-    // Security: no token, no request. It is never forwarded without one.
-    match token.slot.credential(token.format) {
-        Some(credential) => Ok(Some(credential)),
-        None => token
-            .slot
-            .credential_within(token.format, route.config.token_wait)
-            .await
-            .map(Some)
-            .map_err(ProxyError::Token),
-    }
+    let credential = token.slot.credential_within(token.format, route.config.token_wait).await;
+    credential.map(Some).map_err(ProxyError::Token)
 }
 
 /// Waiting for a connection takes time: a token that ended meanwhile is replaced by the one of now, or nothing is sent.

@@ -25,7 +25,7 @@ pub async fn after_unauthorized(
         return Ok(answered);
     };
     // Also where the body cannot be sent again: a client that answers the 401 by trying again finds the new token then.
-    let newer = token.slot.replacement(token.format, refused.generation, route.config.token_wait);
+    let newer = Box::pin(token.slot.replacement(token.format, refused.generation, route.config.token_wait));
     let whole = request.body.is_done();
     let Some(newer) = client.unless_gone(whole, newer).await.ok_or(ProxyError::Gone)? else {
         return Ok(answered);

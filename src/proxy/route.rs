@@ -113,7 +113,7 @@ impl Routes {
     }
 
     /// The route for a host and a path; `Ok(None)` if the host is served here but the path is not.
-    pub fn find(&self, host: Option<&Host>, path: &str) -> Result<Option<&Arc<Route>>, Problem> {
+    pub fn find(&self, host: Option<&Host<'_>>, path: &str) -> Result<Option<&Arc<Route>>, Problem> {
         let mut known = false;
         for route in &self.routes {
             if self.answers(route, host) {
@@ -126,7 +126,7 @@ impl Routes {
         if known { Ok(None) } else { Err(door::host_refused()) }
     }
 
-    fn answers(&self, route: &Route, host: Option<&Host>) -> bool {
+    fn answers(&self, route: &Route, host: Option<&Host<'_>>) -> bool {
         match (&route.config.host, host) {
             (Some(wanted), Some(host)) => door::is_ours(host, std::slice::from_ref(wanted), self.port),
             (Some(_), None) => false,
@@ -210,8 +210,11 @@ impl Route {
         let below = &path[config.upstream.base_path.len()..];
         let prefix: Cow<'_, str> = if config.strip { config.path.as_str().into() } else { "".into() };
         let slash = if below.is_empty() && prefix.is_empty() { "/" } else { "" };
-        let host =
-            if absolute { format!("{}://{}", config.scheme(), std::str::from_utf8(client_host?).ok()?) } else { String::new() };
+        let host = if absolute {
+            format!("{}://{}", config.scheme(), std::str::from_utf8(client_host?).ok()?)
+        } else {
+            String::new()
+        };
         let mapped = format!("{host}{prefix}{below}{slash}{rest}");
         (mapped != location).then_some(mapped)
     }

@@ -44,7 +44,13 @@ impl Upload {
     }
 
     /// A try with that head; `None` if what has passed of the body is not held.
-    pub fn begin(&mut self, head: Vec<u8>, request: &mut Request, client: &mut Client, chunked: bool) -> Option<Sending> {
+    pub fn begin(
+        &mut self,
+        head: Vec<u8>,
+        request: &mut Request,
+        client: &mut Client,
+        chunked: bool,
+    ) -> Option<Sending> {
         let mut out = Out::new(head);
         if self.begun {
             self.room?;
@@ -114,10 +120,11 @@ impl Upload {
             }
             self.begun = true;
             let mut held = 0;
-            let polled = request.body.poll_next(cx, &mut client.connection, &mut sending.out, sending.chunked, |data| {
-                held += data.len();
-                self.hold(data);
-            });
+            let polled =
+                request.body.poll_next(cx, &mut client.connection, &mut sending.out, sending.chunked, |data| {
+                    held += data.len();
+                    self.hold(data);
+                });
             sending.moved += held as u64;
             ready!(polled)?;
             self.waiting = false;

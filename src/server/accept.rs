@@ -199,6 +199,7 @@ impl<A: Answers> Serve<A> {
         let place = Arc::clone(&client.place);
         let mut serving = std::pin::pin!(self.requests(client));
         tokio::select! {
+            biased;
             () = serving.as_mut() => return,
             () = self.drained(&place) => place.drain(),
         }
@@ -210,9 +211,15 @@ impl<A: Answers> Serve<A> {
         let bounds = Bounds { bytes: self.limits.head_max, fields: self.limits.headers_max };
         loop {
             let after = match client.next(bounds, self.limits.head_timeout).await {
-                Came::Request(request) => self.answers.answer(&mut client, request).await,
+                // What a request needs is given back while the connection is idle.
+                Came::Request(request) => Box::pin(self.answers.answer(&mut client, request)).await,
                 Came::Refused(problem) => {
-                    info!(status = problem.status.as_u16(), code = problem.code, problem.detail, "answered by the broker");
+                    info!(
+                        status = problem.status.as_u16(),
+                        code = problem.code,
+                        problem.detail,
+                        "answered by the broker"
+                    );
                     client.refuse(&problem).await;
                     After::Close
                 }
