@@ -30,20 +30,21 @@ def arguments():
     every = list(goals.CASES)
     parser.add_argument("--cases", type=chosen(every), default=every, help=f"of {','.join(every)}; all when not given")
     parser.add_argument("--peers", type=chosen(PEERS), default=PEERS, help=f"of {','.join(PEERS)}; all when not given")
-    parser.add_argument("--rounds", type=int, help="6 when not given; more make the figures steadier")
-    parser.add_argument("--full", action="store_true", help="16 rounds, about a quarter of an hour")
+    parser.add_argument("--rounds", type=int, help="8 when not given; more make the figures steadier")
+    parser.add_argument("--full", action="store_true", help="16 rounds, about ten minutes")
     parser.add_argument("--costs", action="store_true", help="instead: what each feature of the project costs")
     parser.add_argument("--md", metavar="FILE", help="write the tables there, too")
     parser.add_argument("--json", metavar="FILE", help="write the figures of every round there")
     args = parser.parse_args()
-    args.rounds = args.rounds or (16 if args.full else 6)
+    args.rounds = args.rounds or (16 if args.full else 8)
     return args
 
 
 def heading(network, before, took, rounds, measured):
     after = machine.stolen()
     stolen = 100 * (after[0] - before[0]) / max(1, after[1] - before[1])
-    models = [line.split(": ")[1] for line in machine.read("/proc/cpuinfo").splitlines() if line.startswith("model name")]
+    cpus = machine.read("/proc/cpuinfo").splitlines()
+    models = [line.split(": ")[1] for line in cpus if line.startswith("model name")]
     versions = ", ".join(f"{name} {version(name)}".strip() for name in measured)
     return (f"# Side by side\n\n{models[0] if models else os.uname().machine}, {len(machine.CPUS)} CPUs, Linux "
             f"{os.uname().release}, {network}; {rounds} rounds in {took:.0f} s, of which {stolen:.1f} % were stolen by "

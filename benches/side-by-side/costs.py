@@ -1,4 +1,4 @@
-"""What features cost the project's binary, how costs grow, and what moves its 99th percentile; it alone, without peers."""
+"""What features cost the project's binary, how costs grow, and what moves its 99th percentile; without peers."""
 import http.server
 import os
 import re
@@ -35,7 +35,7 @@ def counted(broker, pattern):
 
 
 def relative(found, base, key="cpu_us"):
-    """A row's cells: what is measured, how much more than the base, and their ratio, of the quiet rounds and of medians."""
+    """A row's cells: what is measured, how much more than the base, and the ratio; of quiet rounds and of medians."""
     ways = measure.quiet, median
     own, other = ([way([result[key] for result in results]) for way in ways] for results in (found, base))
     return [f"{text(own[0])} · {text(own[1])}", f"{own[0] - other[0]:+.1f}",
@@ -65,6 +65,8 @@ def features(site, n):
         "behind an nginx, TLS with client certificates (`clients.ca`)": lambda: through(site, "mtls", "listener"),
     }
     ready = {title: broker for title, start in variants.items() if (broker := start())}
+    for broker in ready.values():
+        measure.warm_up(site, broker)
     results = measure.rounds(list(ready), lambda title: measure.load(site, ready[title]), n)
     rows = []
     for title, found in results.items():
@@ -96,9 +98,10 @@ def connections(site, n):
             holder.stop()
         return out
 
-    results = {f"{count:,}": measure.rounds(["x"], lambda _: with_open(count), n).get("x", []) for count in (1, 64, 1000, 8000)}
+    counts = {f"{count:,}": count for count in (1, 64, 1000, 8000)}
+    results = measure.rounds(list(counts), lambda title: with_open(counts[title]), n)
     broker.process.stop()
-    return growth("open connections, 64 of them busy at most", {title: found for title, found in results.items() if found})
+    return growth("open connections, 64 of them busy at most", results)
 
 
 def routes(site, n):
@@ -127,7 +130,7 @@ def with_tokens(site, count, port, life_s, tags=()):
 
 
 def tokens(site, n):
-    """At a fixed rate: a broker that is busy with tokens would otherwise be shown by fewer requests, not by dearer ones."""
+    """At a fixed rate: else a broker that is busy with tokens has fewer requests, over which they are divided."""
     port, life_s, secs = site.upstream(CPU_LOAD), 8, 6
     results = {}
     for count in (1, 100, 10000):
@@ -204,7 +207,9 @@ def reload(broker, changed):
     if changed:
         whole = read(conf)
         longer = 'response_timeout = "61s"\n'
-        write(conf, whole.replace(longer, "") if longer in whole else whole.replace("[route.t]\n", f"[route.t]\n{longer}"))
+        table_of_route = "[route.t]\n"
+        without = whole.replace(longer, "")
+        write(conf, without if longer in whole else whole.replace(table_of_route, table_of_route + longer))
     os.kill(broker.process.pid, signal.SIGHUP)
 
 
@@ -258,5 +263,5 @@ def percentile_table(results):
             cells.append(" · ".join(text(value) for value in added))
         happened = [f"{median([result[what] for result in found['broker']]):.0f}" for what in ("exchanges", "reloads")]
         rows.append([title, *cells, *happened])
-    head = [f"at {RATE:,}/s, 16 connections; added to direct, µs", "p50", "p99", "p99.9", "exchanges meanwhile", "reloads"]
-    return table(head, rows)
+    what = f"added latency at {RATE:,}/s over 16 connections, µs"
+    return table([what, "p50", "p99", "p99.9", "exchanges meanwhile", "reloads"], rows)

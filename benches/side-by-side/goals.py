@@ -13,7 +13,7 @@ MIB = 1 << 20
 
 @dataclass
 class Case:
-    """How one round is measured. `share` of the rounds are made; `relay` and `direct` take part where they say something."""
+    """How one round is measured, in which `share` of the rounds, and who takes part besides the proxies."""
     run: Callable
     share: float = 0.67
     mode: str = "plain"
@@ -21,7 +21,13 @@ class Case:
 
 
 def loaded(mode="plain", **flags):
-    return lambda site, name: measure.load(site, site.get(name, mode), **flags)
+    def run(site, name):
+        fresh = (name, mode) not in site.running
+        to = site.get(name, mode)
+        if to and fresh:
+            measure.warm_up(site, to)
+        return to and measure.load(site, to, **flags)
+    return run
 
 
 CASES = {
@@ -56,7 +62,8 @@ ROWS = [
     Row("small", "CPU per request, 1 KiB, 64 connections", "cpu_us",
         goals={"nginx": 1.00, "envoy": 0.32, "pingora": 0.45, "relay": 1.10}),
     Row("tls", "CPU per request, TLS 1.3 upstream", "cpu_us", goals={"nginx": 1.00, "envoy": 0.45}),
-    Row("mtls", "CPU per request, TLS 1.3 upstream, client certificate", "cpu_us", goals={"nginx": 1.00, "envoy": 0.45}),
+    Row("mtls", "CPU per request, TLS 1.3 upstream, client certificate", "cpu_us",
+        goals={"nginx": 1.00, "envoy": 0.45}),
     Row("latency", f"added latency at {RATE:,}/s, p50", "p50", goals={"nginx": 1.00, "envoy": 0.30}),
     Row("latency", f"added latency at {RATE:,}/s, p99", "p99", goals={"nginx": 1.20, "envoy": 0.30}),
     Row("fresh", "a new connection for each request, CPU", "cpu_us", goals={"nginx": 1.05}),
@@ -132,8 +139,8 @@ def goals_table(results):
             if theirs[0] is None:
                 continue
             ratios = [x / y if y > 0 else float("inf") for x, y in zip(ours, theirs)]
-            rows.append([row.title, own, f"{peer} {text(theirs[0])} {row.unit}", f"**{ratios[0]:.2f}** · {ratios[1]:.2f}",
-                         f"≤ {goal:.2f}{REMARKS.get(peer, '')}", verdict(ratios, goal)])
+            beside, ratio = f"{peer} {text(theirs[0])} {row.unit}", f"**{ratios[0]:.3g}** · {ratios[1]:.3g}"
+            rows.append([row.title, own, beside, ratio, f"≤ {goal:.2f}{REMARKS.get(peer, '')}", verdict(ratios, goal)])
     return table(["case", OURS, "beside", "ratio", "goal", "met"], rows)
 
 
@@ -151,8 +158,9 @@ def figures_table(results, proxies):
 
 def report(results, peers):
     proxies = [OURS] + [peer for peer in peers if peer != OURS]
-    parts = ["## Goals\n\nA ratio is of the **quiet quarter** of the rounds · of their medians; a goal is met if both keep it.\n",
-             goals_table(results), "## Figures\n\nThe quiet quarter of the rounds · the median, where they differ.\n",
+    parts = ["## Goals\n",
+             "A ratio is of the **quiet quarter** of the rounds · of their medians; a goal is met if both keep it.\n",
+             goals_table(results), "## Figures\n", "The quiet quarter of the rounds · the median, where they differ.\n",
              figures_table(results, proxies)]
     calls = results.get("syscalls", {})
     if calls:

@@ -151,7 +151,7 @@ def move(pids, cpu):
 
 
 def memory(pids):
-    """Bytes: resident (`rss`), the same with shared pages divided among those who share them (`pss`), the most so far."""
+    """Bytes: resident (`rss`), with shared pages divided among those who share them (`pss`), the most so far (`peak`)."""
     names = {"Rss": "rss", "Pss": "pss", "VmHWM": "peak"}
     total = dict.fromkeys(names.values(), 0)
     for pid in pids:

@@ -1,6 +1,5 @@
 """One measurement of one proxy, each as a dictionary of numbers; and rounds of them."""
 import json
-import os
 import re
 import shutil
 import signal
@@ -20,8 +19,8 @@ def headers(to):
 def load(site, to, path="/b/1024", conns=64, secs=0.5, warm=0.15, fresh=False, one_cpu=False, **flags):
     """Requests through a proxy: CPU per request, and latencies; `flags` are those of the kit's `load`.
 
-    With `one_cpu`, the proxy moves to the CPU of the load and the upstream: between CPUs, a virtual machine's interrupts
-    are most of a latency."""
+    With `one_cpu`, the proxy moves to the CPU of the load and the upstream: between CPUs, the interrupts of a virtual
+    machine are most of a latency."""
     flags = {"path": path, "conns": conns, "secs": secs, "warm": warm, **flags}
     argv = [site.kit, "load", "--addr", f"127.0.0.1:{to.port}", *headers(to)] + ["--fresh"] * fresh
     argv += [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
@@ -47,9 +46,14 @@ def load(site, to, path="/b/1024", conns=64, secs=0.5, warm=0.15, fresh=False, o
         site.fail(f"{what}: no good answer")
         return None
     if out["bad"] or out["errors"]:
-        site.fail(f"{what}: {out['bad']} answers were not 200, {out['errors']} connections broke, {out['ok']} were good")
+        site.fail(f"{what}: {out['bad']} answers were not 200, {out['errors']} connections broke")
     out["cpu_us"] = (spent.get(b"stop", 0) - spent.get(b"measure", 0)) / 1000 / out["ok"]
     return out
+
+
+def warm_up(site, to):
+    """A second that is not measured: its connections to the upstream are opened."""
+    load(site, to, secs=1, warm=0)
 
 
 def hold(site, to, conns):
@@ -93,7 +97,7 @@ def stream(site, name):
 
 
 def start(site, name):
-    """From starting the command to its first proxied answer. It ran once before, so ours finds its token in the store."""
+    """From starting the command to its first proxied answer. It ran once before: ours finds its token in the store."""
     if name not in site.ready:
         argv, to = site.launch(name)
         if to:

@@ -132,7 +132,7 @@ class Proxies:
         self.certs = {name: f"{folder}/{file}" for name, file in files.items()}
 
     def fill(self, template, folder, tags, extra="", **names):
-        """Writes a template with its @@NAMES@@ filled in; a line that starts with #TAG stays only where the tag holds."""
+        """Writes a template with its @@NAMES@@ filled in; a line that starts with #TAG stays where the tag holds."""
         mtls = {"tls"} if "mtls" in tags else set()
         names = {"DIR": folder, "TOKEN": TOKEN, "TOKEN_PORT": self.upstreams.get("plain"), **self.certs, **names}
         names["SCHEME"] = "https" if tags & {"tls", "mtls"} else "http"
@@ -205,10 +205,9 @@ class Proxies:
 
     def get(self, name, mode="plain"):
         """A proxy that stands ready for as long as this program runs."""
-        if name == "direct":
-            return Running(self.upstreams["plain"], headers=[AUTHORIZATION])
         if (name, mode) not in self.running:
-            self.running[name, mode] = self.launch(name, mode)[1]
+            direct = Running(self.upstreams["plain"], headers=[AUTHORIZATION])
+            self.running[name, mode] = direct if name == "direct" else self.launch(name, mode)[1]
         return self.running[name, mode]
 
     def fail(self, what):

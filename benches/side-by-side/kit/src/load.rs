@@ -1,7 +1,7 @@
-//! The load generator. Without `--rate` each connection sends its next request once it has the answer. With it, requests
-//! are due at even steps, and a latency counts from when its request was due: a proxy that stalls cannot hide it.
-//! `--fresh` opens a connection for each request; `--count N` ends after N answers; `--body N` sends POSTs of N bytes.
-//! What comes back is dropped in the kernel.
+//! The load generator. Without `--rate` each connection sends its next request once it has the answer. With it,
+//! requests are due at even steps, and a latency counts from when its request was due: a stall cannot hide. `--fresh`
+//! opens a connection for each request; `--count N` ends after N answers; `--body N` sends POSTs of N bytes. What comes
+//! back is dropped in the kernel.
 //!
 //! Prints `measure` and `stop` at the two moments between which it counts, for whoever reads the proxy's clocks.
 use std::net::SocketAddrV4;

@@ -11,7 +11,7 @@ mod upstream;
 
 const USAGE: &str = "\
 kit upstream --listen A --auth VALUE
-kit load --addr A --path P --conns N --secs S [--warm S] [--rate R] [--count N] [--body BYTES] [--header 'K: V']… [--fresh]
+kit load --addr A --path P --conns N --secs S [--warm S] [--rate R] [--count N] [--body N] [--header 'K: V']… [--fresh]
 kit idle --addr A --path P --conns N [--header 'K: V']…   (holds them until stdin closes)
 kit relay --listen A --to A
 kit first --addr A --cpu N [--header 'K: V']… -- CMD…

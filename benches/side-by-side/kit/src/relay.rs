@@ -1,4 +1,4 @@
-//! The floor of a proxy that uses sockets: moves bytes between one client and one upstream connection, and looks at nothing.
+//! The floor of a proxy that uses sockets: moves bytes between a client and an upstream connection, looks at nothing.
 use std::os::fd::RawFd;
 
 use crate::sys::*;

@@ -1,5 +1,5 @@
-//! The upstream: `/b/N` answers 200 with N bytes, and 401 to whoever's `Authorization` does not start with `--auth`; bodies
-//! of requests are thrown away in the kernel. `/token` answers as an OAuth 2 token endpoint does, for an hour;
+//! The upstream: `/b/N` answers 200 with N bytes, and 401 to whoever's `Authorization` does not start with `--auth`.
+//! Bodies of requests are thrown away in the kernel. `/token` answers as an OAuth 2 token endpoint does, for an hour;
 //! `/token/N` for N seconds, each time with another token.
 use std::os::fd::RawFd;
 
