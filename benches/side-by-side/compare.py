@@ -30,13 +30,13 @@ def arguments():
     every = list(goals.CASES)
     parser.add_argument("--cases", type=chosen(every), default=every, help=f"of {','.join(every)}; all when not given")
     parser.add_argument("--peers", type=chosen(PEERS), default=PEERS, help=f"of {','.join(PEERS)}; all when not given")
-    parser.add_argument("--rounds", type=int, help="8 when not given; more make the figures steadier")
+    parser.add_argument("--rounds", type=int, help="7 when not given; more make the figures steadier")
     parser.add_argument("--full", action="store_true", help="16 rounds, about ten minutes")
     parser.add_argument("--costs", action="store_true", help="instead: what each feature of the project costs")
     parser.add_argument("--md", metavar="FILE", help="write the tables there, too")
     parser.add_argument("--json", metavar="FILE", help="write the figures of every round there")
     args = parser.parse_args()
-    args.rounds = args.rounds or (16 if args.full else 8)
+    args.rounds = args.rounds or (16 if args.full else 7)
     return args
 
 

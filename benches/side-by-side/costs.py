@@ -53,14 +53,16 @@ def through(site, mode, *tags):
 
 def features(site, n):
     plain, fronted = "everything plain, `--log-level info`", "behind an nginx, plain"
+    static = "before an nginx, plain"
     variants = {
         plain: lambda: site.ours()[1],
         "`--log-level warn`": lambda: site.ours(args=["--log-level", "warn"])[1],
         "`--log-level debug` (a line for each request)": lambda: site.ours(args=["--log-level", "debug"])[1],
-        "TLS 1.3 upstream": lambda: site.ours("tls")[1],
-        "TLS 1.3 upstream, client certificate": lambda: site.ours("mtls")[1],
         "`clients.key`": lambda: site.ours(tags=("store", "key"))[1],
         "`forwarded = true`": lambda: site.ours(tags=("store", "forwarded"))[1],
+        static: lambda: site.ours(upstream=site.upstream_nginx("plain"))[1],
+        "before an nginx, TLS 1.3": lambda: site.ours("tls")[1],
+        "before an nginx, TLS 1.3 with a client certificate": lambda: site.ours("mtls")[1],
         fronted: lambda: through(site, "plain"),
         "behind an nginx, TLS with client certificates (`clients.ca`)": lambda: through(site, "mtls", "listener"),
     }
@@ -70,7 +72,7 @@ def features(site, n):
     results = measure.rounds(list(ready), lambda title: measure.load(site, ready[title]), n)
     rows = []
     for title, found in results.items():
-        base = fronted if "behind" in title else plain
+        base = fronted if "behind" in title else static if "before" in title else plain
         rows.append([title, *relative(found, results[base])])
     for broker in ready.values():
         broker.process.stop()

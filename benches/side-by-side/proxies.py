@@ -87,7 +87,7 @@ class Proxies:
         if shutil.which("openssl") and binary("nginx"):
             self.make_certificates()
             for mode in ("tls", "mtls"):
-                self.upstreams[mode] = self.upstream_tls(mode)
+                self.upstreams[mode] = self.upstream_nginx(mode)
 
     def upstream(self, cpu):
         """A kit's upstream, which is a token endpoint as well; its port."""
@@ -96,7 +96,7 @@ class Proxies:
         Process(argv, cpu)
         return port
 
-    def upstream_tls(self, mode):
+    def upstream_nginx(self, mode):
         port = free_port()
         folder = self.new_folder(f"upstream-{mode}")
         os.makedirs(f"{folder}/www/b")
@@ -162,16 +162,17 @@ class Proxies:
         certs = {"plain": [], "tls": ["CA"], "mtls": ["CA", "CERT", "KEY"]}[mode]
         return [program, listen, f"127.0.0.1:{upstream}", TOKEN] + [self.certs[file] for file in certs]
 
-    def ours(self, mode="plain", tags=("store",), args=(), extra="", token=None, name="broker", wait=True):
+    def ours(self, mode="plain", tags=("store",), args=(), extra="", token=None, name="broker", upstream=None):
         """Starts the project's binary: `tags` choose lines of its template, `extra` stands behind them."""
         port, admin, folder = free_port(), free_port(), self.new_folder(name)
         key = secrets.token_hex(16)
         write(f"{folder}/key", key)
         write(f"{folder}/store_key", base64.b64encode(secrets.token_bytes(32)).decode())
         token_port, token_path = token or (self.upstreams["plain"], "/token")
+        upstream = upstream or self.upstreams[mode]
         conf = self.fill("tokenbroker.toml", folder, {mode, *tags},
-                         extra.replace("LISTEN_PORT", str(port)).replace("UPSTREAM_PORT", str(self.upstreams[mode])),
-                         LISTEN_PORT=port, ADMIN_PORT=admin, UPSTREAM_PORT=self.upstreams[mode], TOKEN_PORT=token_port,
+                         extra.replace("LISTEN_PORT", str(port)).replace("UPSTREAM_PORT", str(upstream)),
+                         LISTEN_PORT=port, ADMIN_PORT=admin, UPSTREAM_PORT=upstream, TOKEN_PORT=token_port,
                          TOKEN_PATH=token_path)
         argv = [binary(OURS), *args, "-c", conf, "run"]
         headers = [f"X-Tokenbroker-Key: {key}"] if "key" in tags else []

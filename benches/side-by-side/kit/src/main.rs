@@ -28,9 +28,6 @@ fn main() {
         "relay" => relay::run(&args),
         "first" => first::run(&args),
         "awake" => awake::run(&args),
-        _ => {
-            eprintln!("{USAGE}");
-            std::process::exit(2);
-        }
+        _ => sys::fail(USAGE),
     }
 }

@@ -28,6 +28,7 @@ impl Args {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "one thread, and nothing to put away")]
 pub fn fail(why: &str) -> ! {
     eprintln!("{why}");
     std::process::exit(1)
