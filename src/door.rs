@@ -92,7 +92,12 @@ fn parse_host(text: &str) -> Option<Host<'_>> {
 
 /// Is that one of the names this listener answers to? A port, when sent, must be the listener's; a Unix socket has none.
 pub fn is_ours(host: &Host<'_>, names: &[String], port: Option<u16>) -> bool {
-    (host.port.is_none() || port.is_none() || host.port == port) && names.iter().any(|name| *name == host.name)
+    is_port(host, port) && names.iter().any(|name| *name == host.name)
+}
+
+/// Was it sent to that port, if it says so?
+pub fn is_port(host: &Host<'_>, port: Option<u16>) -> bool {
+    host.port.is_none() || port.is_none() || host.port == port
 }
 
 /// Judges `Origin` and `Sec-Fetch-Site` (Fetch metadata). A page that the listener itself served, under its own scheme, is not

@@ -270,7 +270,7 @@ impl Client {
                 drop(self.connection.take());
                 match self.connection.poll_fill(cx) {
                     Poll::Ready(Ok(1..)) if Instant::now() < until => {
-                        self.timer.set(until.min(Instant::now() + LINGER.0))
+                        self.timer.set(until.min(Instant::now() + LINGER.0));
                     }
                     Poll::Ready(_) => return Poll::Ready(()),
                     Poll::Pending => return self.timer.poll(cx),

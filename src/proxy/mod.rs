@@ -13,6 +13,7 @@ mod hops;
 mod inject;
 mod retry;
 mod route;
+mod table;
 mod upgrade;
 mod upload;
 mod upstream;
@@ -22,7 +23,8 @@ use std::time::Instant;
 pub use error::Trouble;
 pub use forward::Context;
 pub use headers::{Framing, to_client, to_upstream};
-pub use route::{Route, Routes, TokenUse, check_form};
+pub use route::{Route, TokenUse, check_form};
+pub use table::Routes;
 pub use upgrade::Tunnels;
 pub use upstream::Upstream;
 

@@ -1,9 +1,7 @@
-//! Which route a request belongs to, and the exact target it is forwarded with. Decides on the bytes that are sent: a
-//! target that a server might read in another way is refused where a path decides anything.
+//! A route at work: what it allows, and the exact target that a request is forwarded with.
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
@@ -11,10 +9,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use super::error::Trouble;
 use super::upstream::Upstream;
 use crate::config;
-use crate::door::{self, Host};
 use crate::http1::Request;
-use crate::identity::ServerTls;
-use crate::peer::Peer;
 use crate::problem::{Problem, bad_request};
 use crate::secret::Secret;
 use crate::telemetry::metrics::RouteMetrics;
@@ -41,103 +36,14 @@ pub struct TokenUse {
     pub format: usize,
 }
 
-/// The routes of one listener.
-pub struct Routes {
-    /// Those with a host first, then longer paths first.
-    routes: Vec<Arc<Route>>,
-    /// Every path that decides something here, about any of them.
-    deciding: Vec<String>,
-    /// `None` for a Unix socket.
-    port: Option<u16>,
-}
-
 impl PartialEq for TokenUse {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.slot, &other.slot) && self.format == other.format
     }
 }
 
-impl Routes {
-    pub fn new(mut routes: Vec<Arc<Route>>, port: Option<u16>) -> Self {
-        routes.sort_by_key(|route| (route.config.host.is_none(), std::cmp::Reverse(route.config.path.len())));
-        let config = routes.iter().map(|route| &route.config);
-        let deciding = config.flat_map(|c| [&c.path, &c.upstream.base_path].into_iter().chain(&c.paths));
-        let deciding = deciding.filter(|path| !path.is_empty()).cloned().collect();
-        Self { routes, deciding, port }
-    }
-
-    pub fn names(&self) -> impl Iterator<Item = String> {
-        self.routes.iter().map(|route| route.config.name.clone())
-    }
-
-    /// How long a client may keep a response waiting.
-    pub fn stall(&self) -> Duration {
-        self.routes.iter().map(|route| route.config.idle_timeout).max().unwrap_or_default()
-    }
-
-    /// What connections to this listener begin with; its routes agree on it.
-    pub fn tls(&self) -> Option<&ServerTls> {
-        self.routes.first()?.config.tls()
-    }
-
-    pub fn scheme(&self) -> &'static str {
-        self.routes.first().map_or("http", |route| route.config.scheme())
-    }
-
-    /// Is there a route here that this one may connect to?
-    pub fn admit(&self, peer: &Peer) -> bool {
-        self.routes.iter().any(|route| route.config.clients.as_ref().is_none_or(|clients| clients.admit(peer)))
-    }
-
-    /// May other users connect to a Unix socket, to be judged then?
-    pub fn let_others_in(&self) -> bool {
-        config::let_others_in(self.routes.iter().map(|route| &*route.config))
-    }
-
-    /// Does it matter here which user of this machine connects?
-    pub fn ask_for_users(&self) -> bool {
-        self.routes.iter().any(|route| route.config.clients.as_ref().is_some_and(|clients| !clients.uids.is_empty()))
-    }
-
-    /// Security: where a path decides something, if only which route it is, every server on the way has to read it as we do.
-    pub fn check_path(&self, path: &str) -> Result<(), Problem> {
-        if self.deciding.is_empty() {
-            return Ok(());
-        }
-        let plain = plainly(path);
-        if is_ambiguous(path) || self.deciding.iter().any(|prefix| under(path, prefix) != under(&plain, prefix)) {
-            let detail = "the path can be read in more than one way, and this listener decides by paths";
-            return Err(Problem::new(StatusCode::FORBIDDEN, "path_refused", detail));
-        }
-        Ok(())
-    }
-
-    /// The route for a host and a path; `Ok(None)` if the host is served here but the path is not.
-    pub fn find(&self, host: Option<&Host<'_>>, path: &str) -> Result<Option<&Arc<Route>>, Problem> {
-        let mut known = false;
-        for route in &self.routes {
-            if self.answers(route, host) {
-                known = true;
-                if under(path, &route.config.path) {
-                    return Ok(Some(route));
-                }
-            }
-        }
-        if known { Ok(None) } else { Err(door::host_refused()) }
-    }
-
-    fn answers(&self, route: &Route, host: Option<&Host<'_>>) -> bool {
-        match (&route.config.host, host) {
-            (Some(wanted), Some(host)) => door::is_ours(host, std::slice::from_ref(wanted), self.port),
-            (Some(_), None) => false,
-            (None, Some(host)) => door::is_ours(host, &route.config.accept_hosts, self.port),
-            (None, None) => true,
-        }
-    }
-}
-
 /// Is the path the prefix, or below it? Prefixes have no trailing slash.
-fn under(path: &str, prefix: &str) -> bool {
+pub(super) fn under(path: &str, prefix: &str) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
@@ -239,38 +145,6 @@ fn strip_prefix_ignore_case<'t>(text: &'t str, prefix: &str) -> Option<&'t str> 
     head.eq_ignore_ascii_case(prefix).then(|| &text[prefix.len()..])
 }
 
-/// The path with what need not be percent-encoded decoded (RFC 3986 §2.3): how many servers read it.
-fn plainly(path: &str) -> Cow<'_, str> {
-    let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    let mut out = String::new();
-    let mut rest = path;
-    while let Some(at) = rest.find('%') {
-        let code = rest.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|b| unreserved(*b));
-        let end = if code.is_some() { at + 3 } else { at + 1 };
-        out.push_str(&rest[..if code.is_some() { at } else { end }]);
-        out.extend(code.map(char::from));
-        rest = &rest[end..];
-    }
-    if out.is_empty() { path.into() } else { (out + rest).into() }
-}
-
-/// Might another server see other segments than we do? Dot segments, doubled or encoded slashes, backslashes, and path
-/// parameters on dots (`/..;/`) are where readings differ.
-fn is_ambiguous(path: &str) -> bool {
-    let dots = |segment: &str| {
-        let rest = segment.trim_start_matches('.');
-        let parameter = rest.starts_with(';') || rest.get(..3).is_some_and(|code| code.eq_ignore_ascii_case("%3b"));
-        matches!(segment.len() - rest.len(), 1 | 2) && (rest.is_empty() || parameter)
-    };
-    let escape = |at: usize| path.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok());
-    path.contains('\\')
-        || path.contains("//")
-        || path.split('/').any(dots)
-        || path
-            .match_indices('%')
-            .any(|(at, _)| matches!(escape(at), None | Some(b'.' | b'/' | b'\\' | 0..=0x1f | 0x7f)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,31 +153,5 @@ mod tests {
     fn prefixes_end_at_segments() {
         assert!(under("/api", "/api") && under("/api/x", "/api") && under("/anything", ""));
         assert!(!under("/apix", "/api") && !under("/ap", "/api"));
-    }
-
-    #[test]
-    fn paths_that_can_be_read_in_two_ways_are_known() {
-        for path in [
-            "/a/../b",
-            "/a/..",
-            "/./a",
-            "/a/%2e%2e/b",
-            "/a/..%2fb",
-            "/a%5c..%5cb",
-            "/a/..;/b",
-            "/a/..%3B/b",
-            "/.%3bv=1/b",
-            "//a",
-            "/a\\b",
-            "/a%00",
-            "/a/%0d%0a",
-            "/%zz",
-            "/%2",
-        ] {
-            assert!(is_ambiguous(path), "{path}");
-        }
-        for path in ["/", "/a.b/..c/...", "/...;/", "/a%3b..", "/a;v=1/b", "/a%20b", "/%c3%a4", "/a%25"] {
-            assert!(!is_ambiguous(path), "{path}");
-        }
     }
 }

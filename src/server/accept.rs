@@ -133,7 +133,7 @@ impl<A: Answers> Serve<A> {
     /// Waits for a place among the connections, then serves. During a drain there is no waiting.
     async fn take(self: &Arc<Self>, socket: Socket, peer: Peer) {
         let routes = self.routes.as_ref().map(|routes| routes.load_full());
-        if let Some(routes) = routes.as_ref().filter(|routes| routes.ask_for_users()) {
+        if let Some(routes) = routes.as_ref().filter(|routes| routes.ask_for_users) {
             // Security: while the client still holds its end. Over a Unix socket nobody reads a byte of one who is not let in;
             // over TCP he is told why.
             let user = peer.user();
@@ -155,7 +155,7 @@ impl<A: Answers> Serve<A> {
         let tls = routes.as_ref().and_then(|routes| routes.tls()).cloned();
         let open = self.metrics.as_ref().map(|metrics| metrics.connections.clone());
         let place = Arc::new(Place::new(permit, open, peer, tls.as_ref().map(|tls| tls.authority)));
-        let stall = routes.map_or(OPERATOR_STALL, |routes| routes.stall());
+        let stall = routes.map_or(OPERATOR_STALL, |routes| routes.stall);
         let this = Arc::clone(self);
         match tls {
             None => self.connections.spawn(this.serve(Client::new(Stream::Plain(socket), place, stall))),
