@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONNECTION;
-use http::{Method, Response, StatusCode, Version};
+use http::{Method, Response, Version};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::AsyncWrite;
 use tokio::sync::OwnedSemaphorePermit;
@@ -18,16 +18,16 @@ use tokio::time::Instant;
 
 use super::body::{Cut, Out};
 use super::connection::{Connection, Timer};
-use super::request::{Head, Request};
+use super::head::Head;
+use super::request::Request;
 use super::response::Bounds;
+use super::write::write_own;
 use crate::connect::Stream;
 use crate::peer::Peer;
 use crate::problem::Problem;
 
 /// After our end of the stream: how long the client may be silent, and how long it may go on sending.
 const LINGER: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-/// Sent before a body that a client waits for leave to send.
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Who answers the requests of a listener.
 pub trait Answers: Send + Sync + 'static {
@@ -227,16 +227,19 @@ impl Client {
         most: usize,
         limit: Duration,
     ) -> Result<Option<Vec<u8>>, Cut> {
-        let (mut whole, mut leave, mut piece) = (Vec::new(), leave(request), Out::default());
+        let (mut whole, mut leave, mut piece) = (Vec::new(), request.leave(), Out::default());
         self.timer.set(Instant::now() + limit);
         poll_fn(|cx| {
             while !request.body.is_done() && request.body.length().unwrap_or_default() <= most as u64 {
-                if self.connection.received().is_empty() {
-                    ready!(self.poll_write(cx, &mut leave)).map_err(Cut::Io)?;
-                }
-                let polled = request.body.poll_next(cx, &mut self.connection, &mut piece, false, |data| {
-                    whole.extend_from_slice(data);
-                });
+                let polled = match self.poll_write(cx, &mut leave) {
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Cut::Io(error))),
+                    Poll::Pending => Poll::Pending,
+                    Poll::Ready(Ok(())) => {
+                        request.body.poll_next(cx, &mut self.connection, &mut piece, false, |data| {
+                            whole.extend_from_slice(data);
+                        })
+                    }
+                };
                 if polled.is_pending() && self.timer.poll(cx).is_ready() {
                     return Poll::Ready(Err(Cut::Io(io::ErrorKind::TimedOut.into())));
                 }
@@ -279,58 +282,4 @@ impl Client {
         })
         .await;
     }
-}
-
-/// What a client waits for before it sends its body.
-pub fn leave(request: &Request) -> Out {
-    if request.expects_continue() { Out::new(CONTINUE.to_vec()) } else { Out::default() }
-}
-
-/// Whether the connection goes on, for a client that has to be told.
-pub fn write_connection(out: &mut Vec<u8>, keeps: bool, version: Version) {
-    match (keeps, version) {
-        (false, _) => out.extend_from_slice(b"connection: close\r\n"),
-        (true, Version::HTTP_10) => out.extend_from_slice(b"connection: keep-alive\r\n"),
-        (true, _) => {}
-    }
-}
-
-/// One field.
-pub fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
-}
-
-fn write_own(out: &mut Vec<u8>, response: &Response<Bytes>, keeps: bool, version: Version, with_body: bool) {
-    let status = response.status();
-    write_status(out, version, status, b"");
-    for (name, value) in response.headers() {
-        write_field(out, name.as_str().as_bytes(), value.as_bytes());
-    }
-    if status != StatusCode::NO_CONTENT {
-        write_field(out, b"content-length", response.body().len().to_string().as_bytes());
-    }
-    write_field(out, b"date", date().as_bytes());
-    write_connection(out, keeps, version);
-    out.extend_from_slice(b"\r\n");
-    if with_body {
-        out.extend_from_slice(response.body());
-    }
-}
-
-/// The first line of a response, for a client that asked in that version.
-pub fn write_status(out: &mut Vec<u8>, version: Version, status: StatusCode, reason: &[u8]) {
-    let version: &[u8] = if version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " };
-    let reason = if reason.is_empty() { status.canonical_reason().unwrap_or_default().as_bytes() } else { reason };
-    for part in [version, status.as_str().as_bytes(), b" ", reason, b"\r\n"] {
-        out.extend_from_slice(part);
-    }
-}
-
-/// Now, for a `Date` (RFC 9110 §6.6.1).
-#[expect(clippy::disallowed_methods, reason = "what is told to others; nothing is decided by it")]
-pub fn date() -> String {
-    httpdate::fmt_http_date(std::time::SystemTime::now())
 }

@@ -8,12 +8,16 @@ mod chunks;
 mod client;
 mod connection;
 mod fields;
+mod head;
 mod request;
 mod response;
+mod write;
 
 pub use body::{Body, Cut, Out};
-pub use client::{After, Answers, Came, Client, Place, date, leave, write_connection, write_field, write_status};
+pub use client::{After, Answers, Came, Client, Place};
 pub use connection::{Connection, Timer};
 pub use fields::Fields;
-pub use request::{Head, Request};
+pub use head::Head;
+pub use request::Request;
 pub use response::{Bounds, Response};
+pub use write::{date, write_connection, write_field, write_status};

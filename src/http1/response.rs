@@ -7,7 +7,7 @@ use http::{Method, StatusCode, Version};
 use super::body::Body;
 use super::chunks::Chunks;
 use super::fields::{Fields, Span};
-use super::request::length;
+use super::head::length;
 
 /// How large a head may be.
 #[derive(Clone, Copy, Debug)]

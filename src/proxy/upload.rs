@@ -4,7 +4,7 @@
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use crate::http1::{Client, Connection, Cut, Out, Request, leave};
+use crate::http1::{Client, Connection, Cut, Out, Request};
 
 /// The body of a request as it comes from the client, whichever try takes it.
 pub struct Upload {
@@ -37,7 +37,7 @@ pub struct Sending {
 impl Upload {
     /// Holds up to `held_max` bytes for a replay; 0 for none.
     pub fn new(request: &Request, client: &Client, held_max: usize) -> Self {
-        let leave = if client.connection.received().is_empty() { leave(request) } else { Out::default() };
+        let leave = if client.connection.received().is_empty() { request.leave() } else { Out::default() };
         let least = request.body.length().unwrap_or_default();
         let room = (held_max > 0 && least <= held_max as u64).then_some(held_max);
         Self { leave, held: Vec::new(), room, begun: false, has_body: !request.body.is_done(), waiting: false }
