@@ -1,12 +1,11 @@
 //! Where the body of a message ends, and how it is passed on: read as far as the other side takes it, never collected.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::BufMut;
-use tokio::io::AsyncWrite;
-use tokio_util::io::poll_read_buf;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::chunks::Chunks;
 use super::connection::Connection;
@@ -172,28 +171,40 @@ impl Out {
     pub fn end(&mut self) {
         self.bytes().extend_from_slice(b"0\r\n\r\n");
     }
-
-    /// Reads the next piece of a body into it, as the connection has it: no more than belongs to the body. Nothing may be left
-    /// to be written. `Ready(0)` is the end of the connection.
-    fn poll_read(&mut self, cx: &mut Context<'_>, from: &mut Connection, most: u64) -> Poll<io::Result<usize>> {
-        // No more than a piece.
-        let most = most.min(PIECE as u64) as usize;
-        self.bytes.reserve_exact(most);
-        self.open = true;
-        poll_read_buf(Pin::new(&mut from.stream), cx, &mut (&mut self.bytes).limit(most))
-    }
 }
 
 impl Body {
-    /// Reads its next piece into `out`, which has to be empty; as a chunk if it is passed on chunked. `tap` sees its data.
+    /// Reads its next piece into `out`, which has to be empty; as a chunk if it is passed on chunked. `tap` sees its data. What
+    /// needs no change goes straight `to` where it is sent, and only what is not taken there into `out`.
     pub fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut Connection,
+        to: Option<&mut Stream>,
         out: &mut Out,
         chunked: bool,
         mut tap: impl FnMut(&[u8]),
     ) -> Poll<Result<(), Cut>> {
+        if let (Self::Length(left), false, Some(to), []) = (&*self, chunked, to, from.received()) {
+            // No more than a piece. Always the same memory, as long as this thread reads bodies: it stays in the cache.
+            let most = (*left).min(PIECE as u64) as usize;
+            let mut scratch = [MaybeUninit::uninit(); PIECE];
+            let mut buf = ReadBuf::uninit(&mut scratch[..most]);
+            ready!(Pin::new(&mut from.stream).poll_read(cx, &mut buf)).map_err(Cut::Io)?;
+            let data = buf.filled();
+            if data.is_empty() {
+                return Poll::Ready(Err(Cut::Early));
+            }
+            tap(data);
+            self.shrink(data.len());
+            // What goes wrong shows again with the next write.
+            let written = match Pin::new(to).poll_write(cx, data) {
+                Poll::Ready(Ok(written)) => written,
+                Poll::Ready(Err(_)) | Poll::Pending => 0,
+            };
+            out.push(&data[written..], false);
+            return Poll::Ready(Ok(()));
+        }
         while out.bytes.is_empty() && !self.is_done() {
             if !from.received().is_empty() {
                 let taken = self.take(from.received(), |data| {
@@ -201,13 +212,6 @@ impl Body {
                     out.push(data, chunked);
                 });
                 from.used(taken?);
-            } else if let (Self::Length(left), false) = (&*self, chunked) {
-                let read = ready!(out.poll_read(cx, from, *left)).map_err(Cut::Io)?;
-                if read == 0 {
-                    return Poll::Ready(Err(Cut::Early));
-                }
-                tap(&out.bytes);
-                self.shrink(read);
             } else if ready!(from.poll_more(cx, PIECE)).map_err(Cut::Io)? == 0 && !self.ends_here() {
                 return Poll::Ready(Err(Cut::Early));
             }

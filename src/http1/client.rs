@@ -102,6 +102,8 @@ pub struct Client {
     stall: Duration,
     /// Has the answer to the request in hand begun?
     pub answering: bool,
+    /// Did it say that it sends nothing more?
+    parting: bool,
 }
 
 /// What a client's connection brought.
@@ -115,7 +117,7 @@ pub enum Came {
 impl Client {
     pub fn new(stream: Stream, place: Arc<Place>, stall: Duration) -> Self {
         let timer = Timer::new(Instant::now() + stall);
-        Self { connection: Connection::new(stream), place, timer, stall, answering: false }
+        Self { connection: Connection::new(stream), place, timer, stall, answering: false, parting: false }
     }
 
     /// Waits for the next request, as long as a head may take.
@@ -136,6 +138,8 @@ impl Client {
                         Ok(Some(length)) => {
                             let read = std::mem::take(&mut head).request(self.connection.split(length));
                             self.place.asked.store(true, Ordering::Relaxed);
+                            self.parting =
+                                read.as_ref().is_ok_and(|request| request.body.is_done() && !request.keeps_alive());
                             return Poll::Ready(read.map_or_else(Came::Refused, Came::Request));
                         }
                         Ok(None) => {}
@@ -235,7 +239,7 @@ impl Client {
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(Cut::Io(error))),
                     Poll::Pending => Poll::Pending,
                     Poll::Ready(Ok(())) => {
-                        request.body.poll_next(cx, &mut self.connection, &mut piece, false, |data| {
+                        request.body.poll_next(cx, &mut self.connection, None, &mut piece, false, |data| {
                             whole.extend_from_slice(data);
                         })
                     }
@@ -254,6 +258,13 @@ impl Client {
         .await
     }
 
+    /// Has it sent nothing that was not read? TLS has an end of its own to send.
+    fn is_silent(&mut self, cx: &mut Context<'_>) -> bool {
+        matches!(self.connection.stream, Stream::Plain(_))
+            && self.connection.received().is_empty()
+            && matches!(self.connection.poll_fill(cx), Poll::Pending | Poll::Ready(Ok(0)))
+    }
+
     /// Ends the connection so that the client gets all that was sent: one that is closed while the client still sends would be
     /// reset, and the answer lost with it (RFC 9112 §9.6).
     pub async fn close(mut self) {
@@ -261,6 +272,9 @@ impl Client {
         self.timer = Timer::new(until.min(Instant::now() + self.stall));
         let mut shut = false;
         poll_fn(|cx| {
+            if self.parting && self.is_silent(cx) {
+                return Poll::Ready(());
+            }
             loop {
                 if !shut {
                     match Pin::new(&mut self.connection.stream).poll_shutdown(cx) {

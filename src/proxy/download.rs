@@ -25,8 +25,8 @@ impl Download {
             if self.body.is_done() {
                 return Poll::Ready(Ok(()));
             }
-            let upstream = &mut self.lease.connection;
-            let read = ready!(self.body.poll_next(cx, upstream, &mut self.out, self.chunked, |_| {}));
+            let (upstream, to) = (&mut self.lease.connection, Some(&mut client.connection.stream));
+            let read = ready!(self.body.poll_next(cx, upstream, to, &mut self.out, self.chunked, |_| {}));
             read.map_err(|cut| format!("the API: {cut}"))?;
             self.moved += 1;
         }

@@ -120,11 +120,11 @@ impl Upload {
             }
             self.begun = true;
             let mut held = 0;
-            let polled =
-                request.body.poll_next(cx, &mut client.connection, &mut sending.out, sending.chunked, |data| {
-                    held += data.len();
-                    self.hold(data);
-                });
+            let (from, to) = (&mut client.connection, Some(&mut upstream.stream));
+            let polled = request.body.poll_next(cx, from, to, &mut sending.out, sending.chunked, |data| {
+                held += data.len();
+                self.hold(data);
+            });
             sending.moved += held as u64;
             ready!(polled)?;
             self.waiting = false;
