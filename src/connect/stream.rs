@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
@@ -27,8 +27,8 @@ impl Stream {
     /// still to be read when the next write finds the connection closed.
     fn why(&mut self, cx: &mut Context<'_>, error: io::Error) -> io::Error {
         let Self::Tls(stream) = self else { return error };
-        let mut scratch = [0; 1];
-        match Pin::new(stream).poll_read(cx, &mut ReadBuf::new(&mut scratch)) {
+        // Looked at, not taken: it may as well be the answer.
+        match Pin::new(stream).poll_fill_buf(cx) {
             Poll::Ready(Err(alert)) if tls_error(&alert).is_some() => alert,
             _ => error,
         }

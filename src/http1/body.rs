@@ -149,6 +149,11 @@ impl Out {
         Poll::Ready(Ok(()))
     }
 
+    /// What is left of it if some of it was written.
+    pub fn rest(&self) -> &[u8] {
+        if self.at > 0 { &self.bytes[self.at..] } else { &[] }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -186,23 +191,8 @@ impl Body {
         mut tap: impl FnMut(&[u8]),
     ) -> Poll<Result<(), Cut>> {
         if let (Self::Length(left), false, Some(to), []) = (&*self, chunked, to, from.received()) {
-            // No more than a piece. Always the same memory, as long as this thread reads bodies: it stays in the cache.
-            let most = (*left).min(PIECE as u64) as usize;
-            let mut scratch = [MaybeUninit::uninit(); PIECE];
-            let mut buf = ReadBuf::uninit(&mut scratch[..most]);
-            ready!(Pin::new(&mut from.stream).poll_read(cx, &mut buf)).map_err(Cut::Io)?;
-            let data = buf.filled();
-            if data.is_empty() {
-                return Poll::Ready(Err(Cut::Early));
-            }
-            tap(data);
-            self.shrink(data.len());
-            // What goes wrong shows again with the next write.
-            let written = match Pin::new(to).poll_write(cx, data) {
-                Poll::Ready(Ok(written)) => written,
-                Poll::Ready(Err(_)) | Poll::Pending => 0,
-            };
-            out.push(&data[written..], false);
+            let read = ready!(poll_pass(cx, &mut from.stream, *left, to, out, tap))?;
+            self.shrink(read);
             return Poll::Ready(Ok(()));
         }
         while out.bytes.is_empty() && !self.is_done() {
@@ -221,6 +211,34 @@ impl Body {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// Reads up to `most` bytes and writes them; what is not taken goes into `out`. Not part of others: its frame is large.
+#[inline(never)]
+fn poll_pass(
+    cx: &mut Context<'_>,
+    from: &mut Stream,
+    most: u64,
+    to: &mut Stream,
+    out: &mut Out,
+    mut tap: impl FnMut(&[u8]),
+) -> Poll<Result<usize, Cut>> {
+    // Always the same memory, as long as this thread passes bodies on: it stays in the cache. No more than a piece.
+    let mut scratch = [MaybeUninit::uninit(); PIECE];
+    let mut buf = ReadBuf::uninit(&mut scratch[..most.min(PIECE as u64) as usize]);
+    ready!(Pin::new(from).poll_read(cx, &mut buf)).map_err(Cut::Io)?;
+    let data = buf.filled();
+    if data.is_empty() {
+        return Poll::Ready(Err(Cut::Early));
+    }
+    tap(data);
+    // What goes wrong shows again with the next write.
+    let written = match Pin::new(to).poll_write(cx, data) {
+        Poll::Ready(Ok(written)) => written,
+        Poll::Ready(Err(_)) | Poll::Pending => 0,
+    };
+    out.push(&data[written..], false);
+    Poll::Ready(Ok(data.len()))
 }
 
 fn hexadecimal(mut number: usize, digits: &mut [u8; 16]) -> &[u8] {

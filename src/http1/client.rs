@@ -29,6 +29,9 @@ use crate::problem::Problem;
 /// After our end of the stream: how long the client may be silent, and how long it may go on sending.
 const LINGER: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
+/// What is left to a head that has begun when the drain begins.
+const LAST_HEAD: Duration = Duration::from_millis(250);
+
 /// Who answers the requests of a listener.
 pub trait Answers: Send + Sync + 'static {
     /// Answers one request, its body unread, over the connection that it came by.
@@ -39,6 +42,8 @@ pub trait Answers: Send + Sync + 'static {
 pub enum After {
     Next,
     Close,
+    /// The answer broke off, which has to show: nothing that looks like an end follows.
+    Cut,
     /// It becomes a tunnel.
     Tunnel(Box<dyn FnOnce(Client) + Send>),
 }
@@ -129,7 +134,7 @@ impl Client {
             drop(self.connection.take());
         }
         let mut head = Head::default();
-        let mut fresh = !self.connection.received().is_empty();
+        let (mut fresh, mut drained) = (!self.connection.received().is_empty(), false);
         poll_fn(|cx| {
             loop {
                 if fresh {
@@ -144,8 +149,12 @@ impl Client {
                         }
                         Ok(None) => {}
                     }
-                } else if self.place.drains() && self.connection.received().is_empty() {
-                    return Poll::Ready(Came::End);
+                } else if self.place.drains() && !drained {
+                    drained = true;
+                    if self.connection.received().iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
+                        return Poll::Ready(Came::End);
+                    }
+                    self.timer.set(Instant::now() + LAST_HEAD.min(limit));
                 }
                 fresh = match self.connection.poll_fill(cx) {
                     Poll::Ready(Ok(1..)) => true,
@@ -213,9 +222,16 @@ impl Client {
     async fn write(&mut self, out: &mut Out) -> io::Result<()> {
         self.answering = true;
         self.timer.set(Instant::now() + self.stall);
-        poll_fn(|cx| match self.poll_write(cx, out) {
-            Poll::Pending if self.timer.poll(cx).is_ready() => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            polled => polled,
+        poll_fn(|cx| {
+            let mut moved = false;
+            let polled = out.poll(cx, &mut self.connection.stream, |_| moved = true);
+            if polled.is_pending() && moved {
+                self.timer.set(Instant::now() + self.stall);
+            }
+            match polled {
+                Poll::Pending if self.timer.poll(cx).is_ready() => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+                polled => polled,
+            }
         })
         .await
     }

@@ -56,6 +56,7 @@ impl Connection {
     }
 
     /// Reads what there is. Holds no memory while it waits, if nothing is received. 0 is the end.
+    #[inline(never)]
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut scratch = [MaybeUninit::uninit(); HEAD_PIECE];
         let mut buf = ReadBuf::uninit(&mut scratch);

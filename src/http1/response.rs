@@ -13,12 +13,11 @@ use super::head::length;
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub bytes: usize,
-    /// At most [`FIELDS_MAX`].
     pub fields: usize,
 }
 
-/// More fields than this cannot be configured.
-const FIELDS_MAX: usize = 1000;
+/// As many as there may be where nothing is configured, and some.
+const FIELDS: usize = 128;
 
 /// The head of a response, and what came behind it.
 #[derive(Debug)]
@@ -44,8 +43,14 @@ impl Response {
 
     /// Reads the head that these bytes begin with. `Err` says what is wrong with it.
     pub fn parse(bytes: Vec<u8>, bounds: Bounds) -> Result<Self, String> {
-        let mut fields = [MaybeUninit::uninit(); FIELDS_MAX];
-        let fields = &mut fields[..bounds.fields.min(FIELDS_MAX)];
+        // Most heads have no more; where they may, memory is taken for them.
+        let (mut few, mut many) = ([MaybeUninit::uninit(); FIELDS], Vec::new());
+        let fields = if bounds.fields <= FIELDS {
+            &mut few[..bounds.fields]
+        } else {
+            many.resize(bounds.fields, MaybeUninit::uninit());
+            &mut many[..]
+        };
         let mut parsed = httparse::Response::new(&mut []);
         let config = httparse::ParserConfig::default();
         let length = match config.parse_response_with_uninit_headers(&mut parsed, &bytes, fields) {

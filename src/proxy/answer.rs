@@ -47,6 +47,8 @@ impl Pace {
 pub struct Waiting {
     /// Bytes in which no head has ended.
     looked: usize,
+    /// Bytes of empty lines.
+    empty: usize,
     /// Interim answers that came.
     interim: u32,
     /// Has anything come?
@@ -72,6 +74,12 @@ impl Waiting {
             let empty = upstream.received().iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
             if self.looked == 0 && empty > 0 {
                 upstream.used(empty);
+                self.empty += empty;
+                if self.empty > bounds.bytes {
+                    return Poll::Ready(Err(
+                        ProxyError::Protocol("the API sends nothing but empty lines".into()).into()
+                    ));
+                }
             }
             if let Some(end) = Response::end(upstream.received(), self.looked).filter(|end| *end <= bounds.bytes) {
                 debug_assert!(end > 0);

@@ -172,7 +172,7 @@ impl Exchange {
 
     /// The answer as the client gets it. Until here it can still be refused.
     pub fn prepare(
-        &self,
+        &mut self,
         client: &Client,
         request: &Request,
         answered: Answered,
@@ -180,13 +180,13 @@ impl Exchange {
     ) -> Result<Ready, ProxyError> {
         let Answered { response, mut body, sending, lease, idle } = answered;
         let tunnel = response.status == StatusCode::SWITCHING_PROTOCOLS;
-        if tunnel && !(self.websocket && headers::is_websocket(&response.fields)) {
+        if tunnel && !(self.websocket && sending.done && headers::is_websocket(&response.fields)) {
             return Err(ProxyError::Protocol("the API switched protocols without being asked".into()));
         }
         let unknown = body.length().is_none();
         let chunked = unknown && request.version >= Version::HTTP_11;
         let keeps = request.keeps_alive() && chunked == unknown && !client.place.drains();
-        let mut out = Out::default();
+        let mut out = Out::new(self.upload.take_back_leave());
         headers::to_client(&response, &self.route, request, page, Framing { chunked, keeps }, out.bytes());
         let behind = if tunnel { &[] } else { response.behind() };
         let taken = body.take(behind, |data| out.push(data, chunked));
@@ -195,7 +195,8 @@ impl Exchange {
             out.end();
         }
         // Security: what nobody asked for is nobody's answer.
-        let idle = if taken < behind.len() { Duration::ZERO } else { idle };
+        let reusable = taken == behind.len() && !matches!(body, Body::UntilClose);
+        let idle = if reusable { idle } else { Duration::ZERO };
         let mut download = Download { out, body, chunked, lease, moved: 0 };
         if tunnel {
             download.lease.connection.put_back(response.behind());
@@ -218,7 +219,7 @@ impl Exchange {
             poll_fn(|cx| self.poll_deliver(cx, client, request, &mut sending, &mut download, &mut pace)).await;
         if let Err(why) = delivered {
             debug!(route = self.route.config.name, why, "an answer broke off");
-            return After::Close;
+            return After::Cut;
         }
         if tunnel {
             return tunnels.open(download.lease.connection, self.route.config.idle_timeout);

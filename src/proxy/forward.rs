@@ -66,8 +66,9 @@ impl Answers for Context {
                 if !client.answering {
                     let detail = "this is a fault of the broker: see its log";
                     client.refuse(&Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)).await;
+                    return After::Close;
                 }
-                After::Close
+                After::Cut
             }
         }
     }

@@ -43,7 +43,9 @@ async fn tunnel(client: Client, upstream: Connection, idle: Duration, stop: Canc
         let (mut client, early) = Watched::new(connection, &moved);
         let (mut upstream, answer) = Watched::new(upstream, &moved);
         client.write_all(&answer).await?;
+        client.flush().await?;
         upstream.write_all(&early).await?;
+        upstream.flush().await?;
         copy_bidirectional(&mut client, &mut upstream).await
     };
     tokio::select! {

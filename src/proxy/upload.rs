@@ -76,6 +76,11 @@ impl Upload {
         Some(Sending { out, chunked, written: 0, moved: 0, done: false, broken: None })
     }
 
+    /// Takes back the leave to send the body, for an answer has come: what is left of it if the client has a part.
+    pub fn take_back_leave(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.leave).rest().to_vec()
+    }
+
     /// Can the body be sent from its beginning?
     pub fn replays(&self) -> bool {
         !self.begun || self.room.is_some()

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use tokio::task::coop::has_budget_remaining;
+
 use super::error::ProxyError;
 use crate::clock::Clock;
 use crate::config;
@@ -50,7 +52,8 @@ pub struct Lease {
 impl Idle {
     /// Is it still as it was left? What an API sends unasked is nobody's answer.
     fn is_still(&mut self, cx: &mut Context<'_>, now: Duration) -> bool {
-        self.until > now && self.connection.poll_fill(cx).is_pending()
+        // Without budget nothing is ready, and nothing could be told.
+        self.until > now && has_budget_remaining() && self.connection.poll_fill(cx).is_pending()
     }
 }
 

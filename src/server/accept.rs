@@ -223,11 +223,12 @@ impl<A: Answers> Serve<A> {
                     client.refuse(&problem).await;
                     After::Close
                 }
-                Came::End => return,
+                Came::End => After::Close,
             };
             match after {
                 After::Next => {}
                 After::Close => return client.close().await,
+                After::Cut => return,
                 After::Tunnel(open) => return open(client),
             }
         }

@@ -59,7 +59,7 @@ impl Worker {
         reap.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = reap.tick() => self.routes.load().iter().for_each(|route| route.upstream.reap(self.index)),
+                _ = reap.tick() => tokio::task::coop::unconstrained(async { self.reap() }).await,
                 Some(opened) = self.listeners.recv() => self.open(opened),
                 () = self.tasks.drain.cancelled() => break,
             }
@@ -73,6 +73,10 @@ impl Worker {
         tasks.connections.wait().await;
         tasks.tunnels.tasks.wait().await;
         debug!(worker = index, "drained");
+    }
+
+    fn reap(&self) {
+        self.routes.load().iter().for_each(|route| route.upstream.reap(self.index));
     }
 
     fn open(&self, Opened { bound, routes, drain, running }: Opened) {

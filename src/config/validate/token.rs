@@ -310,6 +310,13 @@ impl Check<'_> {
                 Ok(header) if crate::fields::is_ours(header.as_str().as_bytes()) => {
                     self.wrong_key(&key, "the broker sets this field itself", "remove it");
                 }
+                Ok(header) if headers.iter().any(|(other, _)| *other == header) => {
+                    self.wrong_key(
+                        &key,
+                        "this field is here twice: the case of a name does not count",
+                        "remove one of them",
+                    );
+                }
                 Ok(header) => headers.push((header, source)),
                 Err(_) => self.wrong_key(&key, "is not a header name", "letters, digits and hyphens"),
             }
