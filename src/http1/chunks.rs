@@ -36,6 +36,8 @@ enum At {
     ValueLf,
     EndLf,
     End,
+    /// Security: nothing can follow, or what came before would be read once more as what it is not.
+    Broken,
 }
 
 impl Chunks {
@@ -64,7 +66,9 @@ impl Chunks {
                 }
                 continue;
             }
-            self.at = self.step(bytes[passed]).ok_or(passed)?;
+            let next = self.step(bytes[passed]);
+            self.at = next.unwrap_or(At::Broken);
+            next.ok_or(passed)?;
             passed += 1;
         }
         Ok(passed)

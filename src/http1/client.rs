@@ -140,7 +140,9 @@ impl Client {
                         }
                         Ok(None) => {}
                     }
-                } else if self.place.drains() && self.connection.received().is_empty() {
+                }
+                // Empty lines are no beginning of a request.
+                if self.place.drains() && self.connection.received().iter().all(|byte| b"\r\n".contains(byte)) {
                     return Poll::Ready(Came::End);
                 }
                 fresh = match self.connection.poll_fill(cx) {
