@@ -252,3 +252,101 @@ fn hexadecimal(mut number: usize, digits: &mut [u8; 16]) -> &[u8] {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::connect::Socket;
+
+    /// What a body takes of these bytes, its data, and whether it is done.
+    fn taken(mut body: Body, bytes: &[u8]) -> (Option<usize>, Vec<u8>, bool) {
+        let mut data = Vec::new();
+        let taken = body.take(bytes, |part| data.extend_from_slice(part)).ok();
+        (taken, data, body.is_done())
+    }
+
+    #[test]
+    fn a_body_takes_what_is_its_own_and_leaves_the_rest() {
+        assert_eq!(taken(Body::Done, b"GET"), (Some(0), vec![], true));
+        assert_eq!(taken(Body::UntilClose, b"all"), (Some(3), b"all".to_vec(), false));
+        assert_eq!(taken(Body::Length(5), b"helloGET"), (Some(5), b"hello".to_vec(), true));
+        assert_eq!(taken(Body::Length(u64::MAX), b"hello"), (Some(5), b"hello".to_vec(), false));
+        let chunked = || Body::Chunked(Chunks::new());
+        assert_eq!(taken(chunked(), b"1;a\r\nx\r\n2\r\nyz\r\n0\r\n\r\nGET"), (Some(20), b"xyz".to_vec(), true));
+        assert_eq!(taken(chunked(), b"5\r\nhel"), (Some(6), b"hel".to_vec(), false));
+        assert_eq!(taken(chunked(), b"1\r\nxGET").0, None);
+    }
+
+    #[test]
+    fn what_is_written_in_chunks_is_read_as_the_same() {
+        let (mut out, mut all) = (Out::default(), Vec::new());
+        for size in [1, 9, 0, 10, 15, 16, 17, 255, 256, 4096, 65_535, 65_536, 1_000_000] {
+            let data = vec![size as u8; size];
+            out.push(&data, true);
+            all.extend_from_slice(&data);
+        }
+        out.end();
+        assert!(taken(Body::Chunked(Chunks::new()), &out.bytes) == (Some(out.bytes.len()), all, true));
+        assert_eq!(hexadecimal(usize::MAX, &mut [0; 16]), format!("{:x}", usize::MAX).as_bytes());
+    }
+
+    /// What a body of these bytes, which come in pieces of that size before the connection ends, is passed on as.
+    async fn passed(mut body: Body, bytes: &[u8], piece: usize, chunked: bool) -> Result<Vec<u8>, String> {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut from = Connection::new(Stream::Plain(Socket::Unix(ours)));
+        let bytes = bytes.to_vec();
+        tokio_util::task::TaskTracker::new().spawn(async move {
+            for part in bytes.chunks(piece) {
+                let _ = theirs.write_all(part).await;
+                tokio::task::yield_now().await;
+            }
+        });
+        let (mut passed, mut tapped) = (Vec::new(), 0);
+        while !body.is_done() {
+            let mut out = Out::default();
+            let read =
+                poll_fn(|cx| body.poll_next(cx, &mut from, None, &mut out, chunked, |data| tapped += data.len()));
+            read.await.map_err(|cut| cut.to_string())?;
+            passed.append(&mut out.bytes);
+        }
+        assert!(chunked || tapped == passed.len());
+        Ok(passed)
+    }
+
+    #[tokio::test]
+    async fn a_body_is_passed_on_with_a_new_framing_and_nothing_of_what_follows() {
+        let chunks = b"5;a\r\nhello\r\n6\r\n world\r\n0\r\nA: b\r\n\r\n";
+        for piece in [1, 3, 1000] {
+            let plain = passed(Body::Chunked(Chunks::new()), chunks, piece, false).await;
+            assert_eq!(plain, Ok(b"hello world".to_vec()), "{piece}");
+            let again = passed(Body::Chunked(Chunks::new()), chunks, piece, true).await.unwrap();
+            let expected = (Some(again.len()), b"hello world".to_vec(), true);
+            assert_eq!(taken(Body::Chunked(Chunks::new()), &again), expected, "{piece}");
+            let plain = passed(Body::Length(5), b"helloGET", piece, false).await;
+            assert_eq!(plain, Ok(b"hello".to_vec()), "{piece}");
+            assert_eq!(passed(Body::UntilClose, b"hello", piece, false).await, Ok(b"hello".to_vec()), "{piece}");
+            let again = passed(Body::UntilClose, b"hello", piece, true).await.unwrap();
+            assert_eq!(taken(Body::Chunked(Chunks::new()), &again).1, b"hello", "{piece}");
+        }
+        assert_eq!(passed(Body::UntilClose, b"", 1, true).await, Ok(b"0\r\n\r\n".to_vec()));
+    }
+
+    #[tokio::test]
+    async fn a_body_whose_connection_ends_before_it_is_cut() {
+        let chunks = b"5\r\nhello\r\n0\r\n\r\n";
+        for chunked in [false, true] {
+            for cut in 0..chunks.len() {
+                let cut = passed(Body::Chunked(Chunks::new()), &chunks[..cut], 4, chunked).await;
+                assert_eq!(cut, Err(Cut::Early.to_string()));
+            }
+            assert_eq!(passed(Body::Length(6), b"hello", 2, chunked).await, Err(Cut::Early.to_string()));
+            let broken = passed(Body::Chunked(Chunks::new()), b"5\r\nhelloworld", 100, chunked).await;
+            assert_eq!(broken, Err(Cut::Broken.to_string()));
+        }
+    }
+}

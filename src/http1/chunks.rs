@@ -185,4 +185,16 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn what_is_broken_stays_broken_even_if_it_is_read_once_more() {
+        for broken in ["5\r\nhello\r\n5g", "1\r\nx\r\n1;\n", "0\r\nA: b\r\nA \r\n", "1\r\nx\r\n0\n"] {
+            let mut chunks = Chunks::new();
+            let fine = chunks.pass(broken.as_bytes(), |_| {}).unwrap_err();
+            assert_eq!(chunks.pass(broken.as_bytes(), |_| {}), Err(0), "{broken:?}");
+            assert_eq!(chunks.pass(&broken.as_bytes()[fine + 1..], |_| {}).unwrap_or(0), 0, "{broken:?}");
+            assert_eq!(chunks.pass(b"\r\n0\r\n\r\n", |_| {}), Err(0), "{broken:?}");
+            assert!(!chunks.ended());
+        }
+    }
 }

@@ -149,20 +149,22 @@ impl Client {
                         }
                         Ok(None) => {}
                     }
-                } else if self.place.drains() && !drained {
-                    drained = true;
-                    if self.connection.received().iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
-                        return Poll::Ready(Came::End);
-                    }
-                    self.timer.set(Instant::now() + LAST_HEAD.min(limit));
                 }
                 fresh = match self.connection.poll_fill(cx) {
                     Poll::Ready(Ok(1..)) => true,
                     Poll::Ready(_) => return Poll::Ready(Came::End),
-                    Poll::Pending if self.timer.poll(cx).is_ready() => return Poll::Ready(Came::End),
-                    Poll::Pending => return Poll::Pending,
-                }
+                    Poll::Pending => break,
+                };
             }
+            if self.place.drains() && !drained {
+                drained = true;
+                // Empty lines are no beginning of a request.
+                if self.connection.received().iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
+                    return Poll::Ready(Came::End);
+                }
+                self.timer.set(Instant::now() + LAST_HEAD.min(limit));
+            }
+            self.timer.poll(cx).map(|()| Came::End)
         })
         .await
     }

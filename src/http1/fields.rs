@@ -95,3 +95,36 @@ pub(super) fn text(value: &[u8]) -> Option<&str> {
     let visible = value.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t'));
     std::str::from_utf8(value).ok().filter(|_| visible)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(lines: &[(&str, &str)]) -> Fields {
+        let (mut bytes, mut spans) = (b"first line".to_vec(), Vec::new());
+        for (name, value) in lines {
+            let at = bytes.len();
+            bytes.extend_from_slice(name.as_bytes());
+            bytes.extend_from_slice(value.as_bytes());
+            let middle = at + name.len();
+            spans.push((Span::new(at, middle), Span::new(middle, bytes.len())));
+        }
+        Fields::new(bytes, spans)
+    }
+
+    #[test]
+    fn names_are_found_whatever_their_case_and_lists_wherever_they_stand() {
+        let mut fields =
+            fields(&[("Connection", "a, ,Close\t,"), ("X-A", "One"), ("CONNECTION", "b"), ("x-a", "\u{e4}")]);
+        assert_eq!(fields.all("x-a").collect::<Vec<_>>(), [&b"One"[..], "\u{e4}".as_bytes()]);
+        assert_eq!((fields.get("x-a"), fields.get("x"), fields.has("connection")), (Some(&b"One"[..]), None, true));
+        assert_eq!(fields.members("connection").collect::<Vec<_>>(), [&b"a"[..], b"", b"Close", b"", b"b"]);
+        assert!(fields.lists("connection", "close") && fields.lists("connection", "B"));
+        assert!(!fields.lists("connection", "clos") && !fields.lists("x-b", ""));
+        assert_eq!(fields.text("x-a"), Some("One"));
+        fields.retain(|name, value| name != b"connection" && value != b"One");
+        assert_eq!(fields.iter().collect::<Vec<_>>(), [(&b"x-a"[..], "\u{e4}".as_bytes())]);
+        assert_eq!(fields.text("x-a"), None, "it is no text");
+        assert_eq!((text(b" ~\t"), text(b"\x7f"), text(b"")), (Some(" ~\t"), None, Some("")));
+    }
+}

@@ -134,3 +134,123 @@ impl Response {
         self.version >= Version::HTTP_11 && !two_ends && !self.fields.lists("connection", "close")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { bytes: 64 * 1024, fields: 3 };
+
+    fn parsed(head: &str) -> Result<Response, String> {
+        Response::parse(head.as_bytes().to_vec(), BOUNDS)
+    }
+
+    #[test]
+    fn whichever_way_a_head_is_cut_its_end_is_where_the_parser_sees_it() {
+        for head in [
+            "HTTP/1.1 200 OK\r\n\r\n",
+            "HTTP/1.1 200 OK\n\n",
+            "HTTP/1.1 200 OK\r\nA: b\r\nC:\r\n\r\n",
+            "HTTP/1.0 200\nA: b\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: b\r\n\n",
+        ] {
+            let bytes = [head.as_bytes(), b"\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"].concat();
+            for piece in [1, 2, 3, 4, 7, 1000] {
+                let (mut looked, mut end) = (0, None);
+                while end.is_none() {
+                    let to = (looked + piece).min(bytes.len());
+                    end = Response::end(&bytes[..to], looked);
+                    looked = to;
+                }
+                assert_eq!(end, Some(head.len()), "{piece}: {head:?}");
+            }
+            let response = Response::parse(bytes, BOUNDS).unwrap();
+            assert_eq!((response.size(), &response.behind()[..8]), (head.len(), &b"\r\n\r\nHTTP"[..]), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_has_its_status_its_reason_and_its_fields_or_is_refused() {
+        let response = parsed("HTTP/1.0 299 Quite  Fine \r\nX-A:\t b \r\nY:\r\n\r\nbehind").unwrap();
+        assert_eq!((response.status.as_u16(), response.version), (299, Version::HTTP_10));
+        assert!(response.reason().starts_with(b"Quite  Fine"));
+        let fields: Vec<_> = response.fields.iter().collect();
+        assert_eq!(fields, [(&b"x-a"[..], &b"b"[..]), (b"y", b"")]);
+        assert_eq!(response.behind(), b"behind");
+        assert_eq!(parsed("HTTP/1.1 404\r\n\r\n").unwrap().reason(), b"");
+        assert!(parsed("HTTP/1.1 200 OK\r\na: b\r\na: b\r\na: b\r\n\r\n").is_ok());
+        for refused in [
+            "HTTP/1.1 200 OK\r\na: b\r\na: b\r\na: b\r\na: b\r\n\r\n",
+            "HTTP/1.1 099 Low\r\n\r\n",
+            "HTTP/1.1 20 OK\r\n\r\n",
+            "HTTP/1.1 200 a\x01b\r\n\r\n",
+            "HTTP/1.2 200 OK\r\n\r\n",
+            "HTTP/1.1 200 OK\r\na : b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\na: b\r\n c\r\n\r\n",
+            "HTTP/1.1 200 OK\r\na: b\rc\r\n\r\n",
+            "HTTP/1.1 200 OK\r\na: b\r\n",
+        ] {
+            assert!(parsed(refused).is_err(), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_ends_where_its_framing_says_and_what_has_none_ends_with_its_head() {
+        let body = |status: u16, fields: &str, method: &Method| {
+            let head = format!("HTTP/1.1 {status} X\r\n{fields}\r\n");
+            parsed(&head).unwrap().body(method).map(|body| match body {
+                Body::Done => "none".to_owned(),
+                Body::Length(length) => length.to_string(),
+                Body::Chunked(_) => "chunked".into(),
+                Body::UntilClose => "close".into(),
+            })
+        };
+        for (fields, expected) in [
+            ("", "close"),
+            ("Content-Length: 0\r\n", "none"),
+            ("Content-Length: 007\r\n", "7"),
+            ("Content-Length: 5\r\nCONTENT-LENGTH: 5\r\n", "5"),
+            ("Content-Length: 9999999999999999999\r\n", "9999999999999999999"),
+            ("Transfer-Encoding: Chunked\r\n", "chunked"),
+            ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", "chunked"),
+        ] {
+            assert_eq!(body(200, fields, &Method::GET).as_deref(), Ok(expected), "{fields}");
+            assert_eq!(body(404, fields, &Method::POST).as_deref(), Ok(expected), "{fields}");
+            assert_eq!(body(200, fields, &Method::HEAD).as_deref(), Ok("none"), "{fields}");
+            for status in [101, 103, 204, 304] {
+                assert_eq!(body(status, fields, &Method::GET).as_deref(), Ok("none"), "{status} {fields}");
+            }
+        }
+        for fields in [
+            "Content-Length:\r\n",
+            "Content-Length: 5, 5\r\n",
+            "Content-Length: 5\r\nContent-Length: 05\r\n",
+            "Content-Length: 0x5\r\n",
+            "Content-Length: 10000000000000000000\r\n",
+            "Transfer-Encoding:\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        ] {
+            for method in [Method::GET, Method::HEAD] {
+                assert!(body(200, fields, &method).is_err(), "{fields}");
+            }
+        }
+        let old = parsed("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+        assert!(old.body(&Method::GET).is_err());
+    }
+
+    #[test]
+    fn a_connection_goes_on_where_both_ends_of_an_answer_are_one() {
+        for (head, keeps) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", true),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", true),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n", false),
+            ("HTTP/1.1 200 OK\r\nConnection: x, CLOSE\r\n\r\n", false),
+            ("HTTP/1.1 200 OK\r\nConnection: x\r\nConnection: close\r\n\r\n", false),
+            ("HTTP/1.1 200 OK\r\nConnection: closed\r\n\r\n", true),
+            ("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\n", false),
+        ] {
+            assert_eq!(parsed(head).unwrap().keeps_alive(), keeps, "{head:?}");
+        }
+    }
+}

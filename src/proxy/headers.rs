@@ -46,7 +46,8 @@ pub fn to_upstream(
             write_field(&mut out, name, value);
         }
     }
-    if request.body.length().is_none() {
+    // Not the body: of one that is sent again, nothing may be left to come.
+    if request.fields.has("transfer-encoding") {
         write_field(&mut out, b"transfer-encoding", b"chunked");
     }
     hops::mark(&mut out, request, route, peer);
@@ -119,12 +120,9 @@ pub fn drop_echoes(fields: &mut Fields, credential: Option<&Credential>, route: 
     let longest = words.and_then(|words| words.max_by_key(|word| word.len()));
     let Some(token) = longest.filter(|token| token.len() >= ECHO_MIN) else { return };
     // Most values are shorter than a token, and cost nothing.
-    let echoes = |name: &[u8], value: &[u8]| {
-        value.len() >= token.len()
-            && value.windows(token.len()).any(|part| part == token)
-            // Digits, and how the answer ends hangs on them.
-            && name != b"content-length"
-    };
+    let within = |value: &[u8]| value.len() >= token.len() && value.windows(token.len()).any(|part| part == token);
+    // A length is a number, and where the answer ends.
+    let echoes = |name: &[u8], value: &[u8]| within(value) && name != b"content-length";
     if !fields.iter().any(|(name, value)| echoes(name, value)) {
         return;
     }

@@ -90,3 +90,5 @@ mod unreachable;
 mod vendors;
 /// The vendors where somebody logs in: Comodo One, Covata, Netrex.
 mod vendors_users;
+/// The bytes of both connections: cut, dripped, pipelined, in one packet, sent again; and where each message ends.
+mod wire;

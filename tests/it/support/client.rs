@@ -115,6 +115,11 @@ impl Wire {
         }
     }
 
+    /// So many bytes.
+    pub fn exactly(&mut self, n: usize) -> Option<Vec<u8>> {
+        self.0.exactly(n)
+    }
+
     /// The next chunk of a body; empty at its end.
     pub fn chunk(&mut self) -> Option<Vec<u8>> {
         self.0.chunk()
