@@ -22,6 +22,16 @@ pub enum Stream {
     Tls(Box<TlsStream<Socket>>),
 }
 
+impl Socket {
+    /// Has the other end not reset it? Of one that it has, the addresses may be those of another connection by now.
+    pub fn is_connected(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().is_ok(),
+            Self::Unix(_) => true,
+        }
+    }
+}
+
 impl Stream {
     /// Why a write failed. A server that refuses the client certificate under TLS 1.3 sends an alert and closes; the alert is
     /// still to be read when the next write finds the connection closed.

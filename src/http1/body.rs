@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::chunks::Chunks;
 use super::connection::Connection;
+use super::out::Out;
 use crate::connect::Stream;
 
 /// What is read of a body at a time, in bytes.
@@ -103,81 +104,6 @@ impl Body {
     }
 }
 
-/// Bytes on their way out.
-#[derive(Debug, Default)]
-pub struct Out {
-    bytes: Vec<u8>,
-    /// Up to here they were written.
-    at: usize,
-    /// Is there something that was not flushed?
-    open: bool,
-}
-
-impl Out {
-    pub fn new(bytes: Vec<u8>) -> Self {
-        Self { open: !bytes.is_empty(), bytes, at: 0 }
-    }
-
-    /// To be written behind what is there.
-    pub fn bytes(&mut self) -> &mut Vec<u8> {
-        self.open = true;
-        &mut self.bytes
-    }
-
-    /// Writes all of it; `wrote` is told how much each time.
-    pub fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        to: &mut Stream,
-        mut wrote: impl FnMut(usize),
-    ) -> Poll<io::Result<()>> {
-        while self.at < self.bytes.len() {
-            match ready!(Pin::new(&mut *to).poll_write(cx, &self.bytes[self.at..]))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => {
-                    self.at += written;
-                    wrote(written);
-                }
-            }
-        }
-        self.bytes.clear();
-        self.at = 0;
-        if self.open {
-            ready!(Pin::new(to).poll_flush(cx))?;
-            self.open = false;
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// What is left of it if some of it was written.
-    pub fn rest(&self) -> &[u8] {
-        if self.at > 0 { &self.bytes[self.at..] } else { &[] }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    /// Appends a chunk, or the data as it is.
-    pub fn push(&mut self, data: &[u8], chunked: bool) {
-        self.open = true;
-        if chunked && !data.is_empty() {
-            let mut size = [0; 16];
-            self.bytes.extend_from_slice(hexadecimal(data.len(), &mut size));
-            self.bytes.extend_from_slice(b"\r\n");
-            self.bytes.extend_from_slice(data);
-            self.bytes.extend_from_slice(b"\r\n");
-        } else {
-            self.bytes.extend_from_slice(data);
-        }
-    }
-
-    /// Ends a chunked body.
-    pub fn end(&mut self) {
-        self.bytes().extend_from_slice(b"0\r\n\r\n");
-    }
-}
-
 impl Body {
     /// Reads its next piece into `out`, which has to be empty; as a chunk if it is passed on chunked. `tap` sees its data. What
     /// needs no change goes straight `to` where it is sent, and only what is not taken there into `out`.
@@ -241,18 +167,6 @@ fn poll_pass(
     Poll::Ready(Ok(data.len()))
 }
 
-fn hexadecimal(mut number: usize, digits: &mut [u8; 16]) -> &[u8] {
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b"0123456789abcdef"[number % 16];
-        number /= 16;
-        if number == 0 {
-            return &digits[at..];
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
@@ -262,6 +176,7 @@ mod tests {
 
     use super::*;
     use crate::connect::Socket;
+    use crate::http1::out::hexadecimal;
 
     /// What a body takes of these bytes, its data, and whether it is done.
     fn taken(mut body: Body, bytes: &[u8]) -> (Option<usize>, Vec<u8>, bool) {
@@ -273,7 +188,6 @@ mod tests {
     #[test]
     fn a_body_takes_what_is_its_own_and_leaves_the_rest() {
         assert_eq!(taken(Body::Done, b"GET"), (Some(0), vec![], true));
-        assert_eq!(taken(Body::UntilClose, b"all"), (Some(3), b"all".to_vec(), false));
         assert_eq!(taken(Body::Length(5), b"helloGET"), (Some(5), b"hello".to_vec(), true));
         assert_eq!(taken(Body::Length(u64::MAX), b"hello"), (Some(5), b"hello".to_vec(), false));
         let chunked = || Body::Chunked(Chunks::new());
@@ -292,30 +206,32 @@ mod tests {
         }
         out.end();
         assert!(taken(Body::Chunked(Chunks::new()), &out.bytes) == (Some(out.bytes.len()), all, true));
-        assert_eq!(hexadecimal(usize::MAX, &mut [0; 16]), format!("{:x}", usize::MAX).as_bytes());
+        assert_eq!(hexadecimal(usize::MAX, &mut [0; 16]), b"ffffffffffffffff");
     }
 
     /// What a body of these bytes, which come in pieces of that size before the connection ends, is passed on as.
     async fn passed(mut body: Body, bytes: &[u8], piece: usize, chunked: bool) -> Result<Vec<u8>, String> {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut from = Connection::new(Stream::Plain(Socket::Unix(ours)));
-        let bytes = bytes.to_vec();
-        tokio_util::task::TaskTracker::new().spawn(async move {
+        let sending = async move {
             for part in bytes.chunks(piece) {
-                let _ = theirs.write_all(part).await;
+                theirs.write_all(part).await.unwrap();
                 tokio::task::yield_now().await;
             }
-        });
+        };
         let (mut passed, mut tapped) = (Vec::new(), 0);
-        while !body.is_done() {
-            let mut out = Out::default();
-            let read =
-                poll_fn(|cx| body.poll_next(cx, &mut from, None, &mut out, chunked, |data| tapped += data.len()));
-            read.await.map_err(|cut| cut.to_string())?;
-            passed.append(&mut out.bytes);
-        }
-        assert!(chunked || tapped == passed.len());
-        Ok(passed)
+        let reading = async {
+            while !body.is_done() {
+                let mut out = Out::default();
+                let read =
+                    poll_fn(|cx| body.poll_next(cx, &mut from, None, &mut out, chunked, |data| tapped += data.len()));
+                read.await.map_err(|cut| cut.to_string())?;
+                passed.append(&mut out.bytes);
+            }
+            Ok(())
+        };
+        let read: Result<(), String> = tokio::join!(sending, reading).1;
+        read.map(|()| passed).inspect(|passed| assert!(chunked || tapped == passed.len()))
     }
 
     #[tokio::test]

@@ -16,9 +16,10 @@ use tokio::io::AsyncWrite;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::body::{Cut, Out};
+use super::body::Cut;
 use super::connection::{Connection, Timer};
 use super::head::Head;
+use super::out::Out;
 use super::request::Request;
 use super::response::Bounds;
 use super::write::write_own;

@@ -9,15 +9,17 @@ mod client;
 mod connection;
 mod fields;
 mod head;
+mod out;
 mod request;
 mod response;
 mod write;
 
-pub use body::{Body, Cut, Out};
+pub use body::{Body, Cut};
 pub use client::{After, Answers, Came, Client, Place};
 pub use connection::{Connection, Timer};
 pub use fields::Fields;
 pub use head::Head;
+pub use out::Out;
 pub use request::Request;
 pub use response::{Bounds, Response};
 pub use write::{date, write_connection, write_field, write_status};

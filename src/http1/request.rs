@@ -2,8 +2,9 @@
 
 use http::{Method, Uri, Version};
 
-use super::body::{Body, Out};
+use super::body::Body;
 use super::fields::{Fields, Span};
+use super::out::Out;
 
 /// Sent before a body that a client waits for leave to send.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";

@@ -137,6 +137,9 @@ impl<A: Answers> Serve<A> {
             // Security: while the client still holds its end. Over a Unix socket nobody reads a byte of one who is not let in;
             // over TCP he is told why.
             let user = peer.user();
+            if !socket.is_connected() {
+                return;
+            }
             if peer.address().is_none() && !routes.admit(&peer) {
                 return self.refused("user", &peer, &format!("no route here lists {user:?} in `clients.uids`"));
             }

@@ -823,3 +823,63 @@ fn an_answer_whose_length_has_the_digits_of_the_token_keeps_its_end() {
     let head = wire.head().unwrap();
     assert_eq!((head.header("x-a"), head.header("content-length")), (None, Some("10000000")));
 }
+
+#[test]
+fn a_client_that_reads_slowly_but_steadily_gets_all_of_it() {
+    const SIZE: usize = 12 << 20;
+    let upstream =
+        always([format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n").as_bytes(), &vec![b'x'; SIZE]].concat());
+    let broker = single(&upstream, "", "idle_timeout = \"1s\"");
+    let mut wire = Wire::open(broker.address("api"));
+    wire.send(GET);
+    assert_eq!(wire.head().unwrap().status, 200);
+    for _ in 0..SIZE >> 18 {
+        assert_eq!(wire.exactly(1 << 18).unwrap().len(), 1 << 18);
+        std::thread::sleep(Duration::from_millis(60));
+    }
+    wire.send(GET);
+    assert_eq!(wire.head().unwrap().status, 200);
+}
+
+#[test]
+fn through_two_brokers_every_framing_arrives_as_it_was_sent() {
+    let upstream = Upstream::start(|request| {
+        let body = String::from_utf8_lossy(&request.body);
+        match request.line().split(' ').nth(1).unwrap() {
+            "/chunked" => Action::Reply(
+                format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len())
+                    .into_bytes(),
+            ),
+            "/close" => Action::Last(format!("HTTP/1.1 200 OK\r\n\r\n{body}").into_bytes()),
+            "/cut" => Action::Last(
+                format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}", body.len()).into_bytes(),
+            ),
+            "/garbage" => Action::Last(b"garbage\r\n\r\n".to_vec()),
+            _ => Action::ok(&body),
+        }
+    });
+    let behind = single(&upstream, "", "");
+    let broker = Raw(behind.address("api")).broker("", "");
+    let body: String = (0..30_000).map(|n| format!("{n:x}\r\n")).collect();
+    let mut wire = Wire::open(broker.address("api"));
+    for framed in [
+        format!("Content-Length: {}\r\n\r\n{body}", body.len()),
+        format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len()),
+        format!("Expect: 100-continue\r\nContent-Length: {}\r\n\r\n{body}", body.len()),
+    ] {
+        for target in ["/", "/chunked", "/close", "/", "/garbage", "/chunked"] {
+            wire.send(format!("POST {target} HTTP/1.1\r\nHost: localhost\r\n{framed}"));
+            let reply = wire.reply("POST").unwrap();
+            if target == "/garbage" {
+                assert_eq!((reply.status, reply.code().as_str()), (502, "upstream_protocol"));
+            } else {
+                assert!(reply.status == 200 && reply.complete && reply.text() == body, "{target} {framed:.80}");
+            }
+        }
+        let mut wire = Wire::open(broker.address("api"));
+        wire.send(format!("POST /cut HTTP/1.1\r\nHost: localhost\r\n{framed}"));
+        let reply = wire.reply("POST").unwrap();
+        assert_eq!((reply.status, reply.complete), (200, false), "{framed:.80}");
+    }
+    assert!(upstream.requests().iter().all(|request| request.body == body.as_bytes()));
+}

@@ -1,0 +1,96 @@
+//! What is on its way out of a connection.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::AsyncWrite;
+
+use crate::connect::Stream;
+
+/// Bytes on their way out.
+#[derive(Debug, Default)]
+pub struct Out {
+    pub(super) bytes: Vec<u8>,
+    /// Up to here they were written.
+    at: usize,
+    /// Is there something that was not flushed?
+    open: bool,
+}
+
+impl Out {
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self { open: !bytes.is_empty(), bytes, at: 0 }
+    }
+
+    /// To be written behind what is there.
+    pub fn bytes(&mut self) -> &mut Vec<u8> {
+        self.open = true;
+        &mut self.bytes
+    }
+
+    /// Writes all of it; `wrote` is told how much each time.
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut Stream,
+        mut wrote: impl FnMut(usize),
+    ) -> Poll<io::Result<()>> {
+        while self.at < self.bytes.len() {
+            match ready!(Pin::new(&mut *to).poll_write(cx, &self.bytes[self.at..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => {
+                    self.at += written;
+                    wrote(written);
+                }
+            }
+        }
+        self.bytes.clear();
+        self.at = 0;
+        if self.open {
+            ready!(Pin::new(to).poll_flush(cx))?;
+            self.open = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// What is left of it if some of it was written.
+    pub fn rest(&self) -> &[u8] {
+        if self.at > 0 { &self.bytes[self.at..] } else { &[] }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Appends a chunk, or the data as it is.
+    pub fn push(&mut self, data: &[u8], chunked: bool) {
+        self.open = true;
+        if chunked && !data.is_empty() {
+            let mut size = [0; 16];
+            self.bytes.extend_from_slice(hexadecimal(data.len(), &mut size));
+            self.bytes.extend_from_slice(b"\r\n");
+            self.bytes.extend_from_slice(data);
+            self.bytes.extend_from_slice(b"\r\n");
+        } else {
+            self.bytes.extend_from_slice(data);
+        }
+    }
+
+    /// Ends a chunked body.
+    pub fn end(&mut self) {
+        self.bytes().extend_from_slice(b"0\r\n\r\n");
+    }
+}
+
+pub(super) fn hexadecimal(mut number: usize, digits: &mut [u8; 16]) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b"0123456789abcdef"[number % 16];
+        number /= 16;
+        if number == 0 {
+            return &digits[at..];
+        }
+    }
+}
