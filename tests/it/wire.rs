@@ -628,7 +628,7 @@ fn values_and_reason_phrases_pass_byte_for_byte_and_so_does_every_status_from_20
 }
 
 #[test]
-fn an_api_that_never_ends_the_head_of_its_answer_is_504_in_time() {
+fn an_api_that_never_ends_the_head_of_its_answer_is_given_up_in_time() {
     let api = Raw::start(|_, mut api| {
         let head = request(&mut api).unwrap();
         let (start, more, pause) = match head.split(' ').nth(1).unwrap() {
@@ -642,9 +642,14 @@ fn an_api_that_never_ends_the_head_of_its_answer_is_504_in_time() {
         }
     });
     let broker = api.broker("", "response_timeout = \"500ms\"");
-    for target in ["/lines", "/slow", "/hints"] {
+    // As many empty lines as a head may have bytes are too many.
+    for (target, said) in [
+        ("/lines", (502, "upstream_protocol")),
+        ("/slow", (504, "upstream_timeout")),
+        ("/hints", (504, "upstream_timeout")),
+    ] {
         let reply = broker.get("api", target);
-        assert_eq!((reply.status, reply.code().as_str()), (504, "upstream_timeout"), "{target}");
+        assert_eq!((reply.status, reply.code().as_str()), said, "{target}");
     }
 }
 
