@@ -1,6 +1,6 @@
 //! A chunked body (RFC 9112 §7.1), taken apart without keeping any of it. Extensions and trailers are read over. Pure.
 
-use super::head::{is_control, is_token};
+use super::syntax::{is_control, is_token};
 
 /// Extensions and trailers of one body, in bytes; nothing is done with them.
 const EXTRA_MAX: usize = 16 * 1024;

@@ -21,7 +21,7 @@ use super::connection::{Connection, Timer};
 use super::head::Head;
 use super::out::Out;
 use super::request::Request;
-use super::response::Bounds;
+use super::syntax::Bounds;
 use super::write::write_own;
 use crate::connect::Stream;
 use crate::peer::Peer;

@@ -12,7 +12,7 @@ use super::body::Body;
 use super::chunks::Chunks;
 use super::fields::{Fields, Span};
 use super::request::Request;
-use super::response::Bounds;
+use super::syntax::{Bounds, first_control, is_token, length};
 use crate::problem::{Problem, bad_request};
 
 /// The longest field line, and the longest target (RFC 9112 §3 recommends to take at least 8000 octets).
@@ -200,31 +200,6 @@ fn is_path(target: &[u8]) -> bool {
     plain && (target.is_ascii() || std::str::from_utf8(target).is_ok())
 }
 
-/// Digits alone (RFC 9110 §8.6), not more than can be counted.
-pub(super) fn length(value: &[u8]) -> Option<u64> {
-    if value.is_empty() || value.len() > 19 {
-        return None;
-    }
-    value.iter().try_fold(0, |sum: u64, byte| byte.is_ascii_digit().then(|| sum * 10 + u64::from(byte - b'0')))
-}
-
-/// A character of a name or method (RFC 9110 §5.6.2).
-pub fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-/// What may stand nowhere in a head but where a line ends.
-pub fn is_control(byte: u8) -> bool {
-    (byte < 0x20 && byte != b'\t') || byte == 0x7f
-}
-
-/// Sixteen bytes at a time, which compilers make a few instructions of.
-fn first_control(bytes: &[u8]) -> Option<usize> {
-    let clean = |block: &&[u8]| !block.iter().fold(false, |any, byte| any | is_control(*byte));
-    let skipped = bytes.chunks_exact(16).take_while(clean).count() * 16;
-    bytes[skipped..].iter().position(|byte| is_control(*byte)).map(|at| skipped + at)
-}
-
 fn head_too_large(detail: &str) -> Problem {
     Problem {
         proxy_status: "http_request_error",
@@ -241,6 +216,7 @@ fn target_too_long() -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http1::syntax::is_control;
 
     const BOUNDS: Bounds = Bounds { bytes: 64 * 1024, fields: 100 };
 
@@ -270,16 +246,6 @@ mod tests {
                     assert_eq!(is_path(&target), theirs, "{target:?}");
                 }
             }
-        }
-    }
-
-    #[test]
-    fn a_control_character_is_found_wherever_it_stands() {
-        for at in 0..70 {
-            let mut bytes = vec![b'x'; 70];
-            assert_eq!(first_control(&bytes), None);
-            bytes[at] = 0x1f;
-            assert_eq!(first_control(&bytes), Some(at));
         }
     }
 

@@ -12,6 +12,7 @@ mod head;
 mod out;
 mod request;
 mod response;
+mod syntax;
 mod write;
 
 pub use body::{Body, Cut};
@@ -21,5 +22,6 @@ pub use fields::Fields;
 pub use head::Head;
 pub use out::Out;
 pub use request::Request;
-pub use response::{Bounds, Response};
+pub use response::Response;
+pub use syntax::Bounds;
 pub use write::{date, write_connection, write_field, write_status};

@@ -7,14 +7,7 @@ use http::{Method, StatusCode, Version};
 use super::body::Body;
 use super::chunks::Chunks;
 use super::fields::{Fields, Span};
-use super::head::length;
-
-/// How large a head may be.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    pub bytes: usize,
-    pub fields: usize,
-}
+use super::syntax::{Bounds, length};
 
 /// As many as there may be where nothing is configured, and some.
 const FIELDS: usize = 128;
