@@ -101,6 +101,13 @@ where
             // A client that is gone already makes this fail; serving it finds out.
             let _ = stream.set_nodelay(true);
             let peer = Peer::tcp(theirs, stream.local_addr());
+            if self.routes.as_ref().is_some_and(|routes| routes.load().ask_for_users()) {
+                peer.user();
+                // Security: of a connection that the client has reset, the ends may be those of another one by now.
+                if stream.peer_addr().is_err() {
+                    return;
+                }
+            }
             self.take(stream, peer).await;
         };
         let mut pause = PAUSE.0;
