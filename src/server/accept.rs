@@ -101,14 +101,7 @@ where
             // A client that is gone already makes this fail; serving it finds out.
             let _ = stream.set_nodelay(true);
             let peer = Peer::tcp(theirs, stream.local_addr());
-            if self.routes.as_ref().is_some_and(|routes| routes.load().ask_for_users()) {
-                peer.user();
-                // Security: of a connection that the client has reset, the ends may be those of another one by now.
-                if stream.peer_addr().is_err() {
-                    return;
-                }
-            }
-            self.take(stream, peer).await;
+            self.take(stream, peer, |stream| stream.peer_addr().is_ok()).await;
         };
         let mut pause = PAUSE.0;
         while let Some(accepted) = self.drain.run_until_cancelled(listener.accept()).await {
@@ -132,7 +125,7 @@ where
         let listener = UnixListener::from_std(listener)?;
         let take = async |stream: UnixStream| {
             let peer = Peer::unix(stream.peer_cred().ok().map(|user| user.uid()));
-            self.take(stream, peer).await;
+            self.take(stream, peer, |_| true).await;
         };
         let mut pause = PAUSE.0;
         while let Some(accepted) = self.drain.run_until_cancelled(listener.accept()).await {
@@ -153,12 +146,20 @@ where
     }
 
     /// Waits for a place among the connections, then serves. During a drain there is no waiting.
-    async fn take(self: &Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer) {
+    /// `stands` tells whether the client has not reset the connection.
+    async fn take<T>(self: &Arc<Self>, stream: T, peer: Peer, stands: impl FnOnce(&T) -> bool)
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let routes = self.routes.as_ref().map(|routes| routes.load_full());
         if let Some(routes) = routes.as_ref().filter(|routes| routes.ask_for_users()) {
             // Security: while the client still holds its end. Over a Unix socket nobody reads a byte of one who is not let in;
             // over TCP he is told why.
             let user = peer.user();
+            // Security: of a connection that was reset, the ends may be those of another one by now.
+            if !stands(&stream) {
+                return;
+            }
             if peer.address().is_none() && !routes.admit(&peer) {
                 return self.refused("user", &peer, &format!("no route here lists {user:?} in `clients.uids`"));
             }
