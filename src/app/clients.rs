@@ -46,8 +46,8 @@ pub fn rotates(config: &config::Token) -> bool {
 pub(super) fn elect(tokens: &BTreeMap<String, Arc<TokenPart>>) {
     let mut all: Vec<_> = tokens.values().filter(|part| rotates(&part.config)).collect();
     all.sort_by_cached_key(|part| {
-        let (told, name) = rank(&part.config);
-        (record(&part.config), told, name.to_owned())
+        let (untold, name) = rank(&part.config);
+        (record(&part.config), untold, name.to_owned())
     });
     all.dedup_by_key(|part| record(&part.config));
     for part in all {
