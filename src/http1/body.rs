@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 
 use super::chunks::Chunks;
 use super::connection::Connection;
@@ -13,7 +13,7 @@ use super::out::Out;
 use crate::connect::Stream;
 
 /// What is read of a body at a time, in bytes.
-const PIECE: usize = 64 * 1024;
+const PIECE: usize = 256 * 1024;
 
 /// What is still to come of a body.
 #[derive(Clone, Debug)]
@@ -105,8 +105,8 @@ impl Body {
 }
 
 impl Body {
-    /// Reads its next piece into `out`, which has to be empty; as a chunk if it is passed on chunked. `tap` sees its data. What
-    /// needs no change goes straight `to` where it is sent, and only what is not taken there into `out`.
+    /// Reads its next piece into `out` once that is empty; as a chunk if it is passed on chunked. `tap` sees its data. What needs
+    /// no change goes straight `to` where it is sent, behind what is in `out`, and only what is not taken there into `out`.
     pub fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
@@ -117,7 +117,8 @@ impl Body {
         mut tap: impl FnMut(&[u8]),
     ) -> Poll<Result<(), Cut>> {
         if let (Self::Length(left), false, Some(to), []) = (&*self, chunked, to, from.received()) {
-            let read = ready!(poll_pass(cx, &mut from.stream, *left, to, out, tap))?;
+            let most = PIECE.min(usize::try_from(*left).unwrap_or(PIECE));
+            let read = ready!(poll_pass(cx, &mut from.stream, most, to, out, tap))?;
             self.shrink(read);
             return Poll::Ready(Ok(()));
         }
@@ -139,32 +140,41 @@ impl Body {
     }
 }
 
-/// Reads up to `most` bytes and writes them; what is not taken goes into `out`. Not part of others: its frame is large.
+/// Reads up to `most` bytes, a piece at most, and writes them; what is not taken goes into `out`. Not part of others: its frame
+/// is large.
 #[inline(never)]
 fn poll_pass(
     cx: &mut Context<'_>,
     from: &mut Stream,
-    most: u64,
+    most: usize,
     to: &mut Stream,
     out: &mut Out,
     mut tap: impl FnMut(&[u8]),
 ) -> Poll<Result<usize, Cut>> {
-    // Always the same memory, as long as this thread passes bodies on: it stays in the cache. No more than a piece.
+    // Always the same memory, as long as this thread passes bodies on: it stays in the cache.
     let mut scratch = [MaybeUninit::uninit(); PIECE];
-    let mut buf = ReadBuf::uninit(&mut scratch[..most.min(PIECE as u64) as usize]);
-    ready!(Pin::new(from).poll_read(cx, &mut buf)).map_err(Cut::Io)?;
-    let data = buf.filled();
-    if data.is_empty() {
-        return Poll::Ready(Err(Cut::Early));
-    }
-    tap(data);
-    // What goes wrong shows again with the next write.
-    let written = match Pin::new(to).poll_write(cx, data) {
-        Poll::Ready(Ok(written)) => written,
-        Poll::Ready(Err(_)) | Poll::Pending => 0,
+    let mut buf = ReadBuf::uninit(&mut scratch[..most]);
+    // TLS gives a record at a time.
+    let ended = loop {
+        let before = buf.filled().len();
+        match Pin::new(&mut *from).poll_read(cx, &mut buf) {
+            Poll::Ready(Ok(())) if buf.remaining() == 0 => break None,
+            Poll::Ready(Ok(())) if buf.filled().len() == before => break Some(Cut::Early),
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => break Some(Cut::Io(error)),
+            Poll::Pending => break None,
+        }
     };
-    out.push(&data[written..], false);
-    Poll::Ready(Ok(data.len()))
+    match ended {
+        None if buf.filled().is_empty() => Poll::Pending,
+        // With something read, it shows again with the next read.
+        Some(cut) if buf.filled().is_empty() => Poll::Ready(Err(cut)),
+        _ => {
+            tap(buf.filled());
+            out.pass(cx, to, buf.filled());
+            Poll::Ready(Ok(buf.filled().len()))
+        }
+    }
 }
 
 #[cfg(test)]

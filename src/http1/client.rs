@@ -110,6 +110,8 @@ pub struct Client {
     pub answering: bool,
     /// Did it say that it sends nothing more?
     parting: bool,
+    /// Has it ended?
+    ended: bool,
 }
 
 /// What a client's connection brought.
@@ -123,7 +125,7 @@ pub enum Came {
 impl Client {
     pub fn new(stream: Stream, place: Arc<Place>, stall: Duration) -> Self {
         let timer = Timer::new(Instant::now() + stall);
-        Self { connection: Connection::new(stream), place, timer, stall, answering: false, parting: false }
+        Self { connection: Connection::new(stream), place, timer, stall, answering: false, parting: false, ended: false }
     }
 
     /// Waits for the next request, as long as a head may take.
@@ -153,7 +155,10 @@ impl Client {
                 }
                 fresh = match self.connection.poll_fill(cx) {
                     Poll::Ready(Ok(1..)) => true,
-                    Poll::Ready(_) => return Poll::Ready(Came::End),
+                    Poll::Ready(_) => {
+                        self.ended = true;
+                        return Poll::Ready(Came::End);
+                    }
                     Poll::Pending => break,
                 };
             }
@@ -192,7 +197,7 @@ impl Client {
 
     /// Writes what is in `out`; fails if the client does not take it in time.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, out: &mut Out) -> Poll<io::Result<()>> {
-        out.poll(cx, &mut self.connection.stream, |_| {})
+        out.poll(cx, &mut self.connection.stream)
     }
 
     /// Answers with something of our own.
@@ -226,9 +231,9 @@ impl Client {
         self.answering = true;
         self.timer.set(Instant::now() + self.stall);
         poll_fn(|cx| {
-            let mut moved = false;
-            let polled = out.poll(cx, &mut self.connection.stream, |_| moved = true);
-            if polled.is_pending() && moved {
+            let before = out.written;
+            let polled = out.poll(cx, &mut self.connection.stream);
+            if polled.is_pending() && out.written > before {
                 self.timer.set(Instant::now() + self.stall);
             }
             match polled {
@@ -277,11 +282,12 @@ impl Client {
         .await
     }
 
-    /// Has it sent nothing that was not read? TLS has an end of its own to send.
+    /// Has it sent nothing that was not read, and will it not? TLS has an end of its own to send.
     fn is_silent(&mut self, cx: &mut Context<'_>) -> bool {
         matches!(self.connection.stream, Stream::Plain(_))
             && self.connection.received().is_empty()
-            && matches!(self.connection.poll_fill(cx), Poll::Pending | Poll::Ready(Ok(0)))
+            && (self.ended
+                || self.parting && matches!(self.connection.poll_fill(cx), Poll::Pending | Poll::Ready(Ok(0))))
     }
 
     /// Ends the connection so that the client gets all that was sent: one that is closed while the client still sends would be
@@ -291,7 +297,7 @@ impl Client {
         self.timer = Timer::new(until.min(Instant::now() + self.stall));
         let mut shut = false;
         poll_fn(|cx| {
-            if self.parting && self.is_silent(cx) {
+            if self.is_silent(cx) {
                 return Poll::Ready(());
             }
             loop {

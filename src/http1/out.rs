@@ -1,6 +1,6 @@
 //! What is on its way out of a connection.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -14,13 +14,15 @@ pub struct Out {
     pub(super) bytes: Vec<u8>,
     /// Up to here they were written.
     at: usize,
+    /// How many were written in all.
+    pub written: u64,
     /// Is there something that was not flushed?
     open: bool,
 }
 
 impl Out {
     pub fn new(bytes: Vec<u8>) -> Self {
-        Self { open: !bytes.is_empty(), bytes, at: 0 }
+        Self { open: !bytes.is_empty(), bytes, at: 0, written: 0 }
     }
 
     /// To be written behind what is there.
@@ -29,19 +31,14 @@ impl Out {
         &mut self.bytes
     }
 
-    /// Writes all of it; `wrote` is told how much each time.
-    pub fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        to: &mut Stream,
-        mut wrote: impl FnMut(usize),
-    ) -> Poll<io::Result<()>> {
+    /// Writes all of it.
+    pub fn poll(&mut self, cx: &mut Context<'_>, to: &mut Stream) -> Poll<io::Result<()>> {
         while self.at < self.bytes.len() {
             match ready!(Pin::new(&mut *to).poll_write(cx, &self.bytes[self.at..]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 written => {
                     self.at += written;
-                    wrote(written);
+                    self.written += written as u64;
                 }
             }
         }
@@ -52,6 +49,27 @@ impl Out {
             self.open = false;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Writes what can be written of it and of the data behind it, at once; keeps what is left.
+    pub fn pass(&mut self, cx: &mut Context<'_>, to: &mut Stream, data: &[u8]) {
+        let before = &self.bytes[self.at..];
+        let (length, to) = (before.len(), Pin::new(to));
+        let polled = match length {
+            0 => to.poll_write(cx, data),
+            _ => to.poll_write_vectored(cx, &[IoSlice::new(before), IoSlice::new(data)]),
+        };
+        // What goes wrong shows again with the next write.
+        let written = if let Poll::Ready(Ok(written)) = polled { written } else { 0 };
+        self.written += written as u64;
+        if written < length {
+            self.at += written;
+            self.push(data, false);
+        } else {
+            self.bytes.clear();
+            self.at = 0;
+            self.push(&data[written - length..], false);
+        }
     }
 
     /// What is left of it if some of it was written.

@@ -130,7 +130,7 @@ impl Exchange {
                 let error = sending.broken.take().filter(|_| waiting.is_quiet()).unwrap_or(error);
                 let error = ProxyError::of_exchange(&error, self.route.upstream.endpoint(), reused);
                 let stale = matches!(error, ProxyError::Stale(_));
-                return Err(Failed { error, again: stale && (sending.written == 0 || safe) });
+                return Err(Failed { error, again: stale && (sending.written() == 0 || safe) });
             }
         };
         let body = response.body(&request.method).map_err(ProxyError::Protocol)?;
@@ -161,7 +161,7 @@ impl Exchange {
         }
         let config = &self.route.config;
         let limit = if self.upload.waiting { config.idle_timeout } else { config.response_timeout };
-        client.timer.set(waiting.pace.since(sending.moved) + limit);
+        client.timer.set(waiting.pace.since(sending.moved()) + limit);
         ready!(client.timer.poll(cx));
         Poll::Ready(Err(if self.upload.waiting {
             ProxyError::Client(format!("nothing moved for {} s", limit.as_secs_f32())).into()
@@ -197,7 +197,7 @@ impl Exchange {
         // Security: what nobody asked for is nobody's answer.
         let reusable = taken == behind.len() && !matches!(body, Body::UntilClose);
         let idle = if reusable { idle } else { Duration::ZERO };
-        let mut download = Download { out, body, chunked, lease, moved: 0 };
+        let mut download = Download { out, body, chunked, lease, pieces: 0 };
         if tunnel {
             download.lease.connection.put_back(response.behind());
         }
@@ -250,7 +250,7 @@ impl Exchange {
             return Poll::Ready(Err("the client is gone".into()));
         }
         let limit = if download.out.is_empty() { self.route.config.idle_timeout } else { client.stall() };
-        client.timer.set(pace.since(sending.moved + download.moved) + limit);
+        client.timer.set(pace.since(sending.moved() + download.moved()) + limit);
         ready!(client.timer.poll(cx));
         Poll::Ready(Err(format!("nothing moved for {} s", limit.as_secs_f32())))
     }

@@ -25,13 +25,23 @@ pub struct Upload {
 pub struct Sending {
     out: Out,
     chunked: bool,
-    /// Bytes that went out.
-    pub written: u64,
-    /// Grows with each byte that moves: a stalled upload shows.
-    pub moved: u64,
+    /// Bytes that came.
+    came: u64,
     pub done: bool,
     /// The upstream takes no more; it may have said why.
     pub broken: Option<io::Error>,
+}
+
+impl Sending {
+    /// Bytes that went out.
+    pub fn written(&self) -> u64 {
+        self.out.written
+    }
+
+    /// Grows with each byte that moves: a stalled upload shows.
+    pub fn moved(&self) -> u64 {
+        self.out.written + self.came
+    }
 }
 
 impl Upload {
@@ -73,7 +83,7 @@ impl Upload {
                 }
             }
         }
-        Some(Sending { out, chunked, written: 0, moved: 0, done: false, broken: None })
+        Some(Sending { out, chunked, came: 0, done: false, broken: None })
     }
 
     /// Takes back the leave to send the body, for an answer has come: what is left of it if the client has a part.
@@ -106,12 +116,7 @@ impl Upload {
     ) -> Poll<Result<(), Cut>> {
         self.waiting = false;
         while !sending.done && sending.broken.is_none() {
-            let Sending { out, written, moved, .. } = &mut *sending;
-            let wrote = |bytes| {
-                *written += bytes as u64;
-                *moved += bytes as u64;
-            };
-            if let Err(error) = ready!(out.poll(cx, &mut upstream.stream, wrote)) {
+            if let Err(error) = ready!(sending.out.poll(cx, &mut upstream.stream)) {
                 sending.broken = Some(error);
                 break;
             }
@@ -130,7 +135,7 @@ impl Upload {
                 held += data.len();
                 self.hold(data);
             });
-            sending.moved += held as u64;
+            sending.came += held as u64;
             ready!(polled)?;
             self.waiting = false;
         }

@@ -83,21 +83,22 @@ impl<A: Answers> Serve<A> {
     async fn accept_tcp(self: &Arc<Self>, listener: std::net::TcpListener) -> io::Result<()> {
         let listener = TcpListener::from_std(listener)?;
         let take = async |stream: TcpStream, theirs: SocketAddr| {
-            // A client that is gone already makes this fail; serving it finds out.
-            let _ = stream.set_nodelay(true);
             let peer = Peer::tcp(theirs, stream.local_addr());
             self.take(Socket::Tcp(stream), peer).await;
         };
         let mut pause = PAUSE.0;
-        while let Some(accepted) = self.drain.run_until_cancelled(listener.accept()).await {
-            match accepted {
-                Ok((stream, theirs)) => {
-                    pause = PAUSE.0;
-                    take(stream, theirs).await;
+        let accepting = async {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, theirs)) => {
+                        pause = PAUSE.0;
+                        take(stream, theirs).await;
+                    }
+                    Err(error) => wait(&error, &mut pause).await,
                 }
-                Err(error) => wait(&error, &mut pause).await,
             }
-        }
+        };
+        let _: Option<()> = self.drain.run_until_cancelled(accepting).await;
         let listener = listener.into_std()?;
         while let Ok((stream, theirs)) = listener.accept() {
             stream.set_nonblocking(true)?;
@@ -113,15 +114,18 @@ impl<A: Answers> Serve<A> {
             self.take(Socket::Unix(stream), peer).await;
         };
         let mut pause = PAUSE.0;
-        while let Some(accepted) = self.drain.run_until_cancelled(listener.accept()).await {
-            match accepted {
-                Ok((stream, _)) => {
-                    pause = PAUSE.0;
-                    take(stream).await;
+        let accepting = async {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => {
+                        pause = PAUSE.0;
+                        take(stream).await;
+                    }
+                    Err(error) => wait(&error, &mut pause).await,
                 }
-                Err(error) => wait(&error, &mut pause).await,
             }
-        }
+        };
+        let _: Option<()> = self.drain.run_until_cancelled(accepting).await;
         let listener = listener.into_std()?;
         while let Ok((stream, _)) = listener.accept() {
             stream.set_nonblocking(true)?;

@@ -51,6 +51,8 @@ pub fn bind(listen: &Listen, others: bool) -> io::Result<Bound> {
             let listener = TcpListener::bind(address)?;
             rustix::net::listen(&listener, BACKLOG)?;
             listener.set_nonblocking(true)?;
+            // What is accepted has it too (tcp(7)).
+            rustix::net::sockopt::set_tcp_nodelay(&listener, true)?;
             let address = listener.local_addr()?;
             Ok(Bound { listen: Listen::Tcp(address), socket: Listening::Tcp(listener) })
         }
