@@ -125,7 +125,15 @@ pub enum Came {
 impl Client {
     pub fn new(stream: Stream, place: Arc<Place>, stall: Duration) -> Self {
         let timer = Timer::new(Instant::now() + stall);
-        Self { connection: Connection::new(stream), place, timer, stall, answering: false, parting: false, ended: false }
+        Self {
+            connection: Connection::new(stream),
+            place,
+            timer,
+            stall,
+            answering: false,
+            parting: false,
+            ended: false,
+        }
     }
 
     /// Waits for the next request, as long as a head may take.

@@ -17,8 +17,18 @@ pub fn length(value: &[u8]) -> Option<u64> {
 
 /// A character of a name or method (RFC 9110 §5.6.2).
 pub fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    TOKEN[byte as usize]
 }
+
+const TOKEN: [bool; 256] = {
+    let (mut table, mut byte) = ([false; 256], 0);
+    while byte < 256 {
+        let known = matches!(byte as u8, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~');
+        table[byte] = known || (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    table
+};
 
 /// What may stand nowhere in a head but where a line ends.
 pub fn is_control(byte: u8) -> bool {
@@ -35,6 +45,14 @@ pub fn first_control(bytes: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_characters_of_a_token_are_those_of_its_rfc() {
+        let marks = b"!#$%&'*+-.^_`|~";
+        for byte in 0..=255_u8 {
+            assert_eq!(is_token(byte), byte.is_ascii_alphanumeric() || marks.contains(&byte), "{byte}");
+        }
+    }
 
     #[test]
     fn a_control_character_is_found_wherever_it_stands() {

@@ -82,8 +82,10 @@ impl<A: Answers> Serve<A> {
 
     async fn accept_tcp(self: &Arc<Self>, listener: std::net::TcpListener) -> io::Result<()> {
         let listener = TcpListener::from_std(listener)?;
+        // Of a listener on all addresses, each connection has its own.
+        let ours = listener.local_addr().ok().filter(|ours| !ours.ip().is_unspecified());
         let take = async |stream: TcpStream, theirs: SocketAddr| {
-            let peer = Peer::tcp(theirs, stream.local_addr());
+            let peer = Peer::tcp(theirs, ours.map_or_else(|| stream.local_addr(), Ok));
             self.take(Socket::Tcp(stream), peer).await;
         };
         let mut pause = PAUSE.0;
