@@ -33,6 +33,11 @@ impl Socket {
 }
 
 impl Stream {
+    /// The socket, where the bytes are as they are in it.
+    pub fn tcp(&self) -> Option<&TcpStream> {
+        if let Self::Plain(Socket::Tcp(stream)) = self { Some(stream) } else { None }
+    }
+
     /// Why a write failed. A server that refuses the client certificate under TLS 1.3 sends an alert and closes; the alert is
     /// still to be read when the next write finds the connection closed.
     fn why(&mut self, cx: &mut Context<'_>, error: io::Error) -> io::Error {

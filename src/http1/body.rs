@@ -12,8 +12,14 @@ use super::connection::Connection;
 use super::out::Out;
 use crate::connect::Stream;
 
-/// What is read of a body at a time, in bytes.
+/// What is read at a time of a body that is passed on as it is, in bytes.
 const PIECE: usize = 256 * 1024;
+
+/// What is worth a pipe, in bytes.
+const PIPED: u64 = 32 * 1024;
+
+/// What is read at a time of a body whose framing changes, in bytes.
+const FRAMED: usize = 64 * 1024;
 
 /// What is still to come of a body.
 #[derive(Clone, Debug)]
@@ -106,7 +112,8 @@ impl Body {
 
 impl Body {
     /// Reads its next piece into `out` once that is empty; as a chunk if it is passed on chunked. `tap` sees its data. What needs
-    /// no change goes straight `to` where it is sent, behind what is in `out`, and only what is not taken there into `out`.
+    /// no change goes straight `to` where it is sent, behind what is in `out`, and only what is not taken there into `out`; what
+    /// nobody has to see, within the kernel if it can.
     pub fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
@@ -114,22 +121,34 @@ impl Body {
         to: Option<&mut Stream>,
         out: &mut Out,
         chunked: bool,
-        mut tap: impl FnMut(&[u8]),
+        mut tap: Option<impl FnMut(&[u8])>,
     ) -> Poll<Result<(), Cut>> {
+        if out.is_closed() {
+            return Poll::Ready(Ok(()));
+        }
         if let (Self::Length(left), false, Some(to), []) = (&*self, chunked, to, from.received()) {
             let most = PIECE.min(usize::try_from(*left).unwrap_or(PIECE));
-            let read = ready!(poll_pass(cx, &mut from.stream, most, to, out, tap))?;
+            let piped = (*left >= PIPED && tap.is_none()).then(|| out.pipe(cx, &from.stream, to, most));
+            let read = match piped.flatten() {
+                Some(piped) => match ready!(piped).map_err(Cut::Io)? {
+                    0 => return Poll::Ready(Err(Cut::Early)),
+                    read => read,
+                },
+                None => ready!(poll_pass(cx, &mut from.stream, most, to, out, tap))?,
+            };
             self.shrink(read);
             return Poll::Ready(Ok(()));
         }
-        while out.bytes.is_empty() && !self.is_done() {
+        while out.is_empty() && !self.is_done() {
             if !from.received().is_empty() {
                 let taken = self.take(from.received(), |data| {
-                    tap(data);
+                    if let Some(tap) = &mut tap {
+                        tap(data);
+                    }
                     out.push(data, chunked);
                 });
                 from.used(taken?);
-            } else if ready!(from.poll_more(cx, PIECE)).map_err(Cut::Io)? == 0 && !self.ends_here() {
+            } else if ready!(from.poll_more(cx, FRAMED)).map_err(Cut::Io)? == 0 && !self.ends_here() {
                 return Poll::Ready(Err(Cut::Early));
             }
             if self.is_done() && chunked {
@@ -149,7 +168,7 @@ fn poll_pass(
     most: usize,
     to: &mut Stream,
     out: &mut Out,
-    mut tap: impl FnMut(&[u8]),
+    tap: Option<impl FnMut(&[u8])>,
 ) -> Poll<Result<usize, Cut>> {
     // Always the same memory, as long as this thread passes bodies on: it stays in the cache.
     let mut scratch = [MaybeUninit::uninit(); PIECE];
@@ -170,7 +189,9 @@ fn poll_pass(
         // With something read, it shows again with the next read.
         Some(cut) if buf.filled().is_empty() => Poll::Ready(Err(cut)),
         _ => {
-            tap(buf.filled());
+            if let Some(mut tap) = tap {
+                tap(buf.filled());
+            }
             out.pass(cx, to, buf.filled());
             Poll::Ready(Ok(buf.filled().len()))
         }
@@ -181,8 +202,8 @@ fn poll_pass(
 mod tests {
     use std::future::poll_fn;
 
-    use tokio::io::AsyncWriteExt;
-    use tokio::net::UnixStream;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpStream, UnixStream};
 
     use super::*;
     use crate::connect::Socket;
@@ -233,8 +254,8 @@ mod tests {
         let reading = async {
             while !body.is_done() {
                 let mut out = Out::default();
-                let read =
-                    poll_fn(|cx| body.poll_next(cx, &mut from, None, &mut out, chunked, |data| tapped += data.len()));
+                let mut tap = |data: &[u8]| tapped += data.len();
+                let read = poll_fn(|cx| body.poll_next(cx, &mut from, None, &mut out, chunked, Some(&mut tap)));
                 read.await.map_err(|cut| cut.to_string())?;
                 passed.append(&mut out.bytes);
             }
@@ -260,6 +281,71 @@ mod tests {
             assert_eq!(taken(Body::Chunked(Chunks::new()), &again).1, b"hello", "{piece}");
         }
         assert_eq!(passed(Body::UntilClose, b"", 1, true).await, Ok(b"0\r\n\r\n".to_vec()));
+    }
+
+    /// Two ends of a TCP connection.
+    async fn tcp() -> (TcpStream, TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (ours, theirs) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (ours.unwrap(), theirs.unwrap().0)
+    }
+
+    /// What arrives of a body of that length, passed on between TCP sockets behind a head, when so many bytes are sent; and what
+    /// is left over.
+    async fn piped(length: usize, sent: usize, tap: bool) -> (Result<Vec<u8>, String>, Vec<u8>, usize) {
+        let ((mut theirs, ours), (to, mut reader)) = (tcp().await, tcp().await);
+        let bytes: Vec<u8> = (0..sent).map(|at| (at % 251) as u8).collect();
+        let sending = async move {
+            theirs.write_all(&bytes).await.unwrap();
+        };
+        let mut tapped = 0;
+        let passing = async {
+            let mut from = Connection::new(Stream::Plain(Socket::Tcp(ours)));
+            let (mut to, mut out) = (Stream::Plain(Socket::Tcp(to)), Out::new(b"head".to_vec()));
+            let mut body = Body::Length(length as u64);
+            let passed = poll_fn(|cx| {
+                loop {
+                    let seen = tap.then_some(|data: &[u8]| tapped += data.len());
+                    ready!(body.poll_next(cx, &mut from, Some(&mut to), &mut out, false, seen))
+                        .map_err(|cut| cut.to_string())?;
+                    ready!(out.poll(cx, &mut to)).map_err(|error| error.to_string())?;
+                    if body.is_done() {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+            });
+            let passed: Result<(), String> = passed.await;
+            while poll_fn(|cx| from.poll_fill(cx)).await.is_ok_and(|read| read > 0) {}
+            (passed, from.take())
+        };
+        let reading = async move {
+            let mut all = Vec::new();
+            let mut piece = vec![0; 30_000];
+            while let Ok(read @ 1..) = reader.read(&mut piece).await {
+                all.extend_from_slice(&piece[..read]);
+                // Slower than what is sent: the pipe is not always taken whole.
+                tokio::time::sleep(std::time::Duration::from_micros(50)).await;
+            }
+            all
+        };
+        let ((), (passed, left), all) = tokio::join!(sending, passing, reading);
+        (passed.map(|()| all), left, tapped)
+    }
+
+    #[tokio::test]
+    async fn a_long_body_goes_through_the_kernel_whole_behind_its_head_and_takes_nothing_of_what_follows() {
+        for (length, sent) in [(40_000, 40_000), (3_000_000, 3_000_000), (3_000_000, 3_001_000), (40_000, 90_000)] {
+            for tap in [false, true] {
+                let (passed, left, tapped) = piped(length, sent, tap).await;
+                let passed = passed.unwrap();
+                assert_eq!((&passed[..4], passed.len()), (&b"head"[..], length + 4), "{length} of {sent}");
+                let expected = |at: usize| (at % 251) as u8;
+                assert!((4..passed.len()).all(|at| passed[at] == expected(at - 4)), "{length} of {sent}");
+                assert!(left.len() == sent - length && (0..left.len()).all(|at| left[at] == expected(length + at)));
+                assert_eq!(tapped, if tap { length } else { 0 });
+            }
+        }
+        assert_eq!(piped(3_000_000, 2_999_999, false).await.0, Err(Cut::Early.to_string()));
     }
 
     #[tokio::test]

@@ -271,9 +271,8 @@ impl Client {
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(Cut::Io(error))),
                     Poll::Pending => Poll::Pending,
                     Poll::Ready(Ok(())) => {
-                        request.body.poll_next(cx, &mut self.connection, None, &mut piece, false, |data| {
-                            whole.extend_from_slice(data);
-                        })
+                        let tap = |data: &[u8]| whole.extend_from_slice(data);
+                        request.body.poll_next(cx, &mut self.connection, None, &mut piece, false, Some(tap))
                     }
                 };
                 if polled.is_pending() && self.timer.poll(cx).is_ready() {

@@ -10,6 +10,7 @@ mod connection;
 mod fields;
 mod head;
 mod out;
+mod pipe;
 mod request;
 mod response;
 mod syntax;

@@ -6,12 +6,15 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
 
+use super::pipe::Pipe;
 use crate::connect::Stream;
 
 /// Bytes on their way out.
 #[derive(Debug, Default)]
 pub struct Out {
     pub(super) bytes: Vec<u8>,
+    /// What is behind them.
+    pipe: Option<Pipe>,
     /// Up to here they were written.
     at: usize,
     /// How many were written in all.
@@ -22,7 +25,7 @@ pub struct Out {
 
 impl Out {
     pub fn new(bytes: Vec<u8>) -> Self {
-        Self { open: !bytes.is_empty(), bytes, at: 0, written: 0 }
+        Self { open: !bytes.is_empty(), bytes, ..Self::default() }
     }
 
     /// To be written behind what is there.
@@ -44,11 +47,45 @@ impl Out {
         }
         self.bytes.clear();
         self.at = 0;
+        while let (Some(pipe), Some(to)) = (self.pipe.as_mut().filter(|pipe| !pipe.is_empty()), to.tcp()) {
+            match ready!(pipe.poll_drain(cx, to))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.written += written as u64,
+            }
+        }
+        if let Some(pipe) = self.pipe.take() {
+            pipe.give_back();
+        }
         if self.open {
             ready!(Pin::new(to).poll_flush(cx))?;
             self.open = false;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Is there something behind its bytes, where nothing can be put any more?
+    pub fn is_closed(&self) -> bool {
+        self.pipe.is_some()
+    }
+
+    /// Takes up to so many bytes behind what is there, from one TCP socket on their way to another: how many. `None`: they have
+    /// to be read.
+    pub fn pipe(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &Stream,
+        to: &Stream,
+        most: usize,
+    ) -> Option<Poll<io::Result<usize>>> {
+        let (from, _) = from.tcp().zip(to.tcp())?;
+        let mut pipe = Pipe::empty()?;
+        let filled = pipe.poll_fill(cx, from, most);
+        if pipe.is_empty() {
+            pipe.give_back();
+        } else {
+            self.pipe = Some(pipe);
+        }
+        Some(filled)
     }
 
     /// Writes what can be written of it and of the data behind it, at once; keeps what is left.
@@ -78,7 +115,7 @@ impl Out {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.bytes.is_empty() && self.pipe.is_none()
     }
 
     /// Appends a chunk, or the data as it is.

@@ -39,7 +39,7 @@ impl Download {
 
     fn poll_read(&mut self, cx: &mut Context<'_>, client: &mut Client) -> Poll<Result<(), Cut>> {
         let (upstream, to) = (&mut self.lease.connection, Some(&mut client.connection.stream));
-        let read = ready!(self.body.poll_next(cx, upstream, to, &mut self.out, self.chunked, |_| {}));
+        let read = ready!(self.body.poll_next(cx, upstream, to, &mut self.out, self.chunked, None::<fn(&[u8])>));
         self.pieces += 1;
         Poll::Ready(read)
     }

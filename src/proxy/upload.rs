@@ -25,8 +25,8 @@ pub struct Upload {
 pub struct Sending {
     out: Out,
     chunked: bool,
-    /// Bytes that came.
-    came: u64,
+    /// Pieces of the body that came.
+    pieces: u64,
     pub done: bool,
     /// The upstream takes no more; it may have said why.
     pub broken: Option<io::Error>,
@@ -38,9 +38,9 @@ impl Sending {
         self.out.written
     }
 
-    /// Grows with each byte that moves: a stalled upload shows.
+    /// Grows with what moves: a stalled upload shows.
     pub fn moved(&self) -> u64 {
-        self.out.written + self.came
+        self.out.written + self.pieces
     }
 }
 
@@ -83,7 +83,7 @@ impl Upload {
                 }
             }
         }
-        Some(Sending { out, chunked, came: 0, done: false, broken: None })
+        Some(Sending { out, chunked, pieces: 0, done: false, broken: None })
     }
 
     /// Takes back the leave to send the body, for an answer has come: what is left of it if the client has a part.
@@ -129,14 +129,10 @@ impl Upload {
                 ready!(client.poll_write(cx, &mut self.leave)).map_err(Cut::Io)?;
             }
             self.begun = true;
-            let mut held = 0;
+            let tap = self.room.is_some().then_some(|data: &[u8]| self.hold(data));
             let (from, to) = (&mut client.connection, Some(&mut upstream.stream));
-            let polled = request.body.poll_next(cx, from, to, &mut sending.out, sending.chunked, |data| {
-                held += data.len();
-                self.hold(data);
-            });
-            sending.came += held as u64;
-            ready!(polled)?;
+            ready!(request.body.poll_next(cx, from, to, &mut sending.out, sending.chunked, tap))?;
+            sending.pieces += 1;
             self.waiting = false;
         }
         Poll::Ready(Ok(()))

@@ -33,8 +33,8 @@ const FIRST_REQUEST: Duration = Duration::from_millis(250);
 /// A client of the operator's listener may keep a response waiting for so long.
 const OPERATOR_STALL: Duration = Duration::from_secs(30);
 
-/// File descriptors that are not for client connections: the operator's connections, listeners, exchanges, the store.
-const FILES_KEPT: u64 = 128;
+/// File descriptors that are not for client connections: the operator's connections, listeners, exchanges, the store, pipes.
+const FILES_KEPT: u64 = 192;
 /// And those of a worker.
 const FILES_PER_WORKER: u64 = 8;
 
