@@ -12,14 +12,11 @@ use super::connection::Connection;
 use super::out::Out;
 use crate::connect::Stream;
 
-/// What is read at a time of a body that is passed on as it is, in bytes.
-const PIECE: usize = 256 * 1024;
+/// What is read of a body at a time, in bytes.
+const PIECE: usize = 64 * 1024;
 
 /// What is worth a pipe, in bytes.
 const PIPED: u64 = 32 * 1024;
-
-/// What is read at a time of a body whose framing changes, in bytes.
-const FRAMED: usize = 64 * 1024;
 
 /// What is still to come of a body.
 #[derive(Clone, Debug)]
@@ -148,7 +145,7 @@ impl Body {
                     out.push(data, chunked);
                 });
                 from.used(taken?);
-            } else if ready!(from.poll_more(cx, FRAMED)).map_err(Cut::Io)? == 0 && !self.ends_here() {
+            } else if ready!(from.poll_more(cx, PIECE)).map_err(Cut::Io)? == 0 && !self.ends_here() {
                 return Poll::Ready(Err(Cut::Early));
             }
             if self.is_done() && chunked {
