@@ -101,12 +101,15 @@ def figure(results, row, proxy, middle):
     found = results.get(row.case, {})
     if proxy not in found:
         return None
-    value = middle([result[row.key] for result in found[proxy]])
+    values = [result[row.key] for result in found[proxy]]
     if row.case == "latency":
-        if "direct" not in found:
+        direct = [result[row.key] for result in found.get("direct", [])]
+        if not direct:
             return None
-        value -= middle([result[row.key] for result in found["direct"]])
-    return value * row.scale
+        # What slows a whole round slows both.
+        added = [with_it - without for with_it, without in zip(values, direct)]
+        return median(added) if middle is median else middle(values) - middle(direct)
+    return middle(values) * row.scale
 
 
 def verdict(values, goal):
