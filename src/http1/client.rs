@@ -105,7 +105,7 @@ pub struct Client {
     /// The deadline of whatever is waited for: there is one such thing at a time.
     pub timer: Timer,
     /// How long a response may wait for the client.
-    stall: Duration,
+    pub stall: Duration,
     /// Has the answer to the request in hand begun?
     pub answering: bool,
     /// Did it say that it sends nothing more?
@@ -203,7 +203,7 @@ impl Client {
         .await
     }
 
-    /// Writes what is in `out`; fails if the client does not take it in time.
+    /// Writes what is in `out`.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, out: &mut Out) -> Poll<io::Result<()>> {
         out.poll(cx, &mut self.connection.stream)
     }
@@ -250,10 +250,6 @@ impl Client {
             }
         })
         .await
-    }
-
-    pub fn stall(&self) -> Duration {
-        self.stall
     }
 
     /// The body of a request, up to `most` bytes and within that time. `Ok(None)`: it is longer.

@@ -68,24 +68,17 @@ impl Out {
         self.pipe.is_some()
     }
 
-    /// Takes up to so many bytes behind what is there, from one TCP socket on their way to another: how many. `None`: they have
-    /// to be read.
-    pub fn pipe(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &Stream,
-        to: &Stream,
-        most: usize,
-    ) -> Option<Poll<io::Result<usize>>> {
-        let (from, _) = from.tcp().zip(to.tcp())?;
-        let mut pipe = Pipe::empty()?;
+    /// Takes up to so many bytes behind what is there, from one TCP socket on their way to another: how many. 0: they have to be
+    /// read.
+    pub fn poll_pipe(&mut self, cx: &mut Context<'_>, from: &Stream, to: &Stream, most: u64) -> Poll<usize> {
+        let Some(((from, _), mut pipe)) = from.tcp().zip(to.tcp()).zip(Pipe::empty()) else { return Poll::Ready(0) };
         let filled = pipe.poll_fill(cx, from, most);
         if pipe.is_empty() {
             pipe.give_back();
         } else {
             self.pipe = Some(pipe);
         }
-        Some(filled)
+        filled
     }
 
     /// Writes what can be written of it and of the data behind it, at once; keeps what is left.

@@ -11,8 +11,10 @@ pub struct Download {
     pub body: Body,
     pub chunked: bool,
     pub lease: Lease,
-    /// Of the body, read.
+    /// Pieces of the body that came.
     pub pieces: u64,
+    /// Why no more of it comes: told once the client has what came before.
+    pub cut: Option<Cut>,
 }
 
 impl Download {
@@ -23,9 +25,11 @@ impl Download {
 
     /// Moves what can be moved; ready once the client has all of it.
     pub fn poll(&mut self, cx: &mut Context<'_>, client: &mut Client) -> Poll<Result<(), String>> {
-        if self.pieces == 0 && !self.body.is_done() {
-            // What has come already goes in one write with the head. What goes wrong shows again below.
-            let _ = self.poll_read(cx, client);
+        if let (0, None, Body::Length(_)) = (self.pieces, &self.cut, &self.body) {
+            // What has come already goes with the head.
+            if let Poll::Ready(Err(cut)) = self.poll_read(cx, client) {
+                self.cut = Some(cut);
+            }
         }
         loop {
             let written = ready!(self.out.poll(cx, &mut client.connection.stream));
@@ -33,14 +37,15 @@ impl Download {
             if self.body.is_done() {
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.poll_read(cx, client)).map_err(|cut| format!("the API: {cut}"))?;
+            let read = self.cut.take().map_or_else(|| self.poll_read(cx, client), |cut| Poll::Ready(Err(cut)));
+            ready!(read).map_err(|cut| format!("the API: {cut}"))?;
         }
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, client: &mut Client) -> Poll<Result<(), Cut>> {
         let (upstream, to) = (&mut self.lease.connection, Some(&mut client.connection.stream));
-        let read = ready!(self.body.poll_next(cx, upstream, to, &mut self.out, self.chunked, None::<fn(&[u8])>));
+        ready!(self.body.poll_next(cx, upstream, to, &mut self.out, self.chunked, None::<fn(&[u8])>))?;
         self.pieces += 1;
-        Poll::Ready(read)
+        Poll::Ready(Ok(()))
     }
 }

@@ -197,7 +197,7 @@ impl Exchange {
         // Security: what nobody asked for is nobody's answer.
         let reusable = taken == behind.len() && !matches!(body, Body::UntilClose);
         let idle = if reusable { idle } else { Duration::ZERO };
-        let mut download = Download { out, body, chunked, lease, pieces: 0 };
+        let mut download = Download { out, body, chunked, lease, pieces: 0, cut: None };
         if tunnel {
             download.lease.connection.put_back(response.behind());
         }
@@ -249,7 +249,7 @@ impl Exchange {
         if request.body.is_done() && client.poll_gone(cx).is_ready() {
             return Poll::Ready(Err("the client is gone".into()));
         }
-        let limit = if download.out.is_empty() { self.route.config.idle_timeout } else { client.stall() };
+        let limit = if download.out.is_empty() { self.route.config.idle_timeout } else { client.stall };
         client.timer.set(pace.since(sending.moved() + download.moved()) + limit);
         ready!(client.timer.poll(cx));
         Poll::Ready(Err(format!("nothing moved for {} s", limit.as_secs_f32())))
