@@ -24,14 +24,27 @@ impl Span {
 pub struct Fields {
     bytes: Vec<u8>,
     lines: Vec<(Span, Span)>,
+    /// The [`mark`]s of all names: most names that are asked for are not there.
+    marks: u64,
+}
+
+/// One bit of a name.
+const fn mark(name: &[u8]) -> u64 {
+    match name {
+        [] => 0,
+        [first, ..] => 1 << ((name.len() + 7 * *first as usize) % 64),
+    }
 }
 
 impl Fields {
     pub(super) fn new(mut bytes: Vec<u8>, lines: Vec<(Span, Span)>) -> Self {
+        let mut marks = 0;
         for (name, _) in &lines {
-            bytes[name.range()].make_ascii_lowercase();
+            let name = &mut bytes[name.range()];
+            name.make_ascii_lowercase();
+            marks |= mark(name);
         }
-        Self { bytes, lines }
+        Self { bytes, lines, marks }
     }
 
     /// The part of the head that is there, and what came behind it.
@@ -55,8 +68,11 @@ impl Fields {
     }
 
     /// The values of a field, whose name is given in lower case.
+    #[inline]
     pub fn all<'f>(&'f self, name: &'f str) -> impl Iterator<Item = &'f [u8]> + Clone {
-        let named = self.lines.iter().filter(move |line| self.bytes[line.0.range()] == *name.as_bytes());
+        let absent = self.marks & mark(name.as_bytes()) == 0;
+        let lines = if absent { &[] } else { &self.lines[..] };
+        let named = lines.iter().filter(move |line| self.bytes[line.0.range()] == *name.as_bytes());
         named.map(|line| &self.bytes[line.1.range()])
     }
 
