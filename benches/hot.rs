@@ -45,12 +45,14 @@ fn request() -> Request {
 
 /// A running broker with so many routes on one listener, of which `api` is the one for [`REQUEST`].
 fn running(routes: usize) -> Running {
-    let mut text = "[token.t]\naccess_token = \"0123456789abcdef0123456789abcdef\"\n".to_owned();
+    let mut text = "[token.t]\ngrant = \"static\"\naccess_token = \"0123456789abcdef0123456789abcdef\"\n".to_owned();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let listen = free.unwrap();
     for at in 0..routes {
         let (name, path) = if at == 0 { ("api".into(), "/api".into()) } else { (format!("r{at}"), format!("/r{at}")) };
         let _ = write!(
             text,
-            "[route.{name}]\nlisten = \"127.0.0.1:0\"\npath = \"{path}\"\nupstream = \"http://127.0.0.1:9\"\n\
+            "[route.{name}]\nlisten = \"{listen}\"\npath = \"{path}\"\nupstream = \"http://127.0.0.1:9\"\n\
              token = \"t\"\n"
         );
     }
