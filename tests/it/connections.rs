@@ -194,7 +194,7 @@ fn an_answer_to_an_unread_body_reaches_a_client_that_still_sends() {
     eventually("it is answered", || broker.log().contains("method_refused"));
     for _ in 0..10 {
         wire.stream().write_all(&[b'x'; 100_000]).expect("no reset while it sends");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(2));
     }
     let reply = wire.reply("POST").unwrap();
     assert_eq!((reply.status, reply.code().as_str(), reply.complete), (405, "method_refused", true));

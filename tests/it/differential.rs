@@ -249,12 +249,12 @@ fn five_servers_see_exactly_the_requests_that_the_broker_says_it_forwarded() {
         .map(|server| {
             format!(
                 "[token.{0}]\ngrant = \"static\"\naccess_token = \"the-token\"\n\
-                 [route.{0}]\nlisten = \"127.0.0.1:0\"\nupstream = \"http://{1}\"\nidle_timeout = \"300ms\"\n",
+                 [route.{0}]\nlisten = \"127.0.0.1:0\"\nupstream = \"http://{1}\"\nidle_timeout = \"1s\"\n",
                 server.name, server.address
             )
         })
         .collect();
-    let config = format!("[limits]\nthreads = 2\nhead_timeout = \"300ms\"\n{routes}");
+    let config = format!("[limits]\nthreads = 2\nhead_timeout = \"1s\"\n{routes}");
     let broker = Broker::start_in(tempfile::tempdir().unwrap(), &config, |command| {
         command.args(["--log-level", "info"]);
     });
