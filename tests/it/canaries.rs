@@ -9,7 +9,7 @@ use tokenbroker::standin::pki::{Clients, Leaf, Pki};
 use tokenbroker::standin::{Comap, Covata, Fault, Issuer, Netrex, OAuth2, Vanco};
 use toml::{Table, Value};
 
-use crate::leaks::Scan;
+use crate::leaks::{Scan, spellings};
 use crate::support::{
     ADMIN_KEY, Action, Broker, HOUR, Setup, Upstream, call, eventually, exchange, issuer, run_to_end, write,
 };
@@ -485,9 +485,10 @@ fn of_more_than_128_planted_secrets_none_comes_out_whatever_goes_well_or_wrong()
     let secrets: BTreeSet<_> = garden.scan.secrets.iter().collect();
     println!("{} secrets, {} bytes looked at", secrets.len(), garden.scan.seen.len());
     assert!(garden.planted >= 128 && secrets.len() > garden.planted + 20, "{} {}", garden.planted, secrets.len());
-    // They did go where they should: some fifty as they are, the others encoded; how many depends on when tokens are renewed.
+    // They did go where they should, in a form or a field.
     let (asked, sent) = (server.bytes(), upstream.bytes());
-    let used = secrets.iter().filter(|secret| asked.contains(**secret) || sent.contains(**secret)).count();
-    assert!(used > 40, "{used} of them were used");
+    let went = |spelling: &String| asked.contains(spelling) || sent.contains(spelling);
+    let used = secrets.iter().filter(|secret| spellings(secret).iter().any(went)).count();
+    assert!(used > 50, "{used} of them were used");
     garden.scan.nothing_came_out();
 }

@@ -192,8 +192,9 @@ fn an_answer_to_an_unread_body_reaches_a_client_that_still_sends() {
     let mut wire = Wire::open(broker.address("api"));
     wire.send("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3000000\r\n\r\n");
     eventually("it is answered", || broker.log().contains("method_refused"));
-    for _ in 0..10 {
-        wire.stream().write_all(&[b'x'; 100_000]).expect("no reset while it sends");
+    // For longer than it may be silent, and never silent for nearly so long.
+    for _ in 0..100 {
+        wire.stream().write_all(&[b'x'; 10_000]).expect("no reset while it sends");
         std::thread::sleep(Duration::from_millis(2));
     }
     let reply = wire.reply("POST").unwrap();
