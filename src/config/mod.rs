@@ -66,8 +66,23 @@ pub struct Certificates {
 /// What outlives the process, and where.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Store {
-    pub path: PathBuf,
+    /// A directory of this process alone: the store itself, or, beside a shared one, what it knows of that.
+    pub path: Option<PathBuf>,
+    /// What records are sealed with.
     pub key: SecretSource,
+    /// `None`: the directory is all there is.
+    pub redis: Option<Redis>,
+}
+
+/// A Redis that replicas share.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Redis {
+    pub endpoint: Endpoint,
+    pub username: Option<String>,
+    pub password: Option<SecretSource>,
+    pub database: u32,
+    /// Of every key.
+    pub prefix: String,
 }
 
 /// The operator's listener.

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
-use zeroize::Zeroizing;
 
 use super::seal::{Seal, SealError};
+use super::{Record, Version};
 
 /// No record is longer.
 const RECORD_MAX: u64 = 1 << 20;
@@ -48,20 +48,17 @@ pub enum StoreError {
     Open(PathBuf),
     #[error("the store {} belongs to a broker that runs{owner}; two would lose each other's refresh tokens", .directory.display())]
     Owned { directory: PathBuf, owner: String },
-    #[error("the record {name} in {} {why}; nothing was changed: restore the file, or `tokenbroker store forget {name}` and log in again", .file.display())]
-    Record { name: String, file: PathBuf, why: SealError },
+    #[error("the record {name} in {place} {why}; nothing was changed: restore it, or `tokenbroker store forget {name}` and log in again")]
+    Record { name: String, place: String, why: SealError },
     #[error(
         "{0} may hold the only client secret that works, so it is not forgotten: it gives way by itself when another client_secret is configured; `tokenbroker secret export` writes it into a file"
     )]
     Kept(String),
+    /// The store cannot be asked now; what is needed later is tried again.
+    #[error("{0}")]
+    Away(String),
     #[error("cannot save {name} in {}: {source}; what was saved before is still there", .directory.display())]
     Save { name: String, directory: PathBuf, source: io::Error },
-}
-
-/// A record, opened.
-pub struct Record {
-    pub version: u64,
-    pub plain: Zeroizing<Vec<u8>>,
 }
 
 /// A record as it lies there.
@@ -140,14 +137,17 @@ impl FileStore {
         let file = OpenOptions::new().read(true).custom_flags(NOFOLLOW).open(&entry.file).map_err(failed)?;
         file.take(RECORD_MAX).read_to_end(&mut record).map_err(failed)?;
         let plain = self.seal.open(name, entry.version, &record);
-        let plain = plain.map_err(|why| StoreError::Record { name: name.to_owned(), file: entry.file, why })?;
-        Ok(Some(Record { version: entry.version, plain }))
+        let plain = plain.map_err(|why| StoreError::Record {
+            name: name.to_owned(),
+            place: entry.file.display().to_string(),
+            why,
+        })?;
+        Ok(Some(Record { version: Version { number: entry.version, tag: 0 }, plain, age: None }))
     }
 
-    /// A record that is sealed well and still makes no sense.
-    pub fn unreadable(&self, name: &str, version: u64) -> StoreError {
-        let file = self.directory.join(file_name(name, version));
-        StoreError::Record { name: name.to_owned(), file, why: SealError::Format }
+    /// Where a generation of a record lies.
+    pub fn place(&self, name: &str, version: u64) -> String {
+        self.directory.join(file_name(name, version)).display().to_string()
     }
 
     /// Saves a generation, whose number must be new. When this returns, it is durable.

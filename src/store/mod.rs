@@ -1,7 +1,103 @@
-//! What outlives the process: sealed records in a private directory. `kind = "memory"` has no store at all.
+//! What outlives the process: sealed records in a private directory, or in one place for many replicas. `kind = "memory"` has
+//! no store at all.
 
+mod disk;
 mod file;
 mod seal;
 
-pub use file::{Entry, FileStore, Record, StoreError};
+use std::pin::Pin;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+pub use disk::Disk;
+pub use file::{Entry, FileStore, StoreError};
 pub use seal::{KEY_MIN, Seal, SealError};
+
+/// Which state of a record it is. Where others write too, two that have the same number differ in their tag.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Version {
+    /// Grows by one with each save. 0 for a record that is not there.
+    pub number: u64,
+    /// By chance; 0 where nobody else writes.
+    pub tag: u64,
+}
+
+/// A record, opened.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub version: Version,
+    pub plain: Zeroizing<Vec<u8>>,
+    /// Since it was saved, by the store's own clock, if it has one.
+    pub age: Option<Duration>,
+}
+
+/// What became of a save.
+#[derive(Debug)]
+pub enum Saved {
+    Done,
+    /// Somebody else has saved meanwhile: this is there now, and nothing was changed.
+    Stale(Option<Record>),
+}
+
+/// What became of asking for the lease of a record.
+#[derive(Debug)]
+pub enum Taken {
+    /// It is this owner's, for as long as was asked for; and what the record holds now.
+    Yes(Option<Record>),
+    /// Another one has it, for so long at most.
+    Held(Duration),
+    /// Another one had it and never gave it back: its process has died, or only sleeps, with an answer in its hands.
+    Lapsed,
+}
+
+/// The answer of a store.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// Where records are kept: a directory, or a server that replicas share. Every answer comes within a bound.
+pub trait Store: Send + Sync {
+    /// Do others write here too? Then nobody works on a record without its lease.
+    fn is_shared(&self) -> bool;
+
+    /// Where it keeps a record, for messages.
+    fn place(&self, name: &str, version: Version) -> String;
+
+    /// What a record holds; `None` if there never was one.
+    fn load<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Record>>;
+
+    /// Its version; zero if there never was one.
+    fn version<'a>(&'a self, name: &'a str) -> Answer<'a, Version>;
+
+    /// Saves a record, if what is there now is `before`. When this returns [`Saved::Done`], it is durable.
+    fn save<'a>(
+        &'a self,
+        name: &'a str,
+        before: Version,
+        version: Version,
+        plain: Zeroizing<Vec<u8>>,
+    ) -> Answer<'a, Saved>;
+
+    /// Takes the lease of a record, or makes it last anew. It stays with its owner for `lasts`, and nobody else gets it before
+    /// `lasts + after` have passed. One that has lapsed goes to another owner only by `force`.
+    fn take<'a>(&'a self, name: &'a str, owner: u128, lease: Lease) -> Answer<'a, Taken>;
+
+    /// Gives a lease back, if it is still this owner's.
+    fn release<'a>(&'a self, name: &'a str, owner: u128) -> Answer<'a, ()>;
+}
+
+impl dyn Store {
+    /// A record that is sealed well and still makes no sense.
+    pub fn unreadable(&self, name: &str, version: Version) -> StoreError {
+        StoreError::Record { name: name.to_owned(), place: self.place(name, version), why: SealError::Format }
+    }
+}
+
+/// How a lease is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Lease {
+    pub lasts: Duration,
+    /// What its owner has begun may go on for so long after its end.
+    pub after: Duration,
+    /// Take it also from an owner that let it lapse.
+    pub force: bool,
+}
