@@ -78,6 +78,14 @@ impl Store for Disk {
         Box::pin(async move { Ok(Taken::Yes(self.files.load(name)?)) })
     }
 
+    fn names(&self) -> Answer<'_, Vec<String>> {
+        Box::pin(async { Ok(self.files.newest()?.into_keys().collect()) })
+    }
+
+    fn forget<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move { self.files.forget(name).map(drop) })
+    }
+
     fn release<'a>(&'a self, _name: &'a str, _owner: u128) -> Answer<'a, ()> {
         Box::pin(async { Ok(()) })
     }

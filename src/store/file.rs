@@ -201,20 +201,6 @@ impl FileStore {
         Ok(!all.is_empty())
     }
 
-    /// Removes the records of that name, or below it: a token has one for each account that it was ever configured with.
-    /// Those that there were.
-    pub fn forget_all(&self, name: &str) -> Result<Vec<String>, StoreError> {
-        let below = format!("{name}.");
-        let known = self.newest()?.into_keys();
-        // A kind of record, such as `token`, is none.
-        let one = name.contains('.') && !name.ends_with('.');
-        let meant: Vec<_> = known.filter(|known| one && (*known == name || known.starts_with(&below))).collect();
-        for name in &meant {
-            self.forget(name)?;
-        }
-        Ok(meant)
-    }
-
     /// Of a record, the oldest first.
     fn generations(&self, name: &str) -> Result<Vec<Entry>, StoreError> {
         let mut all = self.entries()?;

@@ -6,6 +6,7 @@ mod file;
 mod seal;
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
@@ -81,8 +82,56 @@ pub trait Store: Send + Sync {
     /// `lasts + after` have passed. One that has lapsed goes to another owner only by `force`.
     fn take<'a>(&'a self, name: &'a str, owner: u128, lease: Lease) -> Answer<'a, Taken>;
 
+    /// The names of all records.
+    fn names(&self) -> Answer<'_, Vec<String>>;
+
+    /// Removes what a record holds. Where others write too, an empty one (`{}`) takes its place: they would put it back.
+    fn forget<'a>(&'a self, name: &'a str) -> Answer<'a, ()>;
+
     /// Gives a lease back, if it is still this owner's.
     fn release<'a>(&'a self, name: &'a str, owner: u128) -> Answer<'a, ()>;
+}
+
+/// All that a process has.
+#[derive(Clone)]
+pub struct Stores {
+    pub main: Arc<dyn Store>,
+    /// Beside a shared one: what this process knows of it, in case that it forgets.
+    pub copy: Option<Arc<dyn Store>>,
+    /// The directory of either, which this process owns.
+    pub files: Option<Arc<FileStore>>,
+}
+
+impl Stores {
+    /// A directory is all there is.
+    pub fn directory(files: Arc<FileStore>) -> Self {
+        Self { main: Arc::new(Disk::new(Arc::clone(&files))), copy: None, files: Some(files) }
+    }
+
+    /// One that others share, and perhaps a directory for what this process knows of it.
+    pub fn shared(main: Arc<dyn Store>, files: Option<Arc<FileStore>>) -> Self {
+        let copy = files.clone().map(|files| Arc::new(Disk::new(files)) as Arc<dyn Store>);
+        Self { main, copy, files }
+    }
+
+    /// Forgets the records of that name, or below it: a token has one for each account that it was ever configured with. Those
+    /// that there were.
+    pub async fn forget_all(&self, name: &str) -> Result<Vec<String>, StoreError> {
+        let meant: Vec<_> = self.main.names().await?.into_iter().filter(|known| is_meant(name, known)).collect();
+        for known in &meant {
+            if let Some(copy) = &self.copy {
+                copy.forget(known).await?;
+            }
+            self.main.forget(known).await?;
+        }
+        Ok(meant)
+    }
+}
+
+/// Is a record that name's, or below it? A kind of record, such as `token`, is none.
+pub fn is_meant(name: &str, known: &str) -> bool {
+    let one = name.contains('.') && !name.ends_with('.');
+    one && known.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 impl dyn Store {
