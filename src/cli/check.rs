@@ -8,7 +8,7 @@ use super::store::seal;
 use super::{CONFIG, Cli, DEFAULT_FILES, complain, count, lines, print};
 use crate::clock::Clock;
 use crate::config::{self, Config, Problem, Report, Store};
-use crate::store::FileStore;
+use crate::store::{FileStore, StoreError};
 use crate::token::kept::Kept;
 
 #[derive(Debug, clap::Args)]
@@ -48,25 +48,28 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
     };
     match config {
         None => ExitCode::from(CONFIG),
-        Some(Config { store: Some(store), .. }) if store.path.exists() => sound(&store).map_or_else(
-            |text| {
-                complain(&text);
-                ExitCode::FAILURE
-            },
-            |()| printed,
-        ),
+        Some(Config { store: Some(store), .. }) if store.path.as_ref().is_some_and(|path| path.exists()) => {
+            sound(&store).map_or_else(
+                |text| {
+                    complain(&text);
+                    ExitCode::FAILURE
+                },
+                |()| printed,
+            )
+        }
         Some(_) => printed,
     }
 }
 
 /// Can everything in the store be opened? Changes nothing.
 fn sound(store: &Store) -> Result<(), String> {
-    let store = FileStore::look(&store.path, seal(store)?).map_err(|e| e.to_string())?;
+    let Some(path) = &store.path else { return Ok(()) };
+    let store = FileStore::look(path, seal(store)?).map_err(|e| e.to_string())?;
     let mut damaged = Vec::new();
     for (name, entry) in store.newest().map_err(|e| e.to_string())? {
         match store.load(&name) {
             Ok(record) if record.as_ref().is_none_or(|record| Kept::read(&record.plain).is_some()) => {}
-            Ok(_) => damaged.push(store.unreadable(&name, entry.version).to_string()),
+            Ok(_) => damaged.push(StoreError::unreadable(&name, store.place(&name, entry.version)).to_string()),
             Err(error) => damaged.push(error.to_string()),
         }
     }

@@ -118,7 +118,7 @@ async fn serve(
         Ok(started) => started,
         Err(code) => return code,
     };
-    if let Some(store) = &running.app.store {
+    if let Some(store) = running.app.stores.as_ref().and_then(|stores| stores.files.as_ref()) {
         // Whoever finds the store taken learns by whom, and where to ask.
         if let Err(error) = store.sign(&format!("admin {}, pid {}", bound.listen, std::process::id())) {
             warn!(%error, "commands such as `reload` will not find this broker: its address could not be written");
@@ -222,7 +222,7 @@ fn failed(text: &str, code: ExitCode) -> ExitCode {
 /// A new admin key, in a private file: in the store, or where a process may keep files while it runs.
 fn make_key(admin: &Bound, store: Option<&Store>) -> Result<Option<(Secret, KeyFile)>, ExitCode> {
     let other = admin.listen.port().map_or_else(|| std::process::id().to_string(), |port| port.to_string());
-    let directory = store.map_or_else(key::runtime_directory, |store| store.path.clone());
+    let directory = store.and_then(|store| store.path.clone()).unwrap_or_else(key::runtime_directory);
     let made = Secret::random().and_then(|key| Ok((key::keep(&key, &directory, &other)?, key)));
     match made {
         Ok((file, key)) => {

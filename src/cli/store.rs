@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{CONFIG, Cli, block_on, complain, print};
 use crate::clock::{Clock, rfc3339};
 use crate::config::Store;
-use crate::store::{FileStore, KEY_MIN, Seal, StoreError};
+use crate::store::{FileStore, KEY_MIN, Seal, StoreError, Stores};
 use crate::token::kept::Kept;
 use crate::token::secrets::{KeptSecrets, Progress};
 
@@ -54,10 +54,14 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
             return ExitCode::from(CONFIG);
         }
     };
+    let Some(path) = &store.path else {
+        complain("this store has no directory");
+        return ExitCode::FAILURE;
+    };
     let done = match &args.command {
-        Command::List { json } => list(&store.path, seal, *json),
-        Command::Forget { name } => forget(cli, &store.path, seal, name),
-        Command::Export { file } => export(&store.path, seal, file),
+        Command::List { json } => list(path, seal, *json),
+        Command::Forget { name } => forget(cli, path, seal, name),
+        Command::Export { file } => export(path, seal, file),
     };
     done.unwrap_or_else(|text| {
         complain(&text);
@@ -141,7 +145,8 @@ fn forget(cli: &Cli, directory: &Path, seal: Seal, name: &str) -> Result<ExitCod
                 return Err(StoreError::Kept(name.to_owned()).to_string());
             }
             let known = store.newest().map_err(|e| e.to_string())?.into_keys().collect::<Vec<_>>().join(", ");
-            let forgotten = store.forget_all(name).map_err(|e| e.to_string())?;
+            let stores = Stores::directory(store.into());
+            let forgotten = block_on(stores.forget_all(name))?.map_err(|e| e.to_string())?;
             if forgotten.is_empty() {
                 return Err(none(known));
             }

@@ -31,6 +31,6 @@ impl Check<'_> {
         if path.exists() && !path.is_dir() {
             self.problem(&["store", "path"], "is not a directory", "name one, or one that is not there yet");
         }
-        Some(Store { path, key })
+        Some(Store { path: Some(path), key, redis: None })
     }
 }
