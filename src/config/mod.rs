@@ -36,6 +36,7 @@ use crate::expiry::Expiring;
 use crate::identity::{Identity, ServerTls};
 use crate::oauth::template::Template;
 use crate::secret::source::SecretSource;
+use crate::store::Redis;
 
 /// A valid configuration.
 #[derive(Debug)]
@@ -72,17 +73,6 @@ pub struct Store {
     pub key: SecretSource,
     /// `None`: the directory is all there is.
     pub redis: Option<Redis>,
-}
-
-/// A Redis that replicas share.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Redis {
-    pub endpoint: Endpoint,
-    pub username: Option<String>,
-    pub password: Option<SecretSource>,
-    pub database: u32,
-    /// Of every key.
-    pub prefix: String,
 }
 
 /// The operator's listener.

@@ -3,6 +3,7 @@
 
 mod disk;
 mod file;
+mod redis;
 mod seal;
 
 use std::pin::Pin;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+pub use self::redis::{Redis, RedisStore};
 pub use disk::Disk;
 pub use file::{Entry, FileStore, StoreError};
 pub use seal::{KEY_MIN, Seal, SealError};

@@ -28,6 +28,8 @@ pub enum SealError {
     Damaged,
     #[error("was written by another version of this program")]
     Format,
+    #[error("is longer than 1 MiB")]
+    Long,
     #[error("the system gives no random numbers")]
     Random,
 }

@@ -42,8 +42,8 @@ fn production(file: &str) -> String {
 const LAYERS: &[&[&str]] = &[
     &["clock", "units", "secret", "telemetry", "fields", "peer"],
     &["problem", "identity", "expiry"],
-    &["connect", "store", "rotation"],
-    &["oauth", "http1"],
+    &["connect", "rotation"],
+    &["oauth", "http1", "store"],
     &["config", "door"],
     &["token"],
     &["proxy", "admin"],
@@ -121,6 +121,7 @@ fn secrets_are_exposed_only_where_they_have_to_be() {
         ("src/secret/file.rs", "writes a client secret into the operator's private file"),
         ("src/secret/mod.rs", "defines it"),
         ("src/secret/source.rs", "hands on what is written in the configuration itself"),
+        ("src/store/redis/link.rs", "logs in at the Redis that replicas share"),
         ("src/token/kept.rs", "writes tokens into sealed records"),
         ("src/token/mod.rs", "makes the token's header values"),
         ("src/token/refusals.rs", "hashes what may be refused"),

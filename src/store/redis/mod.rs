@@ -1,0 +1,311 @@
+//! A Redis that replicas share. A record is one key, a hash of its version (`v`), the sealed bytes (`d`), when it was saved
+//! (`t`), and its lease: whose it is (`o`), until when (`u`), and how long it is in all (`l`). Times are in ms, and Redis's own.
+//!
+//! What must be one step is a script, so nothing is left half done; each can be sent again without harm. Values are sealed
+//! before they leave this process. A lease that is not given back stays, so that everybody sees that its owner may hold an
+//! answer that nobody else knows.
+
+mod link;
+mod words;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Cmd, Value, cmd};
+use zeroize::Zeroizing;
+
+use self::link::Link;
+use super::{Answer, Lease, Record, Saved, Seal, SealError, Store, StoreError, Taken, Version};
+use crate::connect::{Dialer, Endpoint};
+use crate::secret::source::SecretSource;
+
+/// No record is longer, sealed.
+const RECORD_MAX: usize = 1 << 20;
+/// More records than these are none of ours; and so many steps through the other keys of the database.
+const NAMES_MAX: usize = 10_000;
+const STEPS_MAX: usize = 1_000;
+const STEP: usize = 1_000;
+/// Tries to be the last who writes.
+const FORGET_TRIES: u32 = 5;
+/// What stands in the place of a record that was forgotten.
+const EMPTY: &[u8] = b"{}";
+
+/// What each script begins with. `record` is what the key holds now; a record that is too long does not leave Redis.
+const BEGINS: &str = "
+local key = KEYS[1]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function record()
+  local held = redis.call('HMGET', key, 'v', 't')
+  if not held[1] then return {} end
+  local data = 0
+  if redis.call('HSTRLEN', key, 'd') <= 1048576 then data = redis.call('HGET', key, 'd') end
+  return {held[1], math.max(0, now - (held[2] or now)), data}
+end
+";
+const LOAD: &str = "return record()";
+/// The version that has to be there, the new one, the sealed bytes. One that was saved already is: its answer was lost.
+const SAVE: &str = "
+local held = redis.call('HGET', key, 'v') or ''
+if held == ARGV[2] then return {'done'} end
+if held ~= ARGV[1] then return {'stale', record()} end
+redis.call('HSET', key, 'v', ARGV[2], 'd', ARGV[3], 't', now)
+return {'done'}
+";
+/// The owner, for how long, whether a lapsed one may be taken. No lease has more left than it is long, except where the clock
+/// was set back: it begins anew.
+const TAKE: &str = "
+local held = redis.call('HMGET', key, 'o', 'u', 'l')
+if held[1] and held[1] ~= ARGV[1] then
+  local long = tonumber(held[3]) or 0
+  local left = (tonumber(held[2]) or 0) - now
+  if left > long then
+    left = long
+    redis.call('HSET', key, 'u', now + long)
+  end
+  if left > 0 then return {'held', left} end
+  if ARGV[3] ~= '1' then return {'lapsed'} end
+end
+redis.call('HSET', key, 'o', ARGV[1], 'u', now + ARGV[2], 'l', ARGV[2])
+return {'yes', record()}
+";
+const RELEASE: &str = "
+if redis.call('HGET', key, 'o') == ARGV[1] then redis.call('HDEL', key, 'o', 'u', 'l') end
+return {'done'}
+";
+
+/// Which Redis, and how it is spoken to. Shown as its address, without the user name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Redis {
+    pub endpoint: Endpoint,
+    pub username: Option<String>,
+    /// Read for each connection.
+    pub password: Option<SecretSource>,
+    pub database: u32,
+    /// Of every key.
+    pub prefix: String,
+}
+
+/// Records in a Redis.
+pub struct RedisStore {
+    link: Link,
+    seal: Seal,
+}
+
+impl RedisStore {
+    /// Connects at the first use.
+    pub fn new(server: Redis, seal: Seal, dialer: Arc<Dialer>) -> Self {
+        Self { link: Link::new(server, dialer), seal }
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.link.server().prefix)
+    }
+
+    fn script(&self, name: &str, script: &str) -> Cmd {
+        cmd("EVAL").arg([BEGINS, script].concat()).arg(1).arg(self.key(name)).take()
+    }
+
+    async fn ask(&self, command: &Cmd) -> Result<Value, StoreError> {
+        self.link.ask(command).await.map_err(StoreError::Away)
+    }
+
+    /// The version as it is written there; empty if there is none.
+    async fn written(&self, name: &str) -> Result<Vec<u8>, StoreError> {
+        match self.ask(cmd("HGET").arg(self.key(name)).arg("v")).await? {
+            Value::Nil => Ok(Vec::new()),
+            Value::BulkString(written) => Ok(written),
+            _ => Err(self.odd()),
+        }
+    }
+
+    async fn write(&self, name: &str, before: &[u8], version: Version, plain: &[u8]) -> Result<Saved, StoreError> {
+        let sealed = self.seal.seal(name, version.number, plain).map_err(|why| self.record_fault(name, why))?;
+        if sealed.len() > RECORD_MAX {
+            return Err(self.record_fault(name, SealError::Long));
+        }
+        let saved = self.script(name, SAVE).arg(before).arg(text(version)).arg(sealed).take();
+        match answer(self.ask(&saved).await?) {
+            Some((b"done", _)) => Ok(Saved::Done),
+            Some((b"stale", Some(held))) => self.opened(name, held).map(Saved::Stale),
+            _ => Err(self.odd()),
+        }
+    }
+
+    async fn forgotten(&self, name: &str) -> Result<(), StoreError> {
+        for _ in 0..FORGET_TRIES {
+            // Of a record that cannot be opened, too.
+            let before = self.written(name).await?;
+            let number = version(&before).map_or(0, |version| version.number);
+            let version = Version { number: number + 1, tag: fastrand::u64(..) };
+            let saved = self.write(name, &before, version, EMPTY).await;
+            match saved {
+                Ok(Saved::Done) => return Ok(()),
+                Ok(Saved::Stale(_)) | Err(StoreError::Record { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let server = self.link.server();
+        Err(StoreError::Away(format!("{server}: {name} is saved by others again and again; try again")))
+    }
+
+    async fn listed(&self) -> Result<Vec<String>, StoreError> {
+        let server = self.link.server();
+        let mut names = BTreeSet::new();
+        let mut cursor = b"0".to_vec();
+        for _ in 0..STEPS_MAX {
+            let scan = cmd("SCAN").arg(cursor).arg("MATCH").arg(pattern(&server.prefix)).arg("COUNT").arg(STEP).take();
+            let Value::Array(answer) = self.ask(&scan).await? else { return Err(self.odd()) };
+            let Ok([Value::BulkString(next), Value::Array(keys)]) = <[Value; 2]>::try_from(answer) else {
+                return Err(self.odd());
+            };
+            for key in keys {
+                let Value::BulkString(key) = key else { return Err(self.odd()) };
+                let name = key.strip_prefix(server.prefix.as_bytes());
+                names.extend(name.and_then(|name| Some(std::str::from_utf8(name).ok()?.to_owned())));
+            }
+            if names.len() > NAMES_MAX {
+                break;
+            }
+            if next == b"0" {
+                return Ok(names.into_iter().collect());
+            }
+            cursor = next;
+        }
+        let fix = "give the broker a database of its own, or another [store] prefix";
+        Err(StoreError::Away(format!("{server} has too many keys for all to be looked at; {fix}")))
+    }
+
+    /// What a script found; `None` if there is no record, or it was never saved.
+    fn opened(&self, name: &str, held: Value) -> Result<Option<Record>, StoreError> {
+        let Value::Array(held) = held else { return Err(self.odd()) };
+        if held.is_empty() {
+            return Ok(None);
+        }
+        let (written, age, sealed) = match <[Value; 3]>::try_from(held) {
+            Ok([Value::BulkString(written), Value::Int(age), Value::BulkString(sealed)]) => (written, age, sealed),
+            Ok([_, _, Value::Int(_)]) => return Err(self.record_fault(name, SealError::Long)),
+            _ => return Err(self.record_fault(name, SealError::Damaged)),
+        };
+        let version = version(&written).ok_or_else(|| self.record_fault(name, SealError::Format))?;
+        let plain = self.seal.open(name, version.number, &sealed).map_err(|why| self.record_fault(name, why))?;
+        let age = Some(Duration::from_millis(age.unsigned_abs()));
+        Ok(Some(Record { version, plain, age }))
+    }
+
+    fn record_fault(&self, name: &str, why: SealError) -> StoreError {
+        StoreError::Record { name: name.to_owned(), place: self.place(name, Version::default()), why }
+    }
+
+    fn odd(&self) -> StoreError {
+        let server = self.link.server();
+        StoreError::Away(format!("{server} gives an answer that is none; is this a Redis, version 5 or later?"))
+    }
+}
+
+impl Store for RedisStore {
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn place(&self, name: &str, _version: Version) -> String {
+        format!("{}, key {}", self.link.server(), self.key(name))
+    }
+
+    fn load<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Record>> {
+        Box::pin(async move { self.opened(name, self.ask(&self.script(name, LOAD)).await?) })
+    }
+
+    fn version<'a>(&'a self, name: &'a str) -> Answer<'a, Version> {
+        Box::pin(async move {
+            let written = self.written(name).await?;
+            version(&written).ok_or_else(|| self.record_fault(name, SealError::Format))
+        })
+    }
+
+    fn save<'a>(
+        &'a self,
+        name: &'a str,
+        before: Version,
+        version: Version,
+        plain: Zeroizing<Vec<u8>>,
+    ) -> Answer<'a, Saved> {
+        Box::pin(async move { self.write(name, text(before).as_bytes(), version, &plain).await })
+    }
+
+    fn take<'a>(&'a self, name: &'a str, owner: u128, lease: Lease) -> Answer<'a, Taken> {
+        Box::pin(async move {
+            let long = lease.lasts.saturating_add(lease.after).as_millis().try_into().unwrap_or(u64::MAX);
+            let take = self.script(name, TAKE).arg(hex(owner)).arg(long).arg(u8::from(lease.force)).take();
+            match answer(self.ask(&take).await?) {
+                Some((b"yes", Some(held))) => self.opened(name, held).map(Taken::Yes),
+                Some((b"held", Some(Value::Int(left)))) => Ok(Taken::Held(Duration::from_millis(left.unsigned_abs()))),
+                Some((b"lapsed", None)) => Ok(Taken::Lapsed),
+                _ => Err(self.odd()),
+            }
+        })
+    }
+
+    fn names(&self) -> Answer<'_, Vec<String>> {
+        Box::pin(self.listed())
+    }
+
+    fn forget<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
+        Box::pin(self.forgotten(name))
+    }
+
+    fn release<'a>(&'a self, name: &'a str, owner: u128) -> Answer<'a, ()> {
+        Box::pin(async move { self.ask(self.script(name, RELEASE).arg(hex(owner))).await.map(drop) })
+    }
+}
+
+impl fmt::Display for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Endpoint { host, port, tls } = &self.endpoint;
+        let scheme = if tls.is_some() { "rediss" } else { "redis" };
+        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        write!(f, "{scheme}://{host}:{port}")?;
+        if self.database == 0 { Ok(()) } else { write!(f, "/{}", self.database) }
+    }
+}
+
+/// A word, and perhaps something with it.
+fn answer(value: Value) -> Option<(&'static [u8], Option<Value>)> {
+    let Value::Array(parts) = value else { return None };
+    let mut parts = parts.into_iter();
+    let Some(Value::BulkString(word)) = parts.next() else { return None };
+    let known: [&[u8]; 5] = [b"done", b"stale", b"yes", b"held", b"lapsed"];
+    Some((known.into_iter().find(|known| *known == word)?, parts.next()))
+}
+
+/// Empty for a record that is not there.
+fn text(version: Version) -> String {
+    if version.number == 0 { String::new() } else { format!("{}-{:016x}", version.number, version.tag) }
+}
+
+fn version(written: &[u8]) -> Option<Version> {
+    if written.is_empty() {
+        return Some(Version::default());
+    }
+    let (number, tag) = std::str::from_utf8(written).ok()?.split_once('-')?;
+    Some(Version { number: number.parse().ok()?, tag: u64::from_str_radix(tag, 16).ok()? })
+}
+
+fn hex(owner: u128) -> String {
+    format!("{owner:032x}")
+}
+
+/// Every key that begins so; none of its characters is a wildcard.
+fn pattern(prefix: &str) -> String {
+    let mut pattern = String::new();
+    for c in prefix.chars() {
+        if matches!(c, '*' | '?' | '[' | ']' | '\\' | '^') {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    pattern.push('*');
+    pattern
+}
