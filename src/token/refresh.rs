@@ -268,8 +268,8 @@ impl<E: Exchange> Refresher<E> {
         if self.schedule.begins(op, self.task.clock.now()) {
             let error = self.snapshot.error.clone();
             let saved = self.save(error.as_deref()).await;
-            if !saved && self.is_shared() && !self.peers.alone {
-                // Others would not know of it.
+            if !saved && self.is_shared() && (!self.peers.alone || self.peers.overtaken) {
+                // Others would not know of it, or have done it already.
                 self.schedule.answered(self.task.clock.now(), false);
                 return Err(failed(unsaved()));
             }

@@ -142,7 +142,7 @@ impl<E: Exchange> Refresher<E> {
                     (self.access, self.purpose) = (Some(access), theirs.purpose);
                 }
             }
-            None if own || theirs.purpose.is_empty() => {
+            None if self.schedule.refresh_token().is_none() && self.schedule.is_barred() => {
                 // A person gave it up.
                 (self.access, self.snapshot.token) = (None, None);
             }
