@@ -222,7 +222,7 @@ fn failed(text: &str, code: ExitCode) -> ExitCode {
 /// A new admin key, in a private file: in the store, or where a process may keep files while it runs.
 fn make_key(admin: &Bound, store: Option<&Store>) -> Result<Option<(Secret, KeyFile)>, ExitCode> {
     let other = admin.listen.port().map_or_else(|| std::process::id().to_string(), |port| port.to_string());
-    let directory = store.map_or_else(key::runtime_directory, |store| store.path.clone());
+    let directory = store.and_then(|store| store.path.clone()).unwrap_or_else(key::runtime_directory);
     let made = Secret::random().and_then(|key| Ok((key::keep(&key, &directory, &other)?, key)));
     match made {
         Ok((file, key)) => {

@@ -48,7 +48,9 @@ pub enum StoreError {
     Open(PathBuf),
     #[error("the store {} belongs to a broker that runs{owner}; two would lose each other's refresh tokens", .directory.display())]
     Owned { directory: PathBuf, owner: String },
-    #[error("the record {name} in {place} {why}; nothing was changed: restore it, or `tokenbroker store forget {name}` and log in again")]
+    #[error(
+        "the record {name} in {place} {why}; nothing was changed: restore it, or `tokenbroker store forget {name}` and log in again"
+    )]
     Record { name: String, place: String, why: SealError },
     #[error(
         "{0} may hold the only client secret that works, so it is not forgotten: it gives way by itself when another client_secret is configured; `tokenbroker secret export` writes it into a file"
