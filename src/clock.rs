@@ -21,7 +21,10 @@ pub struct Now {
 
 /// Where the time comes from. Cheap to clone.
 #[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> Now + Send + Sync>);
+pub struct Clock {
+    read: Arc<dyn Fn() -> Now + Send + Sync>,
+    boot: Arc<str>,
+}
 
 impl Clock {
     /// The machine's clocks.
@@ -36,12 +39,29 @@ impl Clock {
         })
     }
 
+    /// Others in the place of this machine's.
     pub fn new(read: impl Fn() -> Now + Send + Sync + 'static) -> Self {
-        Self(Arc::new(read))
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Self::of_boot(id.trim(), read)
+    }
+
+    /// Those of another machine, or of another boot.
+    pub fn of_boot(id: &str, read: impl Fn() -> Now + Send + Sync + 'static) -> Self {
+        Self { read: Arc::new(read), boot: Arc::from(id) }
     }
 
     pub fn now(&self) -> Now {
-        (self.0)()
+        (self.read)()
+    }
+
+    /// The boot that times since boot are counted from, by its random name; empty where the system has none.
+    pub fn boot(&self) -> &str {
+        &self.boot
+    }
+
+    /// Are the times since boot of that one this one's?
+    pub fn is_of(&self, boot: &str) -> bool {
+        !boot.is_empty() && *self.boot == *boot
     }
 }
 

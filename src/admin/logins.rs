@@ -8,6 +8,7 @@ use super::api::token_status;
 use super::body::Unread;
 use super::{Admin, Answer, Order, TokenView, body, json as answer, nothing_here};
 use crate::clock::rfc3339;
+use crate::oauth::TokenError;
 use crate::oauth::file::Grant;
 use crate::problem::Problem;
 use crate::secret::Secret;
@@ -50,7 +51,8 @@ impl Admin {
             return Err(Problem::new(StatusCode::CONFLICT, "logout_refused", detail));
         }
         let done = self.order(|reply| Order::Logout(name.to_owned(), reply)).await?.ok_or_else(nothing_here)?;
-        let LoggedOut { revoked, refused, queued } = done;
+        let failed = |error: TokenError| Problem::new(StatusCode::BAD_GATEWAY, "logout_failed", error.to_string());
+        let LoggedOut { revoked, refused, queued } = done.map_err(failed)?;
         Ok(answer(StatusCode::OK, &json!({ "revoked": revoked, "refused": refused, "queued": queued })))
     }
 

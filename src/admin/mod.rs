@@ -92,7 +92,7 @@ pub enum Order {
     /// Exchange the code of a login for that token. `None`: there is no such token.
     Login(String, Code, oneshot::Sender<Option<Result<(), TokenError>>>),
     /// Give up that token, and have the vendor end it. `None`: there is no such token.
-    Logout(String, oneshot::Sender<Option<LoggedOut>>),
+    Logout(String, oneshot::Sender<Option<Result<LoggedOut, TokenError>>>),
     /// Ask the vendor of that token to list, register or delete client applications. `None`: there is no such token.
     Clients(String, String, Box<Clients>, oneshot::Sender<Option<Result<Vec<Item>, String>>>),
 }

@@ -2,12 +2,13 @@
 //! process lives.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::TokenPart;
+use crate::clock::Clock;
 use crate::config;
 use crate::oauth::file::Grant;
-use crate::store::{FileStore, StoreError};
+use crate::store::{StoreError, Stores};
 use crate::token::secrets::{Secrets, record};
 
 /// By the name of their record.
@@ -16,19 +17,22 @@ pub(super) struct Clients(Mutex<BTreeMap<String, Arc<Secrets>>>);
 
 impl Clients {
     /// Reads what the store has of the token's client, unless that was done before.
-    pub fn open(&self, config: &config::Token, store: Option<&Arc<FileStore>>) -> Result<(), StoreError> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub async fn open(&self, config: &config::Token, stores: Option<&Stores>, clock: &Clock) -> Result<(), StoreError> {
         let record = record(config);
-        if rotates(config) && !all.contains_key(&record) {
-            all.insert(record.clone(), Arc::new(Secrets::open(store, record)?));
+        if rotates(config) && !self.all().contains_key(&record) {
+            let secrets = Secrets::open(stores, record.clone(), clock).await?;
+            self.all().entry(record).or_insert_with(|| Arc::new(secrets));
         }
         Ok(())
     }
 
     /// Those of the token's client, which was opened before; or none.
     pub fn known(&self, config: &config::Token) -> Arc<Secrets> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(&record(config)).map_or_else(Arc::default, Arc::clone)
+        self.all().get(&record(config)).map_or_else(Arc::default, Arc::clone)
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Secrets>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

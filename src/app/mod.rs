@@ -27,11 +27,11 @@ use crate::oauth::template::Template;
 use crate::proxy::{Route, TokenUse, Trouble, Upstream};
 use crate::secret::Secret;
 use crate::secret::source::{SecretError, SecretSource};
-use crate::store::{FileStore, KEY_MIN, Seal, StoreError};
+use crate::store::{FileStore, KEY_MIN, Seal, StoreError, Stores};
 use crate::telemetry::metrics::Metrics;
 use crate::token::cache::Slot;
 use crate::token::clients::Clients as Applications;
-use crate::token::keeper::Keeper;
+use crate::token::keeper::{self, Keeper};
 use crate::token::kept::Kept;
 use crate::token::refresh::{Ended, Refresher, Rotating, Slots, Task};
 use crate::token::schedule::Policy;
@@ -44,7 +44,7 @@ pub struct App {
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
     pub started_at: Timestamp,
-    pub store: Option<Arc<FileStore>>,
+    pub stores: Option<Stores>,
     dialer: Arc<Dialer>,
     clients: Arc<Clients>,
     slots: Arc<Slots>,
@@ -87,27 +87,28 @@ pub enum AppError {
 impl App {
     /// What the process needs before anything runs. The store is this process's from here on.
     pub async fn open(config: &Config, clock: Clock) -> Result<Self, AppError> {
-        let store = match &config.store {
-            Some(store) => Some(Arc::new(open(store).await?)),
+        let stores = match &config.store {
+            Some(store) => Some(open(store).await?),
             None => None,
         };
         let (metrics, dialer) = (Arc::new(Metrics::default()), Arc::new(Dialer::default()));
         let started_at = clock.now().wall;
         let (clients, slots) = (Arc::default(), Arc::default());
-        Ok(Self { clock, metrics, started_at, store, dialer, clients, slots })
+        Ok(Self { clock, metrics, started_at, stores, dialer, clients, slots })
     }
 
-    fn keeper(&self, config: &config::Token, account: &str) -> Result<(Option<Keeper>, Option<Kept>), StoreError> {
+    /// What the store has of that account.
+    async fn kept(&self, config: &config::Token, account: &str) -> Result<Restored, StoreError> {
         // A static token is where the configuration says, and nothing about it is learned.
-        let Some(store) = self.store.as_ref().filter(|_| config.grant != Grant::Static) else {
-            return Ok((None, None));
+        let Some(stores) = self.stores.as_ref().filter(|_| config.grant != Grant::Static) else {
+            return Ok(Restored::default());
         };
-        let (keeper, kept) = Keeper::open(store, &config.name, account)?;
-        Ok((Some(keeper), kept))
+        let found = Keeper::open(stores, keeper::record(&config.name, account), &self.clock).await?;
+        Ok(Restored { keeper: Some(found.keeper), kept: found.content, saved: found.saved })
     }
 
     /// One token that the plan makes or changes, and its refresh task, which goes on from what another left of the same account.
-    pub fn token(
+    pub async fn token(
         &self,
         plan: &mut Plan,
         name: &str,
@@ -115,7 +116,7 @@ impl App {
         left: Option<Ended>,
     ) -> Option<(TokenPart, Refresher<Source>)> {
         let config = Arc::clone(plan.config.tokens.get(name)?);
-        let Opened { source, with, keeper, kept } = plan.changed.remove(name)?;
+        let Opened { source, with, restored } = plan.changed.remove(name)?;
         let formats = plan.formats.remove(name).unwrap_or_default();
         // Security: a request that found the old route must not get a token that is meant for the new one.
         let same = left.as_ref().is_some_and(|left| left.kept.purpose == with.purpose);
@@ -126,22 +127,22 @@ impl App {
         self.slots.set(name, &slot);
         let secrets = self.clients.known(&config);
         let part = TokenPart { config, slot, secrets, formats };
-        let (keeper, kept, saved) = match left {
-            Some(left) => (left.keeper, Some(left.kept), left.saved),
+        let restored = match left {
+            Some(left) => left.into(),
             // Of one that ended in a panic, the store has the most.
-            None if keeper.is_none() => self.reopened(&part.config, &with),
-            None => (keeper, kept, true),
+            None if restored.keeper.is_none() => self.reopened(&part.config, &with).await,
+            None => restored,
         };
+        let Restored { keeper, kept, saved } = restored;
         let refresher = Refresher::new(source, self.task(&part, keeper), kept, saved);
         Some((part, refresher))
     }
 
-    fn reopened(&self, config: &config::Token, with: &With) -> (Option<Keeper>, Option<Kept>, bool) {
-        let (keeper, kept) = self.keeper(config, &with.account).unwrap_or_else(|error| {
+    async fn reopened(&self, config: &config::Token, with: &With) -> Restored {
+        self.kept(config, &with.account).await.unwrap_or_else(|error| {
             error!(token = config.name, %error, "nothing of this token is durable: restart the broker");
-            (None, None)
-        });
-        (keeper, kept, true)
+            Restored::default()
+        })
     }
 
     /// The parts of a plan, given its tokens.
@@ -172,11 +173,11 @@ impl App {
     }
 
     /// A task that goes on from what another left of the same token.
-    pub fn again(&self, part: &TokenPart, left: Option<Ended>) -> Refresher<Source> {
+    pub async fn again(&self, part: &TokenPart, left: Option<Ended>) -> Refresher<Source> {
         let source = self.source(&part.config);
-        let (keeper, kept, saved) = match left {
-            Some(left) => (left.keeper, Some(left.kept), left.saved),
-            None => self.reopened(&part.config, &source.with()),
+        let Restored { keeper, kept, saved } = match left {
+            Some(left) => left.into(),
+            None => self.reopened(&part.config, &source.with()).await,
         };
         Refresher::new(source, self.task(part, keeper), kept, saved)
     }
@@ -237,9 +238,34 @@ impl App {
     }
 }
 
-async fn open(store: &config::Store) -> Result<FileStore, AppError> {
+/// What a refresh task goes on from.
+struct Restored {
+    keeper: Option<Keeper>,
+    kept: Option<Kept>,
+    /// Does the store have that?
+    saved: bool,
+}
+
+impl Default for Restored {
+    fn default() -> Self {
+        Self { keeper: None, kept: None, saved: true }
+    }
+}
+
+impl From<Ended> for Restored {
+    fn from(ended: Ended) -> Self {
+        Self { keeper: ended.keeper, kept: Some(ended.kept), saved: ended.saved }
+    }
+}
+
+async fn open(store: &config::Store) -> Result<Stores, AppError> {
     let key = store.key.read_bytes().await.map_err(AppError::StoreKey)?;
-    Ok(FileStore::open(&store.path, Seal::new(&key).ok_or(AppError::ShortKey)?)?)
+    let seal = || Seal::new(&key).ok_or(AppError::ShortKey);
+    let files = match &store.path {
+        Some(path) => Some(Arc::new(FileStore::open(path, seal()?)?)),
+        None => None,
+    };
+    files.map(Stores::directory).ok_or(AppError::ShortKey)
 }
 
 fn policy(config: &config::Token) -> Policy {

@@ -5,13 +5,11 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 
-use super::{App, AppError, Parts};
+use super::{App, AppError, Parts, Restored};
 use crate::config::{self, Config, Listen};
 use crate::oauth::template::Template;
 use crate::proxy::Route;
 use crate::secret::Secret;
-use crate::token::keeper::Keeper;
-use crate::token::kept::Kept;
 use crate::token::source::{Exchange, Source, With};
 
 /// A configuration of which everything is read that may not be there. What is left to do cannot fail.
@@ -34,8 +32,7 @@ pub(super) type Headers = Vec<(HeaderName, HeaderValue)>;
 pub(super) struct Opened {
     pub source: Source,
     pub with: With,
-    pub keeper: Option<Keeper>,
-    pub kept: Option<Kept>,
+    pub restored: Restored,
 }
 
 impl App {
@@ -86,13 +83,13 @@ impl App {
             if old.is_some_and(|old| old.config == *token && old.formats == *formats) {
                 continue;
             }
-            self.clients.open(token, self.store.as_ref())?;
+            self.clients.open(token, self.stores.as_ref(), &self.clock).await?;
             let source = self.source(token);
             let with = source.with();
             // The task that runs has the record of its account.
             let goes_on = old.is_some_and(|old| old.config.account() == token.account());
-            let (keeper, kept) = if goes_on { (None, None) } else { self.keeper(token, &with.account)? };
-            changed.insert(name.clone(), Opened { source, with, keeper, kept });
+            let restored = if goes_on { Restored::default() } else { self.kept(token, &with.account).await? };
+            changed.insert(name.clone(), Opened { source, with, restored });
         }
         Ok(Plan { config, extra, keys, formats, changed, wrong })
     }

@@ -42,10 +42,13 @@ impl Alone {
         let said = |error: AppError| error.to_string();
         let app = App::open(&config, Clock::system()).await.map_err(said)?;
         let mut plan = app.plan(config, None, &Default::default()).await.map_err(said)?;
-        let opened = app.token(&mut plan, token, None, None);
+        let opened = app.token(&mut plan, token, None, None).await;
         let (part, refresher) = opened.ok_or_else(|| format!("there is no token {token}"))?;
         part.secrets.drive(token, &part.slot);
-        let admin = admin.and_then(|admin| app.token(&mut plan, admin, None, None)).map(|(_, refresher)| refresher);
+        let admin = match admin {
+            Some(admin) => app.token(&mut plan, admin, None, None).await.map(|(_, refresher)| refresher),
+            None => None,
+        };
         Ok(Self { part, refresher, admin, app })
     }
 

@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::store::{look, seal};
-use super::{CONFIG, Cli, DEFAULT_FILES, block_on, complain, count, lines, print};
+use super::store::seal;
+use super::{CONFIG, Cli, DEFAULT_FILES, complain, count, lines, print};
 use crate::clock::Clock;
 use crate::config::{self, Config, Problem, Report, Store};
-use crate::store::StoreError;
+use crate::store::{FileStore, StoreError};
 use crate::token::kept::Kept;
 
 #[derive(Debug, clap::Args)]
@@ -48,37 +48,31 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
     };
     match config {
         None => ExitCode::from(CONFIG),
-        Some(Config { store: Some(store), .. }) => sound(store).map_or_else(
-            |text| {
-                complain(&text);
-                ExitCode::FAILURE
-            },
-            |()| printed,
-        ),
+        Some(Config { store: Some(store), .. }) if store.path.as_ref().is_some_and(|path| path.exists()) => {
+            sound(&store).map_or_else(
+                |text| {
+                    complain(&text);
+                    ExitCode::FAILURE
+                },
+                |()| printed,
+            )
+        }
         Some(_) => printed,
     }
 }
 
-/// Can everything be opened that lies in the directory? Changes nothing, and asks nobody.
-fn sound(store: Store) -> Result<(), String> {
-    if !store.path.as_ref().is_some_and(|path| path.exists()) {
-        return Ok(());
-    }
-    let store = look(&Store { redis: None, ..store.clone() }, seal(&store)?)?;
-    let damaged = block_on(async {
-        let mut damaged = Vec::new();
-        for name in store.names().await? {
-            match store.load(&name).await {
-                Ok(Some(record)) if Kept::read(&record.plain).is_none() => {
-                    damaged.push(store.unreadable(&name, record.version).to_string());
-                }
-                Ok(_) => {}
-                Err(error) => damaged.push(error.to_string()),
-            }
+/// Can everything in the store be opened? Changes nothing.
+fn sound(store: &Store) -> Result<(), String> {
+    let Some(path) = &store.path else { return Ok(()) };
+    let store = FileStore::look(path, seal(store)?).map_err(|e| e.to_string())?;
+    let mut damaged = Vec::new();
+    for (name, entry) in store.newest().map_err(|e| e.to_string())? {
+        match store.load(&name) {
+            Ok(record) if record.as_ref().is_none_or(|record| Kept::read(&record.plain).is_some()) => {}
+            Ok(_) => damaged.push(StoreError::unreadable(&name, store.place(&name, entry.version)).to_string()),
+            Err(error) => damaged.push(error.to_string()),
         }
-        Ok(damaged)
-    })?;
-    let damaged = damaged.map_err(|e: StoreError| e.to_string())?;
+    }
     if damaged.is_empty() { Ok(()) } else { Err(damaged.join("\n")) }
 }
 

@@ -51,7 +51,7 @@ fn logout(cli: &Cli, token: &str, config: Config) -> Result<LoggedOut, String> {
         let mut alone = Alone::open(config, token).await?;
         let done = alone.refresher.logout().await;
         alone.saved().await?;
-        Ok(done)
+        done.map_err(|error| error.to_string())
     })?
 }
 

@@ -118,7 +118,7 @@ async fn serve(
         Ok(started) => started,
         Err(code) => return code,
     };
-    if let Some(store) = &running.app.store {
+    if let Some(store) = running.app.stores.as_ref().and_then(|stores| stores.files.as_ref()) {
         // Whoever finds the store taken learns by whom, and where to ask.
         if let Err(error) = store.sign(&format!("admin {}, pid {}", bound.listen, std::process::id())) {
             warn!(%error, "commands such as `reload` will not find this broker: its address could not be written");

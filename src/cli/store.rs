@@ -92,10 +92,11 @@ pub(super) fn look(store: &config::Store, seal: Seal) -> Result<Arc<dyn Store>, 
 async fn list(store: &dyn Store, as_json: bool) -> Result<ExitCode, String> {
     let (mut shown, mut text, mut sound) = (Map::new(), String::new(), true);
     for name in store.names().await.map_err(|e| e.to_string())? {
+        let unreadable = |version| StoreError::unreadable(&name, store.place(&name, version));
         let read = |record: &Record| match serde_json::from_slice(&record.plain) {
             Ok(kept) if name.starts_with("secret.") => Ok(described(&kept)),
-            _ if name.starts_with("secret.") => Err(store.unreadable(&name, record.version)),
-            _ => Kept::read(&record.plain).map(|kept| describe(&kept)).ok_or(store.unreadable(&name, record.version)),
+            _ if name.starts_with("secret.") => Err(unreadable(record.version)),
+            _ => Kept::read(&record.plain).map(|kept| describe(&kept)).ok_or_else(|| unreadable(record.version)),
         };
         // Between the names and this, it may have been forgotten.
         let Some(record) = store.load(&name).await.transpose() else { continue };

@@ -236,7 +236,7 @@ async fn change_tokens(app: &App, refreshing: &mut Refreshing, mut plan: Plan, b
                 account.and_then(|account| refreshing.find(&name, &account))
             }
         };
-        if let Some((part, refresher)) = app.token(&mut plan, &name, old(&name).map(AsRef::as_ref), left) {
+        if let Some((part, refresher)) = app.token(&mut plan, &name, old(&name).map(AsRef::as_ref), left).await {
             refreshing.start(refresher, &app.metrics);
             tokens.insert(name, Arc::new(part));
         }

@@ -15,8 +15,8 @@ use crate::token::source::Source;
 impl Running {
     /// Forgets what the store has under that name, such as `token.api`, and starts that token anew. The records that there were.
     pub async fn forget(&mut self, record: &str) -> Result<Vec<String>, StoreError> {
-        let Some(store) = self.app.store.clone() else { return Ok(Vec::new()) };
-        if record.starts_with("secret.") && matches!(store.load(record), Ok(Some(_))) {
+        let Some(stores) = self.app.stores.clone() else { return Ok(Vec::new()) };
+        if record.starts_with("secret.") && matches!(stores.main.load(record).await, Ok(Some(_))) {
             // Security: it may hold the only secret that works.
             return Err(StoreError::Kept(record.to_owned()));
         }
@@ -26,7 +26,7 @@ impl Running {
             Some(running) => running.end().await,
             None => None,
         };
-        let forgotten = store.forget_all(record);
+        let forgotten = stores.forget_all(record).await;
         if let Some(ended) = &mut ended {
             let own = |names: &Vec<String>| {
                 ended.keeper.as_ref().is_some_and(|keeper| names.iter().any(|name| name == keeper.record()))
@@ -39,7 +39,7 @@ impl Running {
             }
         }
         if let Some(part) = self.parts.tokens.get(token) {
-            self.refreshing.start(self.app.again(part, ended), &self.app.metrics);
+            self.refreshing.start(self.app.again(part, ended).await, &self.app.metrics);
         }
         forgotten
     }
@@ -50,7 +50,7 @@ impl Running {
     }
 
     /// Gives a token up, and has the vendor end it. `None`: there is no such token, or its task broke off.
-    pub async fn logout(&mut self, token: &str) -> Option<LoggedOut> {
+    pub async fn logout(&mut self, token: &str) -> Option<Result<LoggedOut, TokenError>> {
         self.between(token, async |refresher| refresher.logout().await).await
     }
 
@@ -66,7 +66,7 @@ impl Running {
             Some(running) => running.end().await,
             None => None,
         };
-        let mut refresher = self.app.again(&part, ended);
+        let mut refresher = self.app.again(&part, ended).await;
         let done = work(&mut refresher).await;
         self.refreshing.start(refresher, &self.app.metrics);
         Some(done)

@@ -63,6 +63,13 @@ pub enum StoreError {
     Save { name: String, directory: PathBuf, source: io::Error },
 }
 
+impl StoreError {
+    /// A record that is sealed well and still makes no sense.
+    pub fn unreadable(name: &str, place: String) -> Self {
+        Self::Record { name: name.to_owned(), place, why: SealError::Format }
+    }
+}
+
 /// A record as it lies there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {

@@ -136,13 +136,6 @@ pub fn is_meant(name: &str, known: &str) -> bool {
     one && known.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-impl dyn Store + '_ {
-    /// A record that is sealed well and still makes no sense.
-    pub fn unreadable(&self, name: &str, version: Version) -> StoreError {
-        StoreError::Record { name: name.to_owned(), place: self.place(name, version), why: SealError::Format }
-    }
-}
-
 /// How a lease is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Lease {

@@ -59,6 +59,15 @@ impl Spent {
         left.map(|until| KeptMoment::new(Moment::after(now, *until - now.boot))).collect()
     }
 
+    /// Counts those of another's record as well.
+    pub fn learn(&mut self, kept: &[KeptMoment], same_boot: bool, now: Now) {
+        let mut theirs = Self::new(self.limit);
+        theirs.restore(kept, same_boot, now);
+        self.until.extend(theirs.until);
+        self.until.sort();
+        self.until.dedup();
+    }
+
     /// From the store. After another boot only the wall clock tells; set back, it makes nobody wait longer than a window.
     pub fn restore(&mut self, kept: &[KeptMoment], same_boot: bool, now: Now) {
         let Some(limit) = self.limit else { return };

@@ -1,41 +1,127 @@
-//! A place in the store: a token's, or that of a client's secrets.
+//! A place in the store: a token's, or that of a client's secrets. Where replicas share the store, one works on it at a time,
+//! and all of them learn what it holds.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::task::JoinHandle;
+use tracing::warn;
 use zeroize::Zeroizing;
 
-use super::kept::Kept;
-use crate::store::{FileStore, StoreError};
+use crate::clock::{Clock, Now};
+use crate::store::{Lease, Record, Saved, Store, StoreError, Stores, Taken, Version};
 
-/// A save that takes longer is a failure for now: a disk that hangs must not stop the token.
-const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// What a record is made of.
+pub trait Content: Serialize + DeserializeOwned {
+    /// Of two states of which neither was written with knowledge of the other: is this the newer one?
+    fn is_newer_than(&self, other: &Self) -> bool;
+
+    /// Puts its times on this machine's clocks, given how long ago it was saved by the clock of the store.
+    fn rebase(&mut self, age: Duration, now: Now, clock: &Clock);
+}
 
 /// What loads and saves one record.
 pub struct Keeper {
-    store: Arc<FileStore>,
+    stores: Stores,
     record: String,
-    version: u64,
-    /// A save that was given up waiting for. No other starts before it has ended: both would write the same file.
-    hanging: Option<JoinHandle<Result<(), StoreError>>>,
+    clock: Clock,
+    /// What the store has, as far as is known here.
+    version: Version,
+    /// What was last tried to be saved, whatever became of it: a number is never used for two contents.
+    tried: Version,
+    /// Of the copy.
+    copied: u64,
+    /// Whose leases are this one's.
+    owner: u128,
+    /// Until when the lease is, since boot.
+    lease: Option<Duration>,
+}
+
+/// What somebody else has made of a record.
+#[derive(Debug)]
+pub enum News<T> {
+    None,
+    /// It was saved by another, who knew what is known here.
+    Theirs(T),
+    /// The store does not have any more what it had: this is what it has, by whoever did not know better.
+    Back(Option<T>),
+}
+
+/// What became of asking for the lease.
+#[derive(Debug)]
+pub enum Held<T> {
+    Ours(News<T>),
+    /// Somebody else has it, for so long at most.
+    Others(Duration),
+    /// Somebody else had it, and never gave it back.
+    Lapsed,
+}
+
+/// Why something was not saved.
+#[derive(Debug)]
+pub enum Unsaved<T> {
+    /// Somebody else has saved something meanwhile.
+    Stale(Box<News<T>>),
+    Failed(String),
+}
+
+/// A record as it was found.
+pub struct Found<T> {
+    pub keeper: Keeper,
+    pub content: Option<T>,
+    /// Does the store have that, too?
+    pub saved: bool,
+}
+
+/// What the record of a token is called, for that account.
+pub fn record(token: &str, account: &str) -> String {
+    format!("token.{token}.{}", &account[..16])
 }
 
 impl Keeper {
-    /// What the record of that account holds.
-    pub fn open(store: &Arc<FileStore>, token: &str, account: &str) -> Result<(Self, Option<Kept>), StoreError> {
-        Self::of(store, format!("token.{token}.{}", &account[..16]))
+    /// What the record of that name holds. A shared store that cannot be asked now does not count: what is known here is gone on
+    /// with, and it is asked again.
+    pub async fn open<T: Content>(stores: &Stores, record: String, clock: &Clock) -> Result<Found<T>, StoreError> {
+        let mut keeper = Self::unread(stores, record, clock);
+        let now = clock.now();
+        let copy = match &stores.copy {
+            Some(copy) => copy.load(&keeper.record).await?,
+            None => None,
+        };
+        keeper.copied = copy.as_ref().map_or(0, |copy| copy.version.number);
+        let ours: Option<T> = copy.map(|copy| keeper.read(stores.copy.as_deref(), copy, now)).transpose()?;
+        let found = match stores.main.load(&keeper.record).await {
+            Ok(found) => found,
+            Err(StoreError::Away(why)) if stores.main.is_shared() => {
+                warn!(record = keeper.record, "{why}");
+                return Ok(Found { keeper, content: ours, saved: false });
+            }
+            Err(error) => return Err(error),
+        };
+        let version = found.as_ref().map_or_else(Version::default, |found| found.version);
+        (keeper.version, keeper.tried) = (version, version);
+        let theirs: Option<T> = found.map(|found| keeper.read(Some(&*stores.main), found, now)).transpose()?;
+        Ok(match (ours, theirs) {
+            (Some(ours), None) => Found { keeper, content: Some(ours), saved: false },
+            (Some(ours), Some(theirs)) if ours.is_newer_than(&theirs) => {
+                Found { keeper, content: Some(ours), saved: false }
+            }
+            (_, theirs) => Found { keeper, content: theirs, saved: true },
+        })
     }
 
-    /// What the record of that name holds.
-    pub fn of<T: DeserializeOwned>(store: &Arc<FileStore>, record: String) -> Result<(Self, Option<T>), StoreError> {
-        let found = store.load(&record)?;
-        let version = found.as_ref().map_or(0, |found| found.version);
-        let read = |plain: &[u8]| serde_json::from_slice(plain).map_err(|_| store.unreadable(&record, version));
-        let kept = found.map(|found| read(&found.plain)).transpose()?;
-        Ok((Self { store: Arc::clone(store), record, version, hanging: None }, kept))
+    /// One that has not looked into the store yet.
+    fn unread(stores: &Stores, record: String, clock: &Clock) -> Self {
+        Self {
+            stores: stores.clone(),
+            record,
+            clock: clock.clone(),
+            version: Version::default(),
+            tried: Version::default(),
+            copied: 0,
+            owner: fastrand::u128(..),
+            lease: None,
+        }
     }
 
     /// Its name in the store.
@@ -43,27 +129,125 @@ impl Keeper {
         &self.record
     }
 
-    /// Saves it, within [`SAVE_TIMEOUT`]; durable when this returns. Blocks on the disk, on a thread for that.
-    pub async fn save(&mut self, kept: &impl Serialize) -> Result<(), String> {
-        let late = || format!("the disk has not answered within {} s", SAVE_TIMEOUT.as_secs());
-        if let Some(mut hanging) = self.hanging.take()
-            && tokio::time::timeout(SAVE_TIMEOUT, &mut hanging).await.is_err()
-        {
-            self.hanging = Some(hanging);
-            return Err(late());
-        }
-        let plain = Zeroizing::new(serde_json::to_vec(kept).map_err(|e| e.to_string())?);
-        // Also after a failure: a number is never used for two contents.
-        self.version += 1;
-        let (store, record, version) = (Arc::clone(&self.store), self.record.clone(), self.version);
-        let mut saving = tokio::task::spawn_blocking(move || store.save(&record, version, &plain));
-        match tokio::time::timeout(SAVE_TIMEOUT, &mut saving).await {
-            Ok(Ok(saved)) => saved.map_err(|e| e.to_string()),
-            Ok(Err(_)) => Err("the save broke off inside the broker: report this".to_owned()),
-            Err(_) => {
-                self.hanging = Some(saving);
-                Err(late())
+    /// Do others write here too?
+    pub fn is_shared(&self) -> bool {
+        self.stores.main.is_shared()
+    }
+
+    /// What is left of the lease.
+    pub fn leased(&self) -> Duration {
+        self.lease.map_or(Duration::ZERO, |until| until.saturating_sub(self.clock.now().boot))
+    }
+
+    /// Saves it, within the store's bound; durable when this returns.
+    pub async fn save<T: Content>(&mut self, content: &T) -> Result<(), Unsaved<T>> {
+        let failed = |error: StoreError| Unsaved::Failed(error.to_string());
+        let plain = serde_json::to_vec(content).map_err(|error| Unsaved::Failed(error.to_string()))?;
+        let plain = Zeroizing::new(plain);
+        self.copy(&plain).await;
+        loop {
+            let tried = self.tried;
+            let tag = if self.is_shared() { fastrand::u64(..) } else { 0 };
+            self.tried = Version { number: self.version.number.max(tried.number) + 1, tag };
+            let now = self.clock.now();
+            let saved = self.stores.main.save(&self.record, self.version, self.tried, plain.clone()).await;
+            match saved.map_err(failed)? {
+                Saved::Done => {
+                    self.version = self.tried;
+                    return Ok(());
+                }
+                // The answer to that one was lost, and it was saved.
+                Saved::Stale(Some(there)) if there.version == tried && tried != self.version => self.version = tried,
+                Saved::Stale(there) => {
+                    let news = self.told(there, now).await.map_err(Unsaved::Failed)?;
+                    return Err(Unsaved::Stale(Box::new(news)));
+                }
             }
+        }
+    }
+
+    /// What others have made of the record since it was last looked at.
+    pub async fn news<T: Content>(&mut self) -> Result<News<T>, String> {
+        let looked = self.stores.main.version(&self.record).await.map_err(|error| error.to_string())?;
+        if looked == self.version {
+            return Ok(News::None);
+        }
+        let now = self.clock.now();
+        let there = self.stores.main.load(&self.record).await.map_err(|error| error.to_string())?;
+        self.told(there, now).await
+    }
+
+    /// Asks for the lease, or for more of it.
+    pub async fn take<T: Content>(&mut self, lease: Lease) -> Result<Held<T>, String> {
+        if !self.is_shared() {
+            return Ok(Held::Ours(News::None));
+        }
+        let now = self.clock.now();
+        let taken = self.stores.main.take(&self.record, self.owner, lease).await;
+        match taken.map_err(|error| error.to_string())? {
+            Taken::Yes(there) => {
+                self.lease = Some(now.boot + lease.lasts);
+                self.told(there, now).await.map(Held::Ours)
+            }
+            Taken::Held(left) => Ok(Held::Others(left)),
+            Taken::Lapsed => Ok(Held::Lapsed),
+        }
+    }
+
+    /// Gives the lease back. If that cannot be said, it lapses.
+    pub async fn release(&mut self) {
+        if self.lease.take().is_some() {
+            let _ = self.stores.main.release(&self.record, self.owner).await;
+        }
+    }
+
+    async fn told<T: Content>(&mut self, there: Option<Record>, now: Now) -> Result<News<T>, String> {
+        let version = there.as_ref().map_or_else(Version::default, |there| there.version);
+        if version == self.version {
+            return Ok(News::None);
+        }
+        if version == self.tried && self.tried.tag != 0 {
+            // The answer to that was lost.
+            self.version = version;
+            return Ok(News::None);
+        }
+        let back = version.number <= self.version.number;
+        let theirs = self.learn(there, now).await.map_err(|error| error.to_string())?;
+        Ok(match theirs {
+            Some(theirs) if !back => News::Theirs(theirs),
+            theirs => News::Back(theirs),
+        })
+    }
+
+    /// What is there is what the next save has to know.
+    async fn learn<T: Content>(&mut self, there: Option<Record>, now: Now) -> Result<Option<T>, StoreError> {
+        let version = there.as_ref().map_or_else(Version::default, |there| there.version);
+        let plain = there.as_ref().map(|there| there.plain.clone());
+        let theirs = there.map(|there| self.read(Some(&*self.stores.main), there, now)).transpose()?;
+        self.version = version;
+        if let Some(plain) = plain {
+            self.copy(&plain).await;
+        }
+        Ok(theirs)
+    }
+
+    fn read<T: Content>(&self, store: Option<&dyn Store>, record: Record, now: Now) -> Result<T, StoreError> {
+        let place = |store: &dyn Store| store.place(&self.record, record.version);
+        let unreadable = || StoreError::unreadable(&self.record, store.map(place).unwrap_or_default());
+        let mut content: T = serde_json::from_slice(&record.plain).map_err(|_| unreadable())?;
+        if let Some(age) = record.age {
+            content.rebase(age, now, &self.clock);
+        }
+        Ok(content)
+    }
+
+    /// Into the directory of this process alone. A failure is said, and no more: the shared store has it, or is tried again.
+    async fn copy(&mut self, plain: &Zeroizing<Vec<u8>>) {
+        let Some(copy) = &self.stores.copy else { return };
+        self.copied += 1;
+        let version = Version { number: self.copied, tag: 0 };
+        if let Err(error) = copy.save(&self.record, Version::default(), version, plain.clone()).await {
+            warn!(record = self.record, %error, "the local copy of what the shared store has could not be written");
         }
     }
 }

@@ -1,14 +1,14 @@
 //! What a token keeps across restarts, as it stands in its record: tokens, what was refused, when the next try may be. JSON
 //! inside the seal.
 
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::clock::{Moment, Now};
+use super::keeper::Content;
+use crate::clock::{Clock, Moment, Now};
 use crate::oauth::{Class, TokenError};
 use crate::secret::Secret;
 
@@ -16,7 +16,7 @@ use crate::secret::Secret;
 pub(super) const SUSPECTS: usize = 2;
 
 /// The record of one token.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Kept {
     /// Stands for everything that the access token was obtained with and for, as hexadecimal.
@@ -29,6 +29,8 @@ pub struct Kept {
     pub boot: String,
     pub access: Option<KeptAccess>,
     pub refresh_token: Option<KeptRefresh>,
+    /// Digests of the refresh tokens that it came after, the newest last.
+    pub replaced: Vec<[u8; 32]>,
     /// Digest of the configured refresh token that it comes from.
     pub seed: Option<[u8; 32]>,
     /// Those of former seeds.
@@ -126,6 +128,41 @@ impl Kept {
     pub fn read(plain: &[u8]) -> Option<Self> {
         serde_json::from_slice(plain).ok()
     }
+
+    /// Did this one's refresh token come after the other's?
+    fn follows(&self, other: &Self) -> bool {
+        let digest = other.refresh_token.as_ref().map(|token| token.secret().digest());
+        digest.is_some_and(|digest| self.replaced.contains(&digest))
+    }
+}
+
+impl Content for Kept {
+    /// By what the refresh token comes from; else by the access token, and then by when it was saved.
+    fn is_newer_than(&self, other: &Self) -> bool {
+        let (follows, followed) = (self.follows(other), other.follows(self));
+        if follows != followed {
+            return follows;
+        }
+        let obtained = |kept: &Self| kept.access.as_ref().map(|access| access.obtained.wall);
+        let saved = |kept: &Self| kept.saved.map(|saved| saved.wall);
+        (obtained(self), saved(self)) > (obtained(other), saved(other))
+    }
+
+    fn rebase(&mut self, age: Duration, now: Now, clock: &Clock) {
+        // Those of this boot are this machine's.
+        let (Some(saved), false) = (self.saved, clock.is_of(&self.boot)) else { return };
+        let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+        let shift = now.wall.as_millisecond().saturating_sub(age).saturating_sub(saved.wall);
+        let refresh = self.refresh_token.iter_mut().chain(self.others.iter_mut().map(|(_, token)| token));
+        let tokens = refresh.filter_map(|token| token.expires.as_mut());
+        let access = self.access.iter_mut();
+        let access = access.flat_map(|access| {
+            [Some(&mut access.obtained), access.expires.as_mut(), access.due.as_mut()].into_iter().flatten()
+        });
+        let hold = self.hold.iter_mut().filter_map(|hold| hold.until.as_mut());
+        let all = tokens.chain(access).chain(hold).chain(&mut self.spent).chain(&mut self.saved);
+        all.for_each(|moment| moment.wall = moment.wall.saturating_add(shift));
+    }
 }
 
 impl KeptAccess {
@@ -190,12 +227,4 @@ impl From<KeptError> for TokenError {
         error.vendor = kept.vendor;
         error
     }
-}
-
-/// The boot that this is, by its random name; empty where the system has none.
-pub fn boot() -> &'static str {
-    static BOOT: LazyLock<String> = LazyLock::new(|| {
-        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
-    });
-    &BOOT
 }

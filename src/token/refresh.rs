@@ -9,6 +9,7 @@ mod logout;
 mod manage;
 mod orders;
 mod rotate;
+mod shared;
 mod show;
 mod unattended;
 
@@ -23,6 +24,7 @@ pub use login::Code;
 pub use logout::LoggedOut;
 use logout::Revocation;
 pub use rotate::{Rotating, Slots};
+use shared::{Begin, Peers};
 
 use super::Token;
 use super::cache::{Slot, Snapshot, Wishes};
@@ -86,6 +88,7 @@ pub struct Refresher<E> {
     /// Set while the store does not have what is here.
     unsaved: Option<durable::Unsaved>,
     revocations: Vec<Revocation>,
+    peers: Peers,
 }
 
 impl<E: Exchange> Refresher<E> {
@@ -104,6 +107,7 @@ impl<E: Exchange> Refresher<E> {
             purpose: String::new(),
             unsaved: (!saved && kept.is_some()).then(durable::Unsaved::default),
             revocations: Vec::new(),
+            peers: Peers::default(),
             task,
         };
         if let Some(kept) = kept {
@@ -122,17 +126,25 @@ impl<E: Exchange> Refresher<E> {
     /// ends.
     pub async fn run(mut self, stop: CancellationToken, cut: CancellationToken) -> Ended {
         while !stop.is_cancelled() {
-            let wait = self.save_again(false).await.min(self.revoke_again().await);
+            let mut wait = self.follow().await;
+            wait = wait.min(self.save_again(false).await).min(self.revoke_again().await);
             match self.next() {
-                Next::Exchange => self.exchange(&cut).await,
-                Next::Wait(next) => {
-                    let wait = wait.min(self.rotate().await);
-                    tokio::select! {
-                        () = tokio::time::sleep(next.min(wait)) => {}
-                        () = self.task.slot.woken() => {}
-                        () = stop.cancelled() => {}
+                Next::Exchange => match self.begin().await {
+                    Begin::Yes => {
+                        self.exchange(&cut).await;
+                        self.release().await;
+                        continue;
                     }
-                }
+                    Begin::Done => continue,
+                    Begin::Later(later) => wait = wait.min(later),
+                },
+                Next::Wait(next) => wait = wait.min(next),
+            }
+            wait = wait.min(self.rotate().await);
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.task.slot.woken() => {}
+                () = stop.cancelled() => {}
             }
         }
         for _ in 0..LAST_SAVES {
@@ -156,6 +168,9 @@ impl<E: Exchange> Refresher<E> {
             self.schedule.files_changed();
         }
         self.pending.merge(self.task.slot.wishes());
+        if self.peers.decided {
+            return Next::Exchange;
+        }
         if std::mem::take(&mut self.pending.mended) {
             self.schedule.files_changed();
         }
@@ -175,9 +190,14 @@ impl<E: Exchange> Refresher<E> {
         self.with = self.exchange.with();
         self.snapshot.exchanging = true;
         self.task.slot.publish(self.snapshot.clone());
+        self.peers.overtaken = false;
         let failure = self.attempts(cut).await;
         if failure.is_some() {
             self.save(failure.as_ref()).await;
+        }
+        if std::mem::take(&mut self.peers.overtaken) {
+            self.snapshot.finished += 1;
+            return self.show(self.snapshot.error.clone());
         }
         self.publish(failure);
     }
@@ -189,6 +209,10 @@ impl<E: Exchange> Refresher<E> {
         let seed = own_task(Outcome::NotSent, async move { exchange.seed().await }).await;
         let configured = seed.as_ref().ok().and_then(Option::as_ref);
         let mut op = self.schedule.start(self.task.clock.now(), configured);
+        if self.peers.alone {
+            // A refresh token is the others' too.
+            op = Op::Acquire;
+        }
         if op == Op::Renew && self.schedule.refresh_token().is_none() {
             let error = seed.err().unwrap_or_else(|| self.nothing_to_renew());
             // Nothing was sent: no refresh token is to blame.
@@ -240,9 +264,15 @@ impl<E: Exchange> Refresher<E> {
         if let Some(error) = self.schedule.barred(&credential) {
             return Err(failed(error.clone().of(Outcome::NotSent)));
         }
+        self.holds().await.map_err(failed)?;
         if self.schedule.begins(op, self.task.clock.now()) {
             let error = self.snapshot.error.clone();
-            self.save(error.as_deref()).await;
+            let saved = self.save(error.as_deref()).await;
+            if !saved && self.is_shared() && !self.peers.alone {
+                // Others would not know of it.
+                self.schedule.answered(self.task.clock.now(), false);
+                return Err(failed(unsaved()));
+            }
         }
         let sent = self.task.clock.now();
         let exchange = Arc::clone(&self.exchange);
@@ -278,9 +308,16 @@ impl<E: Exchange> Refresher<E> {
         self.purpose.clone_from(&self.with.purpose);
         // Durable before used: the answer may have ended the refresh token before.
         self.save(None).await;
-        self.keep(op, token, same, access.warning.as_deref());
+        if !self.peers.overtaken {
+            self.keep(op, token, same, access.warning.as_deref());
+        }
         Ok(())
     }
+}
+
+fn unsaved() -> TokenError {
+    let problem = "the shared store did not take what has to be in it before anything is sent";
+    TokenError::new(Class::Transient, problem, "see the log for why; it is tried again").of(Outcome::NotSent)
 }
 
 fn unwritable() -> TokenError {

@@ -108,6 +108,14 @@ impl Refusals {
         Self(kept.into_iter().take(ENTRIES_MAX).map(entry).collect())
     }
 
+    /// From another's record, of which nothing else is gone on with.
+    pub fn learn(&mut self, kept: &[KeptRefusal]) {
+        let known = |what: &[u8; 32]| self.0.iter().any(|entry| entry.credential.what == *what);
+        let new: Vec<_> = kept.iter().filter(|kept| !known(&kept.what)).cloned().collect();
+        let room = ENTRIES_MAX - self.0.len().min(ENTRIES_MAX);
+        self.0.extend(Self::restore(new).0.into_iter().take(room));
+    }
+
     /// A person asked: everything may be tried again.
     pub fn pardon(&mut self) {
         self.0.clear();

@@ -102,6 +102,8 @@ pub struct Schedule {
     policy: Policy,
     due: Option<Moment>,
     refresh_token: Option<RefreshToken>,
+    /// Digests of those that it came after.
+    replaced: Vec<[u8; 32]>,
     /// The configured refresh token …
     configured: Option<Secret>,
     /// … and the digest of the one that was taken over last.
@@ -137,6 +139,7 @@ impl Schedule {
             policy,
             due: None,
             refresh_token: None,
+            replaced: Vec::new(),
             configured: None,
             seed: None,
             others: Vec::new(),

@@ -6,6 +6,7 @@ mod shown;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use jiff::Timestamp;
@@ -17,11 +18,13 @@ use zeroize::Zeroizing;
 pub use shown::{KeptSecrets, Progress};
 
 use super::cache::Slot;
-use super::keeper::Keeper;
+use super::keeper::{Content, Keeper, News};
+
+use crate::clock::Clock;
 use crate::config;
 use crate::rotation::{Event, Held, Problem, Rotation, State};
 use crate::secret::Secret;
-use crate::store::{FileStore, StoreError};
+use crate::store::{StoreError, Stores};
 
 /// What was asked for and is not yet begun.
 const ORDERS_MAX: usize = 4;
@@ -126,6 +129,10 @@ pub(super) struct Work {
     /// What cannot go on without a person, though the record does not say so.
     pub parked: Option<Problem>,
     pub told: Option<String>,
+    /// When the shared store is looked at next, since boot.
+    pub follow_at: Duration,
+    /// The shared store has forgotten what is here.
+    pub unsaved: bool,
 }
 
 impl Work {
@@ -138,18 +145,20 @@ impl Work {
 
 impl Secrets {
     /// As the store has them under that name.
-    pub fn open(store: Option<&Arc<FileStore>>, record: String) -> Result<Self, StoreError> {
-        let (keeper, kept) = match store {
+    pub async fn open(stores: Option<&Stores>, record: String, clock: &Clock) -> Result<Self, StoreError> {
+        let mut unsaved = false;
+        let (keeper, kept) = match stores {
             None => (None, None),
-            Some(store) => {
-                let (keeper, kept) = Keeper::of(store, record)?;
-                (Some(keeper), kept)
+            Some(stores) => {
+                let found = Keeper::open(stores, record, clock).await?;
+                unsaved = !found.saved;
+                (Some(found.keeper), found.content)
             }
         };
         let kept: Option<KeptSecrets> = kept;
         let this = Self {
             kept: ArcSwapOption::from(kept.clone().map(Arc::new)),
-            work: tokio::sync::Mutex::new(Work { keeper, kept: kept.clone(), ..Work::default() }),
+            work: tokio::sync::Mutex::new(Work { keeper, kept: kept.clone(), unsaved, ..Work::default() }),
             ..Self::default()
         };
         this.show(&kept.map_or_else(Progress::none, |kept| Progress::of(&kept.record)));
@@ -254,6 +263,28 @@ impl Secrets {
     /// It is durable: it is used from now on.
     pub(super) fn keep(&self, kept: KeptSecrets) {
         self.kept.store(Some(Arc::new(kept)));
+    }
+
+    /// Another replica has saved that: it is gone on with.
+    fn adopt(&self, work: &mut Work, kept: KeptSecrets) {
+        self.keep(kept.clone());
+        (work.kept, work.machine, work.unsaved) = (Some(kept), None, false);
+        (work.written, work.parked) = (false, None);
+    }
+
+    /// What another replica has made of it, or what the store has forgotten.
+    pub(super) fn hear(&self, work: &mut Work, news: News<KeptSecrets>) {
+        match news {
+            News::None => {}
+            News::Theirs(theirs) => self.adopt(work, theirs),
+            News::Back(theirs) => {
+                let ours = work.kept.as_ref().zip(theirs.as_ref()).map(|(ours, theirs)| ours.is_newer_than(theirs));
+                match theirs {
+                    Some(theirs) if ours != Some(true) => self.adopt(work, theirs),
+                    _ => work.unsaved = work.kept.is_some(),
+                }
+            }
+        }
     }
 
     pub(super) fn show(&self, progress: &Progress) {

@@ -8,11 +8,14 @@ use tracing::{error, info};
 use super::{LOOK_AGAIN, Refresher};
 use crate::oauth::TokenError;
 use crate::token::Token;
-use crate::token::kept::{self, Kept, KeptError, KeptMoment};
+use crate::token::keeper::{self, News};
+use crate::token::kept::{Kept, KeptError, KeptMoment};
 use crate::token::source::Exchange;
 
 /// How often a disk that fails is complained of.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
+/// So often is a save that another one came before tried again at once.
+const STALE_MAX: u32 = 4;
 
 /// Saves that failed, one after the other.
 #[derive(Default)]
@@ -26,7 +29,7 @@ pub(super) struct Unsaved {
 impl<E: Exchange> Refresher<E> {
     pub(super) fn restore(&mut self, mut kept: Kept) {
         let now = self.task.clock.now();
-        let same_boot = !kept.boot.is_empty() && kept.boot == kept::boot();
+        let same_boot = self.task.clock.is_of(&kept.boot);
         // A wall clock that is behind after a boot cannot tell what has ended.
         let knows = same_boot || !kept.saved.is_some_and(|saved| saved.is_ahead(now));
         // Security: one that was obtained for something else must never be sent.
@@ -71,7 +74,7 @@ impl<E: Exchange> Refresher<E> {
         Kept {
             purpose: self.purpose.clone(),
             inputs: self.with.inputs.clone(),
-            boot: kept::boot().to_owned(),
+            boot: self.task.clock.boot().to_owned(),
             saved: Some(KeptMoment::at(now)),
             access: self.access.clone(),
             error: error.map(KeptError::from),
@@ -82,16 +85,32 @@ impl<E: Exchange> Refresher<E> {
 
     /// Keeps everything. What cannot be saved is tried again until it can: meanwhile the token serves, and a restart may lose
     /// it.
-    pub(super) async fn save(&mut self, error: Option<&TokenError>) {
-        let kept = self.kept(error);
-        let Some(keeper) = &mut self.task.keeper else { return };
-        let saved = keeper.save(&kept).await;
+    ///
+    /// True if the store has it. Where another has saved something newer meanwhile, that is gone on with.
+    pub(super) async fn save(&mut self, error: Option<&TokenError>) -> bool {
+        let mut saved = Err("others save all the time".to_owned());
+        for _ in 0..STALE_MAX {
+            let kept = self.kept(error);
+            let Some(keeper) = &mut self.task.keeper else { return true };
+            saved = match keeper.save(&kept).await {
+                Ok(()) => Ok(()),
+                Err(keeper::Unsaved::Failed(why)) => Err(why),
+                Err(keeper::Unsaved::Stale(news)) => match *news {
+                    News::Theirs(theirs) | News::Back(Some(theirs)) if self.settle(&theirs) => {
+                        self.peers.overtaken = true;
+                        return false;
+                    }
+                    _ => continue,
+                },
+            };
+            break;
+        }
         let (now, before) = (self.task.clock.now().boot, self.unsaved.take());
         let Err(error) = saved else {
             if before.is_some() {
                 info!(token = self.task.name, "the store has everything again");
             }
-            return;
+            return true;
         };
         self.task.metrics.unsaved(&self.task.name);
         let (times, told) = before.map_or((1, None), |before| (before.times.saturating_add(1), Some(before.told)));
@@ -101,5 +120,6 @@ impl<E: Exchange> Refresher<E> {
         }
         let next = now + Duration::from_secs(1 << times.min(6) >> 1).min(LOOK_AGAIN);
         self.unsaved = Some(Unsaved { times, next, told: if tell { now } else { told.unwrap_or(now) } });
+        false
     }
 }

@@ -30,6 +30,13 @@ impl Code {
 impl<E: Exchange> Refresher<E> {
     /// Exchanges the code of a login. What comes of it is durable before it serves; a failure leaves everything as it was.
     pub async fn login(&mut self, code: &Code) -> Result<(), TokenError> {
+        self.begin_now().await?;
+        let done = self.log_in(code).await;
+        self.release().await;
+        done
+    }
+
+    async fn log_in(&mut self, code: &Code) -> Result<(), TokenError> {
         if let Some(error) = self.schedule.over_budget(self.task.clock.now(), false) {
             return Err(error);
         }

@@ -4,8 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fastrand::Rng;
 use tracing::{info, warn};
 
+use super::shared::LOOK_EVERY;
 use super::{LOOK_AGAIN, Refresher, own_task};
 use crate::oauth::file::Grant;
 use crate::oauth::{Class, Outcome, TokenError};
@@ -46,6 +48,15 @@ impl From<KeptRevocation> for Revocation {
     }
 }
 
+impl Revocation {
+    /// Until it is tried again: not at all before the first time.
+    pub(super) fn put_off(&mut self, boot: Duration, rng: &mut Rng) {
+        let Some(doublings) = self.tries.checked_sub(1) else { return };
+        let most = Duration::from_secs(1 << doublings.min(12)).min(DELAY_MAX);
+        self.next = boot + most.mul_f64(0.5 + 0.5 * rng.f64());
+    }
+}
+
 impl From<&Revocation> for KeptRevocation {
     fn from(of: &Revocation) -> Self {
         Self { token: KeptRefresh::new(&of.token, None), refresh: of.refresh, tries: of.tries }
@@ -54,7 +65,15 @@ impl From<&Revocation> for KeptRevocation {
 
 impl<E: Exchange> Refresher<E> {
     /// Gives up the refresh token and the access token, and has the vendor end them, in this order.
-    pub async fn logout(&mut self) -> LoggedOut {
+    pub async fn logout(&mut self) -> Result<LoggedOut, TokenError> {
+        // Another replica must not be at work with what is given up here.
+        self.begin_now().await?;
+        let done = self.give_up().await;
+        self.release().await;
+        Ok(done)
+    }
+
+    async fn give_up(&mut self) -> LoggedOut {
         let exchange = Arc::clone(&self.exchange);
         let seed = own_task(Outcome::NotSent, async move { exchange.seed().await }).await.ok().flatten();
         let refresh = self.schedule.logged_out(seed.as_ref()).map(|token| (token, true));
@@ -78,7 +97,12 @@ impl<E: Exchange> Refresher<E> {
     pub(super) async fn revoke_again(&mut self) -> Duration {
         let boot = self.task.clock.now().boot;
         if self.revocations.iter().any(|one| one.next <= boot) {
+            if self.begin_step().await.is_err() {
+                // One of the others is at it.
+                return LOOK_EVERY;
+            }
             self.revoke_due().await;
+            self.release().await;
         }
         let boot = self.task.clock.now().boot;
         self.revocations.iter().map(|one| one.next.saturating_sub(boot)).min().unwrap_or(LOOK_AGAIN)
@@ -114,9 +138,7 @@ impl<E: Exchange> Refresher<E> {
                 told.refused += 1;
                 continue;
             }
-            let most = Duration::from_secs(1 << one.tries.saturating_sub(1).min(12)).min(DELAY_MAX);
-            let delay = most.mul_f64(0.5 + 0.5 * self.task.rng.f64());
-            one.next = self.task.clock.now().boot + delay;
+            one.put_off(self.task.clock.now().boot, &mut self.task.rng);
             warn!(token = name, %fingerprint, refresh, tries = one.tries, %error, "not revoked yet");
             told.queued += 1;
             later.push(one);

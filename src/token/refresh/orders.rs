@@ -31,9 +31,13 @@ impl<E: Exchange> Refresher<E> {
         let before = work.admin.clone();
         work.admin = given.or(work.admin.take());
         let done = match verb {
+            Verb::Rotate | Verb::Import | Verb::Delete if !self.leads(rotating, work).await => {
+                let why = work.said.clone().unwrap_or_else(|| "another replica is at work on it".to_owned());
+                Err(format!("{why}; ask again in two minutes"))
+            }
             Verb::List => self.list_secrets(rotating, work).await.map(|listed| json!({ "secrets": listed })),
             Verb::Delete => self.delete_secret(rotating, work, &asked).await,
-            Verb::Rotate | Verb::Import => self.begin(rotating, work, verb, asked).await,
+            Verb::Rotate | Verb::Import => self.begin_rotation(rotating, work, verb, asked).await,
         };
         if matches!(verb, Verb::List | Verb::Delete) {
             work.admin = before;
@@ -56,7 +60,13 @@ impl<E: Exchange> Refresher<E> {
     }
 
     /// Begins a rotation, or goes on with the one that waits for a person.
-    pub(super) async fn begin(&mut self, rotating: &Rotating, work: &mut Work, verb: Verb, asked: Asked) -> Reply {
+    pub(super) async fn begin_rotation(
+        &mut self,
+        rotating: &Rotating,
+        work: &mut Work,
+        verb: Verb,
+        asked: Asked,
+    ) -> Reply {
         let config = &rotating.config;
         if work.keeper.is_none() {
             let fix = "set [store] kind = \"file\", with path and key";
@@ -140,7 +150,8 @@ impl<E: Exchange> Refresher<E> {
         let end = rotating.config.secret_expires.first().map(|end| end.as_second());
         record.old.expires = record.old.expires.or(end);
         let superseded = vec![configured.seed];
-        let kept = KeptSecrets { superseded, configured: configured.each, instance, record, retry_at: None };
+        let configured = configured.each;
+        let kept = KeptSecrets { superseded, configured, instance, record, retry_at: None, saved: 0 };
         (work.kept, work.machine) = (Some(kept), None);
         rotating.secrets.is_overruled(work);
         Ok(())

@@ -6,14 +6,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
+use super::shared::LOOK_EVERY;
 use super::{LOOK_AGAIN, Refresher, own_task};
 use crate::config;
 use crate::oauth::file::{Grant, Op};
 use crate::oauth::{Class, Outcome, TokenError};
 use crate::rotation::{Action, Event, Failure, Held, Problem, Rotation, State, Which, plan};
+use crate::store::Lease;
 use crate::token::cache::Slot;
+use crate::token::keeper::{self, Content, News, Unsaved};
 use crate::token::secrets::{KeptSecrets, Progress, Secrets, Work};
 use crate::token::source::{Configured, Exchange};
 
@@ -21,6 +24,10 @@ use crate::token::source::{Configured, Exchange};
 pub(super) const BUSY: Duration = Duration::from_secs(60);
 /// An administrator's token that was given by hand is not kept over a longer pause.
 const ADMIN_KEPT: Duration = Duration::from_secs(300);
+/// Of the client's secrets: renewed at its half, while something is under way.
+const STEP_LEASE: Duration = Duration::from_secs(120);
+/// So often is a record tried that a shared store has forgotten.
+const SAVES_MAX: u32 = 3;
 
 /// What a token's task needs to rotate the client secret.
 #[derive(Clone)]
@@ -55,6 +62,7 @@ impl<E: Exchange> Refresher<E> {
     pub(super) async fn rotate(&mut self) -> Duration {
         let Some(rotating) = self.task.rotating.clone() else { return LOOK_AGAIN };
         let Some(mut work) = rotating.secrets.steps(&self.task.name) else { return LOOK_AGAIN };
+        self.follow_secrets(&rotating, &mut work).await;
         if let Some(order) = rotating.secrets.next_order() {
             self.carry_out(&rotating, &mut work, order).await;
             return Duration::ZERO;
@@ -66,8 +74,58 @@ impl<E: Exchange> Refresher<E> {
         wait
     }
 
+    /// Looks what another replica has made of the client's secrets.
+    async fn follow_secrets(&mut self, rotating: &Rotating, work: &mut Work) {
+        let boot = self.task.clock.now().boot;
+        let Some(keeper) = work.keeper.as_mut().filter(|keeper| keeper.is_shared() && work.follow_at <= boot) else {
+            return;
+        };
+        work.follow_at = boot + LOOK_EVERY;
+        if work.unsaved
+            && let Some(kept) = &work.kept
+        {
+            match keeper.save(kept).await {
+                Ok(()) => work.unsaved = false,
+                Err(Unsaved::Stale(news)) => rotating.secrets.hear(work, *news),
+                Err(Unsaved::Failed(why)) => debug!(token = self.task.name, why, "the client's secrets are not saved"),
+            }
+            return;
+        }
+        match keeper.news().await {
+            Ok(news) => rotating.secrets.hear(work, news),
+            // The token's own record says so.
+            Err(why) => debug!(token = self.task.name, why, "the client's secrets were not looked at"),
+        }
+    }
+
+    /// Is the lease of the client's secrets this task's, for as long as a step may take? Another replica makes the steps
+    /// otherwise.
+    pub(super) async fn leads(&mut self, rotating: &Rotating, work: &mut Work) -> bool {
+        let Some(keeper) = work.keeper.as_mut().filter(|keeper| keeper.is_shared()) else { return true };
+        if keeper.leased() > STEP_LEASE / 2 {
+            return true;
+        }
+        let lease = Lease { lasts: STEP_LEASE, after: self.task.policy.timeout, force: true };
+        match keeper.take(lease).await {
+            Ok(keeper::Held::Ours(news)) => {
+                rotating.secrets.hear(work, news);
+                true
+            }
+            Ok(_) => false,
+            Err(why) => {
+                work.said = Some(format!("the shared store: {why}"));
+                false
+            }
+        }
+    }
+
     async fn step(&mut self, rotating: &Rotating, work: &mut Work) -> Duration {
         let now = self.task.clock.now().wall;
+        let Some(machine) = self.machine(rotating, work) else { return LOOK_AGAIN };
+        let rests = matches!(machine.next(now), Action::Done | Action::Park(_) | Action::Wait(_));
+        if !rests && !self.leads(rotating, work).await {
+            return LOOK_AGAIN;
+        }
         let Some(machine) = self.machine(rotating, work) else { return LOOK_AGAIN };
         let rests = machine.record().state == State::Stable;
         if !rests && self.look(rotating, work).await.1 {
@@ -86,16 +144,20 @@ impl<E: Exchange> Refresher<E> {
         let event = match &action {
             Action::Done => {
                 work.admin = None;
+                release(work).await;
                 return LOOK_AGAIN;
             }
             Action::Park(problem) => {
                 (work.parked, work.admin) = (Some(problem.clone()), None);
+                // Another replica may be asked to go on.
+                release(work).await;
                 return LOOK_AGAIN;
             }
             Action::Wait(until) => {
                 let left = Duration::try_from(until.duration_since(now)).unwrap_or_default();
                 if left > ADMIN_KEPT {
                     work.admin = None;
+                    release(work).await;
                 }
                 return left.clamp(Duration::from_millis(100), LOOK_AGAIN);
             }
@@ -147,15 +209,31 @@ impl<E: Exchange> Refresher<E> {
         let (Some(machine), Some(kept), Some(keeper)) = (&work.machine, work.kept.clone(), &mut work.keeper) else {
             return Event::SaveFailed;
         };
-        let mut kept = KeptSecrets { record: machine.record().clone(), ..kept };
+        let saved = self.task.clock.now().wall.as_second();
+        let mut kept = KeptSecrets { record: machine.record().clone(), saved, ..kept };
         kept.supersedes();
-        match keeper.save(&kept).await {
+        let mut saved = keeper.save(&kept).await;
+        for _ in 0..SAVES_MAX {
+            let Err(Unsaved::Stale(news)) = &saved else { break };
+            if !is_ours(&kept, news) {
+                break;
+            }
+            // The store has forgotten what is here.
+            saved = keeper.save(&kept).await;
+        }
+        match saved {
             Ok(()) => {
                 rotating.secrets.keep(kept.clone());
                 work.kept = Some(kept);
                 Event::Saved
             }
-            Err(error) => {
+            Err(Unsaved::Stale(news)) => {
+                warn!(token = self.task.name, "another replica went on with the rotation");
+                work.machine = None;
+                rotating.secrets.hear(work, *news);
+                Event::SaveFailed
+            }
+            Err(Unsaved::Failed(error)) => {
                 error!(token = self.task.name, %error, "the record of the rotation could not be saved");
                 work.said = Some(error);
                 let begun = rotating.secrets.has_begun();
@@ -186,8 +264,14 @@ impl<E: Exchange> Refresher<E> {
             return Event::Failed(Failure::NotSent);
         }
         self.with = self.exchange.with();
-        let (error, credential) = match self.once(op, None, Some(secret)).await {
+        if let Err(error) = self.begin_step().await {
+            work.said = Some(error.to_string());
+            return Event::Failed(Failure::NotSent);
+        }
+        let tried = self.once(op, None, Some(secret)).await;
+        let (error, credential) = match tried {
             Ok(()) => {
+                self.release().await;
                 // Whoever waits for an exchange of their own waits on.
                 self.show(None);
                 work.said = None;
@@ -200,6 +284,7 @@ impl<E: Exchange> Refresher<E> {
             // It is the login that is refused, and it is not tried again and again.
             self.save(Some(&error)).await;
         }
+        self.release().await;
         match (error.class, error.outcome) {
             (Class::SecretExpired | Class::ClientRejected, Outcome::Refused) => Event::Refused,
             (Class::RateLimited, _) => Event::Failed(Failure::Busy(error.retry_after.unwrap_or(BUSY))),
@@ -245,6 +330,20 @@ impl<E: Exchange> Refresher<E> {
             }
             work.told = Some(told);
         }
+    }
+}
+
+/// Is what is here newer than what the store has gone back to?
+fn is_ours(kept: &KeptSecrets, news: &News<KeptSecrets>) -> bool {
+    match news {
+        News::Back(theirs) => theirs.as_ref().is_none_or(|theirs| kept.is_newer_than(theirs)),
+        News::None | News::Theirs(_) => false,
+    }
+}
+
+async fn release(work: &mut Work) {
+    if let Some(keeper) = &mut work.keeper {
+        keeper.release().await;
     }
 }
 

@@ -34,6 +34,9 @@ impl<E: Exchange> Refresher<E> {
             return;
         }
         work.look_at = Some(seconds + LOOK_EVERY);
+        if !self.leads(rotating, work).await {
+            return;
+        }
         let (_, overruled) = self.look(rotating, work).await;
         let waits = self.machine(rotating, work).map(|machine| machine.record().clone());
         if let Some(record) = waits.filter(|record| record.state != State::Stable && !overruled) {
@@ -62,7 +65,7 @@ impl<E: Exchange> Refresher<E> {
             return;
         }
         self.retry_later(work, now, Some(end));
-        if let Err(why) = self.begin(rotating, work, Verb::Rotate, Asked::default()).await {
+        if let Err(why) = self.begin_rotation(rotating, work, Verb::Rotate, Asked::default()).await {
             let days = days_left(now, end);
             error!(
                 token = self.task.name,

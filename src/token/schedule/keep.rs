@@ -18,6 +18,7 @@ impl Schedule {
         });
         Kept {
             refresh_token: self.refresh_token.as_ref().map(refresh),
+            replaced: self.replaced.clone(),
             seed: self.seed,
             others: self.others.iter().map(|(seed, token)| (*seed, refresh(token))).collect(),
             refused: self.refusals.keep(),
@@ -31,6 +32,12 @@ impl Schedule {
         }
     }
 
+    /// Takes over what must not be forgotten of a state that is not gone on with: what was refused, what was spent.
+    pub fn learn(&mut self, other: &Kept, same_boot: bool, now: Now) {
+        self.refusals.learn(&other.refused);
+        self.spent.learn(&other.spent, same_boot, now);
+    }
+
     /// For another task of this process.
     pub fn process(&self) -> Process {
         Process { started: self.started, suspects: self.suspects, repeated: self.repeated }
@@ -38,13 +45,15 @@ impl Schedule {
 
     /// Goes on where another process stopped. No wait that a server asked for is forgotten, none is longer than it was.
     pub fn restore(&mut self, kept: &mut Kept, due: Option<Moment>, same_boot: bool, now: Now) {
+        let fixed = self.refresh_token.take().filter(|token| token.fixed).map(|token| token.secret);
         let refresh = |kept: KeptRefresh| RefreshToken {
             secret: kept.secret(),
             expires: kept.expires.map(|expires| expires.moment(same_boot, now)),
-            // Not known before the next renewal.
-            fixed: false,
+            // Of another one that is not known before the next renewal.
+            fixed: fixed.as_ref() == Some(&kept.secret()),
         };
         self.refresh_token = kept.refresh_token.take().map(refresh);
+        self.replaced = std::mem::take(&mut kept.replaced);
         self.seed = kept.seed;
         self.others = kept.others.drain(..).map(|(seed, token)| (seed, refresh(token))).collect();
         self.refusals = Refusals::restore(std::mem::take(&mut kept.refused));

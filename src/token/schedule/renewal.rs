@@ -14,16 +14,35 @@ use crate::token::refusals::Credential;
 
 /// Former refresh tokens of the configuration whose descendants are kept.
 const OTHERS_MAX: usize = 8;
+/// So many are remembered that a refresh token came after.
+const REPLACED_MAX: usize = 8;
 /// An end that moved by less is the same: answers count in seconds, and take a while.
 const MOVED: SignedDuration = SignedDuration::from_secs(15);
 
 impl Schedule {
+    /// Puts another one in its place, or none, and remembers what it comes after.
+    fn replace(&mut self, token: Option<RefreshToken>) -> Option<RefreshToken> {
+        let secret = token.as_ref().map(|token| token.secret.clone());
+        let former = std::mem::replace(&mut self.refresh_token, token);
+        if let Some(former) = former.as_ref().filter(|former| Some(&former.secret) != secret.as_ref()) {
+            self.replaced.push(former.secret.digest());
+            let over = self.replaced.len().saturating_sub(REPLACED_MAX);
+            self.replaced.drain(..over);
+        }
+        if let Some(secret) = secret {
+            // One that is used again comes after the others.
+            let digest = secret.digest();
+            self.replaced.retain(|replaced| *replaced != digest);
+        }
+        former
+    }
+
     /// Another refresh token was configured.
     pub(super) fn take_over(&mut self, configured: &Secret) {
         let digest = configured.digest();
         let known = self.others.iter().position(|(seed, _)| *seed == digest).map(|at| self.others.remove(at).1);
         let token = known.unwrap_or_else(|| RefreshToken { secret: configured.clone(), expires: None, fixed: false });
-        if let (Some(seed), Some(former)) = (self.seed.replace(digest), self.refresh_token.replace(token)) {
+        if let (Some(seed), Some(former)) = (self.seed.replace(digest), self.replace(Some(token))) {
             self.others.push((seed, former));
             if self.others.len() > OTHERS_MAX {
                 self.others.remove(0);
@@ -35,7 +54,7 @@ impl Schedule {
     pub fn took(&mut self, answer: &Answer, sent: Now, op: Op) {
         if op == Op::Exchange && answer.access.is_ok() {
             // Security: another person may have logged in; what is left of the one before must not come back.
-            self.refresh_token = None;
+            self.replace(None);
         }
         if let Some(secret) = &answer.refresh_token
             && (self.policy.renews || self.policy.grant == Grant::RefreshToken)
@@ -45,7 +64,7 @@ impl Schedule {
             let fixed = expires
                 .zip(before)
                 .is_some_and(|(new, old)| new.wall < old.wall.saturating_add(MOVED).unwrap_or(old.wall));
-            self.refresh_token = Some(RefreshToken { secret: secret.clone(), expires, fixed });
+            self.replace(Some(RefreshToken { secret: secret.clone(), expires, fixed }));
         } else if let Some(token) = &mut self.refresh_token {
             token.fixed = true;
         }
@@ -75,7 +94,7 @@ impl Schedule {
         if !std::mem::take(&mut self.pardoned) || self.barred(&Credential::refresh_token(&seed)).is_some() {
             return None;
         }
-        self.refresh_token = Some(RefreshToken { secret: seed, expires: None, fixed: false });
+        self.replace(Some(RefreshToken { secret: seed, expires: None, fixed: false }));
         Some(Op::Renew)
     }
 
@@ -88,7 +107,7 @@ impl Schedule {
         self.others.clear();
         (self.due, self.failures) = (None, 0);
         self.hold = Some(Hold { until: Duration::MAX, mendable: true, barred: true });
-        self.refresh_token.take().map(|token| token.secret)
+        self.replace(None).map(|token| token.secret)
     }
 
     /// Was a configured refresh token taken over once?

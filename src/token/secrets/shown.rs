@@ -1,9 +1,13 @@
 //! What the store has of a client's secrets, and what is shown of it.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::clock::{Clock, Now};
 use crate::rotation::{Record, State};
+use crate::token::keeper::Content;
 
 /// What the store has of a client's secrets.
 #[derive(Clone, Serialize, Deserialize)]
@@ -18,6 +22,9 @@ pub struct KeptSecrets {
     pub record: Record,
     /// An unattended rotation that failed is not tried again before: seconds since 1970.
     pub retry_at: Option<i64>,
+    /// When this was saved: seconds since 1970.
+    #[serde(default)]
+    pub saved: i64,
 }
 
 /// So many values are known for former ones.
@@ -51,6 +58,22 @@ impl KeptSecrets {
         let over = self.superseded.len().saturating_sub(SUPERSEDED_MAX);
         self.superseded.drain(1..=over.min(self.superseded.len() - 1)).for_each(drop);
     }
+}
+
+impl Content for KeptSecrets {
+    /// The one that knows a secret which the other does not; else the one that was saved later.
+    fn is_newer_than(&self, other: &Self) -> bool {
+        let knows_more =
+            |one: &Self, than: &Self| one.superseded.iter().any(|digest| !than.superseded.contains(digest));
+        match (knows_more(self, other), knows_more(other, self)) {
+            (true, false) => true,
+            (false, true) => false,
+            _ => self.saved > other.saved,
+        }
+    }
+
+    /// Its times are days, by the vendor's clock.
+    fn rebase(&mut self, _age: Duration, _now: Now, _clock: &Clock) {}
 }
 
 /// How a rotation stands, without any secret.
