@@ -27,7 +27,7 @@ use crate::oauth::template::Template;
 use crate::proxy::{Route, TokenUse, Trouble, Upstream};
 use crate::secret::Secret;
 use crate::secret::source::{SecretError, SecretSource};
-use crate::store::{FileStore, KEY_MIN, Seal, StoreError, Stores};
+use crate::store::{FileStore, KEY_MIN, RedisStore, Seal, StoreError, Stores};
 use crate::telemetry::metrics::Metrics;
 use crate::token::cache::Slot;
 use crate::token::clients::Clients as Applications;
@@ -87,11 +87,11 @@ pub enum AppError {
 impl App {
     /// What the process needs before anything runs. The store is this process's from here on.
     pub async fn open(config: &Config, clock: Clock) -> Result<Self, AppError> {
+        let (metrics, dialer) = (Arc::new(Metrics::default()), Arc::new(Dialer::default()));
         let stores = match &config.store {
-            Some(store) => Some(open(store).await?),
+            Some(store) => Some(open(store, &dialer).await?),
             None => None,
         };
-        let (metrics, dialer) = (Arc::new(Metrics::default()), Arc::new(Dialer::default()));
         let started_at = clock.now().wall;
         let (clients, slots) = (Arc::default(), Arc::default());
         Ok(Self { clock, metrics, started_at, stores, dialer, clients, slots })
@@ -258,14 +258,21 @@ impl From<Ended> for Restored {
     }
 }
 
-async fn open(store: &config::Store) -> Result<Stores, AppError> {
+async fn open(store: &config::Store, dialer: &Arc<Dialer>) -> Result<Stores, AppError> {
     let key = store.key.read_bytes().await.map_err(AppError::StoreKey)?;
     let seal = || Seal::new(&key).ok_or(AppError::ShortKey);
     let files = match &store.path {
         Some(path) => Some(Arc::new(FileStore::open(path, seal()?)?)),
         None => None,
     };
-    files.map(Stores::directory).ok_or(AppError::ShortKey)
+    match (&store.redis, files) {
+        (Some(redis), files) => {
+            let redis = RedisStore::new(redis.clone(), seal()?, Arc::clone(dialer));
+            Ok(Stores::shared(Arc::new(redis), files))
+        }
+        (None, Some(files)) => Ok(Stores::directory(files)),
+        (None, None) => Err(AppError::ShortKey),
+    }
 }
 
 fn policy(config: &config::Token) -> Policy {

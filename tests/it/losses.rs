@@ -11,10 +11,10 @@ use rustix::net::sockopt::set_socket_linger;
 use tokenbroker::oauth::file::Grant;
 use tokenbroker::oauth::template::Template;
 use tokenbroker::standin::Fault;
-use tokenbroker::store::{FileStore, Seal};
+use tokenbroker::store::{FileStore, Seal, Stores};
 use tokenbroker::telemetry::metrics::Metrics;
 use tokenbroker::token::cache::{Slot, State};
-use tokenbroker::token::keeper::Keeper;
+use tokenbroker::token::keeper::{self, Keeper};
 use tokenbroker::token::refresh::{Refresher, Task};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -27,9 +27,10 @@ use crate::support::{Action, Broker, PATIENCE, Upstream, Wire, binary, eventuall
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// As [`crate::refresh::start`], with a store on the disk.
-fn start_durable(script: &Script, store: &Arc<FileStore>) -> Bench {
-    let (keeper, kept) = Keeper::open(store, "t", "0123456789abcdef").unwrap();
+async fn start_durable(script: &Script, store: &Arc<FileStore>) -> Bench {
     let clocks = Clocks::new();
+    let stores = Stores::directory(Arc::clone(store));
+    let found = Keeper::open(&stores, keeper::record("t", "0123456789abcdef"), &clocks.clock()).await.unwrap();
     let slot = Arc::new(Slot::new(clocks.clock()));
     let stop = CancellationToken::new();
     let task = Task {
@@ -40,10 +41,10 @@ fn start_durable(script: &Script, store: &Arc<FileStore>) -> Bench {
         clock: clocks.clock(),
         rng: fastrand::Rng::with_seed(1),
         metrics: Arc::new(Metrics::default()),
-        keeper: Some(keeper),
+        keeper: Some(found.keeper),
         rotating: None,
     };
-    let refresher = Refresher::new(script.clone(), task, kept, true);
+    let refresher = Refresher::new(script.clone(), task, found.content, true);
     let task = Some(tokio::spawn(refresher.run(stop.clone(), stop.clone())));
     Bench { clocks, slot, stop, task }
 }
@@ -64,7 +65,7 @@ async fn clients_that_hang_up_during_the_refresh_they_caused_lose_nothing() {
     let store = Arc::new(FileStore::open(&directory.path().join("kept"), seal()).unwrap());
     let script = Script::new(true);
     script.set_lifetime(Some(HOUR));
-    let bench = start_durable(&script, &store);
+    let bench = start_durable(&script, &store).await;
     assert!(bench.wait().await.is_ok());
     for round in 1..=200_usize {
         sleep(2 * S).await;
