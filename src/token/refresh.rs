@@ -271,9 +271,10 @@ impl<E: Exchange> Refresher<E> {
         self.holds().await.map_err(failed)?;
         if self.schedule.begins(op, self.task.clock.now()) {
             let (error, heard) = (self.snapshot.error.clone(), self.peers.heard);
-            let saved = self.save(error.as_deref()).await && heard == self.peers.heard;
-            if !saved && self.is_shared() && !self.peers.alone {
-                // Others would not know of it.
+            let saved = self.save(error.as_deref()).await;
+            let needed = self.is_shared() && !self.peers.alone;
+            if heard != self.peers.heard || (needed && !saved) {
+                // Others would not know of it, or have done it already.
                 self.schedule.answered(self.task.clock.now(), false);
                 return Err(failed(unsaved()));
             }

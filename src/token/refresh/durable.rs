@@ -50,7 +50,7 @@ impl<E: Exchange> Refresher<E> {
                 info!(token = self.task.name, fingerprint = %token.fingerprint, "going on with the token of before");
                 self.snapshot.token = Some(Arc::new(token));
                 self.snapshot.generation = self.snapshot.generation.max(1);
-                self.access = Some(access);
+                self.access = Some(access.at(expires, due));
                 self.purpose = kept.purpose;
             }
         }

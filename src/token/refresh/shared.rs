@@ -148,7 +148,7 @@ impl<E: Exchange> Refresher<E> {
                     }
                     self.pending.wanted = false;
                     self.snapshot.token = Some(Arc::new(token));
-                    (self.access, self.purpose) = (Some(access), theirs.purpose);
+                    (self.access, self.purpose) = (Some(access.at(expires, due)), theirs.purpose);
                 }
             }
             None if forgotten => (self.access, self.snapshot.token) = (None, None),
