@@ -28,6 +28,8 @@ pub struct Kept {
     /// Of the boot that the times since boot are counted from.
     pub boot: String,
     pub access: Option<KeptAccess>,
+    /// A person gave up what there was.
+    pub given_up: bool,
     pub refresh_token: Option<KeptRefresh>,
     /// Digests of the refresh tokens that it came after, the newest last.
     pub replaced: Vec<[u8; 32]>,
@@ -173,6 +175,11 @@ impl KeptAccess {
             expires: expires.map(KeptMoment::new),
             due: due.map(KeptMoment::new),
         }
+    }
+
+    /// The same with its times by the clocks of this boot.
+    pub fn at(self, expires: Option<Moment>, due: Option<Moment>) -> Self {
+        Self { expires: expires.map(KeptMoment::new), due: due.map(KeptMoment::new), ..self }
     }
 
     pub fn secret(&self) -> Secret {
