@@ -100,10 +100,11 @@ fn one_seed_gives_the_same_run_twice() {
 
 #[test]
 fn zz_show() {
+    tracing_subscriber::fmt().without_time().with_max_level(tracing::Level::INFO).with_target(false).with_ansi(false).with_writer(std::io::stdout).init();
     let metrics = Arc::new(Metrics::default());
     for seed in seeds() {
         let scenario = Scenario::of(seed);
         println!("{scenario:?}");
-        println!("{}", run(scenario, &metrics).log);
+        run(scenario, &metrics);
     }
 }

@@ -41,7 +41,7 @@ impl Inner {
             self.is_leased(who, token, now);
         }
         let (arrived, made, told, gave_up) = (None, None, None, None);
-        self.idp.calls.push(Call { by: who, token, sent: now, arrived, made, told, gave_up, granted });
+        self.idp.calls.push(Call { by: who, sent: now, arrived, made, told, gave_up, granted });
         self.idp.calls.len() - 1
     }
 

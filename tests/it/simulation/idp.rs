@@ -51,7 +51,6 @@ pub enum Mood {
 #[derive(Clone, Debug)]
 pub struct Call {
     pub by: Who,
-    pub token: Option<String>,
     pub sent: Duration,
     pub arrived: Option<Duration>,
     /// What came of it, and when the process had it in its hands.

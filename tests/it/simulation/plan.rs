@@ -88,6 +88,8 @@ pub enum Fault {
     Seed(usize),
     /// Everything works from now on.
     Over,
+    /// A person mends what only a person can.
+    Mended,
 }
 
 impl Scenario {
@@ -120,6 +122,8 @@ impl Scenario {
             }
         }
         scenario.faults.push((scenario.calm, Fault::Over));
+        // What was late may have come only then.
+        scenario.faults.push((scenario.calm + Duration::from_secs(20), Fault::Mended));
         scenario.faults.sort_by_key(|(at, _)| *at);
         scenario
     }

@@ -144,6 +144,7 @@ fn apply(sim: &mut Sim<'_>, world: &Arc<World>, fault: Fault) {
         Fault::Hold(one, to) => sim.hold(host(one).as_str(), to.host()),
         Fault::Release(one, to) => sim.release(host(one).as_str(), to.host()),
         Fault::Over => over(sim, world),
+        Fault::Mended => mend(world),
         _ => world.lock().suffers(fault, now),
     }
 }
@@ -155,7 +156,7 @@ fn start(sim: &mut Sim<'_>, world: &Arc<World>, one: usize) {
     }
 }
 
-/// All is well from now on; and a person mends what only a person can.
+/// All is well from now on.
 fn over(sim: &mut Sim<'_>, world: &Arc<World>) {
     let replicas = world.scenario.machines.len();
     sim.set_fail_rate(0.0);
@@ -169,9 +170,14 @@ fn over(sim: &mut Sim<'_>, world: &Arc<World>) {
     }
     let mut inner = world.lock();
     (inner.records.mood, inner.idp.mood) = (store::Mood::Well, idp::Mood::Well);
+}
+
+/// A person mends what only a person can.
+fn mend(world: &World) {
+    let mut inner = world.lock();
     if !inner.may_serve(world.scenario.grant) {
         inner.person();
-        (0..replicas).for_each(|one| inner.configure(one));
+        (0..world.scenario.machines.len()).for_each(|one| inner.configure(one));
     }
 }
 
@@ -206,6 +212,7 @@ fn name(fault: Fault) -> &'static str {
         Fault::Login => "person logs in",
         Fault::Seed(_) => "another refresh token configured",
         Fault::Over => "over",
+        Fault::Mended => "a person mends what is left",
     }
 }
 

@@ -206,6 +206,7 @@ impl World {
 
 impl Inner {
     pub fn event(&mut self, now: Duration, text: std::fmt::Arguments<'_>) {
+        tracing::info!("{:8.3} {text}", now.as_secs_f64());
         self.lines.push(self.log.len());
         writeln!(self.log, "{:8.3} {text}", now.as_secs_f64()).unwrap();
     }
