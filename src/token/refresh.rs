@@ -85,6 +85,8 @@ pub struct Refresher<E> {
     /// The token in use, for the store, and what it was obtained with and for.
     access: Option<KeptAccess>,
     purpose: String,
+    /// A person gave up what there was, and nothing came since.
+    given_up: bool,
     /// Set while the store does not have what is here.
     unsaved: Option<durable::Unsaved>,
     revocations: Vec<Revocation>,
@@ -105,6 +107,7 @@ impl<E: Exchange> Refresher<E> {
             pending: Wishes::default(),
             access: None,
             purpose: String::new(),
+            given_up: false,
             unsaved: (!saved && kept.is_some()).then(durable::Unsaved::default),
             revocations: Vec::new(),
             peers: Peers::default(),
@@ -147,6 +150,7 @@ impl<E: Exchange> Refresher<E> {
                 () = stop.cancelled() => {}
             }
         }
+        self.stop_leading().await;
         for _ in 0..LAST_SAVES {
             if self.unsaved.is_none() || !cut.is_cancelled() {
                 break;
@@ -266,10 +270,11 @@ impl<E: Exchange> Refresher<E> {
         }
         self.holds().await.map_err(failed)?;
         if self.schedule.begins(op, self.task.clock.now()) {
-            let error = self.snapshot.error.clone();
+            let (error, heard) = (self.snapshot.error.clone(), self.peers.heard);
             let saved = self.save(error.as_deref()).await;
-            if !saved && self.is_shared() && !self.peers.alone {
-                // Others would not know of it.
+            let needed = self.is_shared() && !self.peers.alone;
+            if heard != self.peers.heard || (needed && !saved) {
+                // Others would not know of it, or have done it already.
                 self.schedule.answered(self.task.clock.now(), false);
                 return Err(failed(unsaved()));
             }
@@ -305,7 +310,7 @@ impl<E: Exchange> Refresher<E> {
         let same = self.snapshot.token.as_deref().is_some_and(|old| old.is(&token));
         self.schedule.succeeded(&credential, lives, sent, self.task.clock.now(), same, &mut self.task.rng);
         self.access = Some(KeptAccess::new(&access.token, sent, token.expires, self.schedule.due()));
-        self.purpose.clone_from(&self.with.purpose);
+        (self.purpose, self.given_up) = (self.with.purpose.clone(), false);
         // Durable before used: the answer may have ended the refresh token before.
         self.save(None).await;
         if !self.peers.overtaken {

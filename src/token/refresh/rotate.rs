@@ -74,6 +74,14 @@ impl<E: Exchange> Refresher<E> {
         wait
     }
 
+    /// Another replica goes on with what is under way.
+    pub(super) async fn stop_leading(&mut self) {
+        let Some(rotating) = self.task.rotating.clone() else { return };
+        if let Some(mut work) = rotating.secrets.steps(&self.task.name) {
+            release(&mut work).await;
+        }
+    }
+
     /// Looks what another replica has made of the client's secrets.
     async fn follow_secrets(&mut self, rotating: &Rotating, work: &mut Work) {
         let boot = self.task.clock.now().boot;

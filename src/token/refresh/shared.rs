@@ -18,6 +18,8 @@ use crate::token::source::Exchange;
 
 /// How often the record is looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// And where nothing serves, while another is at work.
+const LOOK_SOON: Duration = Duration::from_millis(100);
 /// The saves before and after an exchange, within its lease.
 const SAVES: Duration = Duration::from_secs(5);
 /// Without the store, replicas wait for so long at most, by chance, before they do what may be done without it.
@@ -36,6 +38,8 @@ pub(super) struct Peers {
     not_before: Option<Duration>,
     /// The exchange at work has no lease.
     pub alone: bool,
+    /// Grows with each state of another that was taken into account.
+    pub heard: u64,
     /// Another has saved something newer than what an exchange of this task brought.
     pub overtaken: bool,
     /// What is shown as the token's error is that of the store.
@@ -101,6 +105,7 @@ impl<E: Exchange> Refresher<E> {
         if self.kept(error.as_deref()).is_newer_than(theirs) {
             warn!(token = self.task.name, "the shared store has an older state than is known here: it is saved again");
             let now = self.task.clock.now();
+            self.peers.heard += 1;
             self.schedule.learn(theirs, self.task.clock.is_of(&theirs.boot), now);
             self.unsaved.get_or_insert_default();
             return false;
@@ -123,7 +128,11 @@ impl<E: Exchange> Refresher<E> {
         let own = theirs.purpose == self.with.purpose;
         let access = theirs.access.take();
         let due = access.as_ref().and_then(|access| access.due).map(|due| due.moment(same_boot, now));
-        self.schedule.restore(&mut theirs, due.filter(|_| own), same_boot, now);
+        let due = if own { due } else { self.schedule.due() };
+        let forgotten = theirs.given_up || theirs.saved.is_none();
+        self.given_up = theirs.given_up;
+        self.peers.heard += 1;
+        self.schedule.restore(&mut theirs, due, same_boot, now);
         match access {
             Some(access) if own => {
                 let expires = access.expires.map(|expires| expires.moment(same_boot, now));
@@ -139,14 +148,11 @@ impl<E: Exchange> Refresher<E> {
                     }
                     self.pending.wanted = false;
                     self.snapshot.token = Some(Arc::new(token));
-                    (self.access, self.purpose) = (Some(access), theirs.purpose);
+                    (self.access, self.purpose) = (Some(access.at(expires, due)), theirs.purpose);
                 }
             }
-            None if own || theirs.purpose.is_empty() => {
-                // A person gave it up.
-                (self.access, self.snapshot.token) = (None, None);
-            }
-            // Another configuration's: one's own serves as long as it does.
+            None if forgotten => (self.access, self.snapshot.token) = (None, None),
+            // Of another configuration, or of one that obtained nothing yet: one's own serves as long as it does.
             _ => {}
         }
         (self.peers.decided, self.peers.shown) = (false, false);
@@ -174,7 +180,11 @@ impl<E: Exchange> Refresher<E> {
                 self.peers.decided = false;
                 Begin::Yes
             }
-            Ok(Held::Others(left)) => Begin::Later(left.clamp(Duration::from_millis(50), LOOK_EVERY)),
+            Ok(Held::Others(left)) => {
+                let usable = self.snapshot.usable(self.task.clock.now());
+                let look = if usable { LOOK_EVERY } else { LOOK_SOON };
+                Begin::Later(left.clamp(LOOK_SOON / 2, look))
+            }
             Ok(Held::Lapsed) => Begin::Later(LOOK_EVERY),
             Err(why) => self.begin_alone(why),
         }
@@ -188,7 +198,8 @@ impl<E: Exchange> Refresher<E> {
         let enough = |expires: Option<crate::clock::Moment>| {
             expires.is_none_or(|expires| expires.left(now) > self.lease(true).lasts)
         };
-        self.schedule.refresh_token().is_none() || self.pending.forced || !left.is_some_and(enough)
+        let asked = self.pending.forced || self.pending.suspect;
+        self.schedule.refresh_token().is_none() || asked || !left.is_some_and(enough)
     }
 
     /// Without the store, nobody knows what others do: no refresh token is sent, no request of a budget that is shared, and a
