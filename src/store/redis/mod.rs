@@ -200,8 +200,7 @@ impl RedisStore {
     }
 
     fn odd(&self) -> StoreError {
-        let server = self.link.server();
-        StoreError::Away(format!("{server} gives an answer that is none; is this a Redis, version 5 or later?"))
+        StoreError::Away(words::no_redis(self.link.server()))
     }
 }
 
