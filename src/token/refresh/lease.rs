@@ -8,6 +8,7 @@ use crate::clock::Moment;
 use crate::oauth::file::Grant;
 use crate::oauth::{Class, Outcome, TokenError};
 use crate::store::Lease;
+use crate::token::cache::Wishes;
 use crate::token::keeper::{Held, News};
 use crate::token::kept::Kept;
 use crate::token::schedule::Next;
@@ -83,11 +84,8 @@ impl<E: Exchange> Refresher<E> {
                 _ => false,
             };
         if !may {
-            let error = away(&why);
+            self.refuse(away(&why));
             self.store_is_away(why);
-            if !std::mem::replace(&mut self.peers.shown, true) {
-                self.publish(Some(error));
-            }
             return Begin::Later(LOOK_EVERY.mul_f64(1.0 + self.task.rng.f64()));
         }
         self.store_is_away(why);
@@ -101,6 +99,17 @@ impl<E: Exchange> Refresher<E> {
         }
         (self.peers.not_before, self.peers.decided, self.peers.alone) = (None, false, true);
         Begin::Yes
+    }
+
+    /// Tells whoever waits that nothing is sent now, and the log once.
+    fn refuse(&mut self, error: TokenError) {
+        (self.pending, self.peers.decided) = (Wishes::default(), false);
+        if std::mem::replace(&mut self.peers.shown, true) {
+            self.snapshot.finished += 1;
+            self.show(Some(error.into()));
+        } else {
+            self.publish(Some(error));
+        }
     }
 
     /// Takes the lease for something else than an exchange that is due.

@@ -146,6 +146,7 @@ impl<E: Exchange> Refresher<E> {
         self.peers.not_before = None;
         if self.peers.away.take().is_some() {
             info!(token = self.task.name, "the shared store answers again");
+            self.unsaved.iter_mut().for_each(durable::Unsaved::hurry);
             if std::mem::take(&mut self.peers.shown) {
                 self.show(None);
             }
