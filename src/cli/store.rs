@@ -183,8 +183,10 @@ async fn forget_in(stores: &Stores, name: &str) -> Result<Vec<String>, String> {
     if meant.is_empty() {
         return Err(format!("there is no record {name}; there are: {}", known.join(", ")));
     }
-    if name.starts_with("secret.") {
-        return Err(StoreError::Kept(name.to_owned()).to_string());
+    for known in &meant {
+        if known.starts_with("secret.") && matches!(stores.main.load(known).await, Ok(Some(_))) {
+            return Err(StoreError::Kept((*known).clone()).to_string());
+        }
     }
     let owner = fastrand::u128(..);
     let mut taken = Ok(());
