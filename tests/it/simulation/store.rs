@@ -91,12 +91,12 @@ pub struct Records {
     pub ahead: Duration,
     /// When each refresh token came to be in a record.
     pub had: BTreeMap<String, Duration>,
-    /// When it last went back, or lost everything.
-    pub forgot: Option<Duration>,
+    /// When it went back, or lost everything.
+    forgot: Vec<Duration>,
     /// When its clock was set.
     pub jumped: Option<Duration>,
-    /// A lock that locks nothing, to see whether the checks see it.
-    broken_lock: bool,
+    /// A lock that locks nothing, to see whether the other checks see it.
+    pub broken_lock: bool,
 }
 
 impl Records {
@@ -116,14 +116,19 @@ impl Records {
                 None => drop(self.all.remove(&name)),
             }
         }
-        self.forgot = Some(now);
+        self.forgot.push(now);
     }
 
     /// Loses everything.
     pub fn wipe(&mut self, now: Duration) {
         self.all.clear();
         self.before.clear();
-        self.forgot = Some(now);
+        self.forgot.push(now);
+    }
+
+    /// Did it forget anything then?
+    pub fn forgot(&self, from: Duration, to: Duration) -> bool {
+        self.forgot.iter().any(|forgot| (from..=to).contains(forgot))
     }
 
     fn change(&mut self, name: &str) -> &mut Entry {
@@ -157,7 +162,13 @@ impl Records {
 }
 
 impl Inner {
-    fn saves(&mut self, name: &str, (before, version): (Version, Version), plain: Vec<u8>, now: Duration) -> StoreAnswer {
+    fn saves(
+        &mut self,
+        name: &str,
+        (before, version): (Version, Version),
+        plain: Vec<u8>,
+        now: Duration,
+    ) -> StoreAnswer {
         let there = self.records.all.get(name).map_or_else(Version::default, |entry| entry.version);
         if there != before {
             self.count("save that came too late");
