@@ -139,8 +139,12 @@ impl Kept {
 }
 
 impl Content for Kept {
-    /// By what the refresh token comes from; else by the access token, and then by when it was saved.
+    /// By what the refresh token comes from; else by the access token, and then by when it was saved. One that a person had
+    /// forgotten was never saved, and is newer than any.
     fn is_newer_than(&self, other: &Self) -> bool {
+        if self.saved.is_none() || other.saved.is_none() {
+            return other.saved.is_some();
+        }
         let (follows, followed) = (self.follows(other), other.follows(self));
         if follows != followed {
             return follows;

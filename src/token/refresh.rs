@@ -4,6 +4,8 @@
 //! when the broker stops, the task ends after the exchange that is in flight.
 
 mod durable;
+mod lead;
+mod lease;
 mod login;
 mod logout;
 mod manage;
@@ -12,6 +14,7 @@ mod rotate;
 mod shared;
 mod show;
 mod unattended;
+mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,11 +23,13 @@ use fastrand::Rng;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use lease::Begin;
 pub use login::Code;
 pub use logout::LoggedOut;
 use logout::Revocation;
 pub use rotate::{Rotating, Slots};
-use shared::{Begin, Peers};
+use shared::Peers;
+use work::{own_task, unsaved, unwritable};
 
 use super::Token;
 use super::cache::{Slot, Snapshot, Wishes};
@@ -36,7 +41,7 @@ use super::source::{Exchange, With};
 use crate::clock::Clock;
 use crate::oauth::file::Op;
 use crate::oauth::template::Template;
-use crate::oauth::{Class, Outcome, TokenError};
+use crate::oauth::{Outcome, TokenError};
 use crate::secret::Secret;
 use crate::telemetry::metrics::Metrics;
 
@@ -318,24 +323,4 @@ impl<E: Exchange> Refresher<E> {
         }
         Ok(())
     }
-}
-
-fn unsaved() -> TokenError {
-    let problem = "the shared store did not take what has to be in it before anything is sent";
-    TokenError::new(Class::Transient, problem, "see the log for why; it is tried again").of(Outcome::NotSent)
-}
-
-fn unwritable() -> TokenError {
-    TokenError::new(Class::Config, "the access token cannot stand in the route's header", "check the route's `format`")
-}
-
-#[expect(clippy::disallowed_methods, reason = "the caller waits for the task, so a drain does too")]
-async fn own_task<T: Send + 'static>(
-    broken: Outcome,
-    task: impl Future<Output = Result<T, TokenError>> + Send + 'static,
-) -> Result<T, TokenError> {
-    tokio::spawn(task).await.unwrap_or_else(|_| {
-        let problem = "the exchange broke off inside the broker";
-        Err(TokenError::new(Class::Unknown, problem, "this is a fault of the broker: report it").of(broken))
-    })
 }

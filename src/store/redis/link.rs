@@ -60,6 +60,11 @@ impl Link {
         &self.server
     }
 
+    /// Why there is no connection.
+    pub fn trouble(&self) -> Option<String> {
+        self.state().away.as_ref().map(|(_, why)| why.clone())
+    }
+
     /// The answer to a command, or why there is none, for the operator.
     pub async fn ask(&self, command: &Cmd) -> Result<Value, String> {
         let deadline = Instant::now() + ANSWER_MAX;

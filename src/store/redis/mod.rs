@@ -209,6 +209,10 @@ impl Store for RedisStore {
         true
     }
 
+    fn trouble(&self) -> Option<String> {
+        self.link.trouble()
+    }
+
     fn place(&self, name: &str, _version: Version) -> String {
         format!("{}, key {}", self.link.server(), self.key(name))
     }

@@ -26,6 +26,13 @@ pub(super) struct Unsaved {
     told: Duration,
 }
 
+impl Unsaved {
+    /// It may be that it can be saved now.
+    pub(super) fn hurry(&mut self) {
+        self.next = Duration::ZERO;
+    }
+}
+
 impl<E: Exchange> Refresher<E> {
     pub(super) fn restore(&mut self, mut kept: Kept) {
         let now = self.task.clock.now();
