@@ -62,10 +62,17 @@ impl Admin {
             "version": env!("CARGO_PKG_VERSION"),
             "started_at": rfc3339(self.started_at),
             "config": { "loaded_at": rfc3339(shown.loaded_at), "error": shown.error },
+            "store": self.store_status(),
             "tokens": tokens,
             "routes": routes,
             "expiring": shown.expiring().iter().map(|one| expiring(one, now)).collect::<Vec<_>>(),
         })
+    }
+
+    fn store_status(&self) -> Value {
+        let kind = self.stores.as_ref().map(|stores| if stores.main.is_shared() { "redis" } else { "file" });
+        let error = self.stores.as_ref().and_then(|stores| stores.main.trouble());
+        json!({ "kind": kind.unwrap_or("memory"), "error": error })
     }
 
     pub(super) async fn act(&self, asked: Asked<'_>, body: Unread<'_>) -> Result<Answer, Problem> {

@@ -29,6 +29,7 @@ use crate::oauth::TokenError;
 use crate::oauth::manage::Item;
 use crate::problem::Problem;
 use crate::secret::Secret;
+use crate::store::Stores;
 use crate::telemetry::metrics::{self, Metrics, RouteMetrics};
 use crate::token::cache::{Slot, Snapshot, State};
 use crate::token::clients::Clients;
@@ -47,6 +48,8 @@ pub struct Admin {
     pub now: Box<dyn Fn() -> Now + Send + Sync>,
     pub started_at: jiff::Timestamp,
     pub metrics: Arc<Metrics>,
+    /// `None`: it is in memory.
+    pub stores: Option<Stores>,
     /// Who carries out what is asked for.
     pub orders: mpsc::Sender<Order>,
     /// Of the configuration in force.
@@ -256,6 +259,9 @@ impl Admin {
                 Kind::Ca => self.metrics.ca(&one.table, end),
                 Kind::Secret | Kind::RefreshToken => {}
             }
+        }
+        if let Some(stores) = self.stores.as_ref().filter(|stores| stores.main.is_shared()) {
+            self.metrics.store(stores.main.trouble().is_none());
         }
         answer(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.encode())
     }

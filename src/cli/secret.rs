@@ -16,7 +16,6 @@ use super::{Cli, block_on, complain, print, stdin, store};
 use crate::clock::{Clock, rfc3339};
 use crate::config::Token;
 use crate::secret::file;
-use crate::store::FileStore;
 use crate::token::secrets::{Asked, KeptSecrets, Progress, Secrets, Verb, record};
 use crate::units::{Date, date};
 
@@ -222,9 +221,8 @@ impl<'c> Client<'c> {
         let (_, _, config, _) = self.cli.load().map_err(|_| "the configuration cannot be read any more")?;
         let none = || "no rotated client secret is kept: the configured one is in use".to_owned();
         let kept = config.store.as_ref().ok_or_else(none)?;
-        let path = kept.path.as_ref().ok_or_else(none)?;
-        let look = FileStore::look(path, store::seal(kept)?).map_err(|e| e.to_string())?;
-        let found = look.load(&record(&self.token)).map_err(|e| e.to_string())?.ok_or_else(none)?;
+        let look = store::look(kept, store::seal(kept)?)?;
+        let found = block_on(look.load(&record(&self.token)))?.map_err(|e| e.to_string())?.ok_or_else(none)?;
         let kept: KeptSecrets = serde_json::from_slice(&found.plain).map_err(|e| e.to_string())?;
         let held = kept.record.serving();
         if !kept.is_rotated() {

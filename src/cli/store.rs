@@ -5,15 +5,22 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use super::{CONFIG, Cli, block_on, complain, print};
 use crate::clock::{Clock, rfc3339};
-use crate::config::Store;
-use crate::store::{FileStore, KEY_MIN, Seal, StoreError, Stores};
+use crate::config;
+use crate::store::{
+    Disk, FileStore, KEY_MIN, Lease, Record, RedisStore, Seal, Store, StoreError, Stores, Taken, is_meant,
+};
 use crate::token::kept::Kept;
 use crate::token::secrets::{KeptSecrets, Progress};
+
+/// While something is forgotten, no replica works on it. Whoever says so means a lease that was never given back, too.
+const ALONE: Lease = Lease { lasts: Duration::from_secs(10), after: Duration::ZERO, force: true };
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -54,14 +61,10 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
             return ExitCode::from(CONFIG);
         }
     };
-    let Some(path) = &store.path else {
-        complain("this store has no directory");
-        return ExitCode::FAILURE;
-    };
     let done = match &args.command {
-        Command::List { json } => list(path, seal, *json),
-        Command::Forget { name } => forget(cli, path, seal, name),
-        Command::Export { file } => export(path, seal, file),
+        Command::List { json } => look(store, seal).and_then(|store| block_on(list(&*store, *json))?),
+        Command::Export { file } => look(store, seal).and_then(|store| block_on(export(&*store, file))?),
+        Command::Forget { name } => forget(cli, store, seal, name),
     };
     done.unwrap_or_else(|text| {
         complain(&text);
@@ -70,35 +73,49 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
 }
 
 /// Reads the key of the store.
-pub(super) fn seal(store: &Store) -> Result<Seal, String> {
+pub(super) fn seal(store: &config::Store) -> Result<Seal, String> {
     let key = block_on(store.key.read_bytes())?.map_err(|e| format!("store.key: {e}"))?;
     Seal::new(&key)
         .ok_or_else(|| format!("store.key: is shorter than {KEY_MIN} bytes; make one with: openssl rand -base64 32"))
 }
 
-fn list(directory: &Path, seal: Seal, as_json: bool) -> Result<ExitCode, String> {
-    let store = FileStore::look(directory, seal).map_err(|e| e.to_string())?;
-    let newest = store.newest().map_err(|e| e.to_string())?;
+/// To read in it, whoever owns it.
+pub(super) fn look(store: &config::Store, seal: Seal) -> Result<Arc<dyn Store>, String> {
+    if let Some(redis) = &store.redis {
+        return Ok(Arc::new(RedisStore::new(redis.clone(), seal, Arc::default())));
+    }
+    let directory = store.path.as_deref().ok_or("the store has no directory")?;
+    let files = FileStore::look(directory, seal).map_err(|e| e.to_string())?;
+    Ok(Arc::new(Disk::new(Arc::new(files))))
+}
+
+async fn list(store: &dyn Store, as_json: bool) -> Result<ExitCode, String> {
     let (mut shown, mut text, mut sound) = (Map::new(), String::new(), true);
-    for (name, entry) in &newest {
-        let read = |plain: &[u8]| match serde_json::from_slice(plain) {
-            Ok(kept) if name.starts_with("secret.") => Some(described(&kept)),
-            _ if name.starts_with("secret.") => None,
-            _ => Kept::read(plain).map(|kept| describe(&kept)),
+    for name in store.names().await.map_err(|e| e.to_string())? {
+        let unreadable = |version| StoreError::unreadable(&name, store.place(&name, version));
+        let read = |record: &Record| match serde_json::from_slice(&record.plain) {
+            Ok(kept) if name.starts_with("secret.") => Ok(described(&kept)),
+            _ if name.starts_with("secret.") => Err(unreadable(record.version)),
+            _ => Kept::read(&record.plain).map(|kept| describe(&kept)).ok_or_else(|| unreadable(record.version)),
         };
-        let (fields, line) = match store.load(name).map(|record| record.and_then(|record| read(&record.plain))) {
-            Ok(Some(described)) => described,
-            Ok(None) => {
-                sound = false;
-                (json!({}), "was written by another version of this program".to_owned())
+        // Between the names and this, it may have been forgotten.
+        let Some(record) = store.load(&name).await.transpose() else { continue };
+        let version = record.as_ref().ok().map(|record| record.version);
+        let (fields, line) = record.and_then(|record| read(&record)).unwrap_or_else(|error| {
+            sound = false;
+            (json!({ "damaged": error.to_string() }), error.to_string())
+        });
+        let mut entry = json!({ "kept": fields });
+        match version {
+            Some(version) => {
+                let place = if store.is_shared() { "place" } else { "file" };
+                entry["generation"] = version.number.into();
+                entry[place] = store.place(&name, version).into();
+                text.push_str(&format!("{name}  generation {}: {line}\n", version.number));
             }
-            Err(error) => {
-                sound = false;
-                (json!({ "damaged": error.to_string() }), error.to_string())
-            }
-        };
-        text.push_str(&format!("{name}  generation {}: {line}\n", entry.version));
-        shown.insert(name.clone(), json!({ "generation": entry.version, "file": entry.file, "kept": fields }));
+            None => text.push_str(&format!("{name}: {line}\n")),
+        }
+        shown.insert(name, entry);
     }
     let printed = if as_json { print(&format!("{:#}\n", Value::Object(shown))) } else { print(&text) };
     Ok(if sound { printed } else { ExitCode::FAILURE })
@@ -137,38 +154,71 @@ fn described(kept: &KeptSecrets) -> (Value, String) {
     (fields, format!("{which}{id}, rotation: {}", progress.state))
 }
 
-fn forget(cli: &Cli, directory: &Path, seal: Seal, name: &str) -> Result<ExitCode, String> {
-    let none = |known: String| format!("there is no record {name}; there are: {known}");
-    let forgotten = match FileStore::open(directory, seal) {
-        Ok(store) => {
-            if name.starts_with("secret.") && matches!(store.load(name), Ok(Some(_))) {
-                return Err(StoreError::Kept(name.to_owned()).to_string());
-            }
-            let known = store.newest().map_err(|e| e.to_string())?.into_keys().collect::<Vec<_>>().join(", ");
-            let stores = Stores::directory(store.into());
-            let forgotten = block_on(stores.forget_all(name))?.map_err(|e| e.to_string())?;
-            if forgotten.is_empty() {
-                return Err(none(known));
-            }
-            forgotten
-        }
-        Err(StoreError::Owned { .. }) => {
-            let Ok(operator) = cli.operator() else { return Ok(ExitCode::from(CONFIG)) };
-            let answer = operator.post(&format!("/api/store/{name}/forget"), None).map_err(|e| e.text)?;
-            let answer: Value = serde_json::from_str(&answer.body).unwrap_or_default();
-            let names = answer["forgotten"].as_array().into_iter().flatten();
-            names.filter_map(|name| name.as_str().map(str::to_owned)).collect()
-        }
+fn forget(cli: &Cli, store: &config::Store, seal: Seal, name: &str) -> Result<ExitCode, String> {
+    let files = match store.path.as_deref().map(|directory| FileStore::open(directory, seal.clone())).transpose() {
+        Ok(files) => files.map(Arc::new),
+        Err(StoreError::Owned { .. }) => return by_broker(cli, name),
         Err(other) => return Err(other.to_string()),
     };
+    let stores = match &store.redis {
+        Some(redis) => Stores::shared(Arc::new(RedisStore::new(redis.clone(), seal, Arc::default())), files),
+        None => Stores::directory(files.ok_or("the store has no directory")?),
+    };
+    let forgotten = block_on(forget_in(&stores, name))??;
     Ok(print(&format!("forgotten: {}\n", forgotten.join(", "))))
 }
 
-fn export(directory: &Path, seal: Seal, file: &Path) -> Result<ExitCode, String> {
-    let store = FileStore::look(directory, seal).map_err(|e| e.to_string())?;
+fn by_broker(cli: &Cli, name: &str) -> Result<ExitCode, String> {
+    let Ok(operator) = cli.operator() else { return Ok(ExitCode::from(CONFIG)) };
+    let answer = operator.post(&format!("/api/store/{name}/forget"), None).map_err(|e| e.text)?;
+    let answer: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+    let names = answer["forgotten"].as_array().into_iter().flatten();
+    let forgotten: Vec<_> = names.filter_map(Value::as_str).collect();
+    Ok(print(&format!("forgotten: {}\n", forgotten.join(", "))))
+}
+
+async fn forget_in(stores: &Stores, name: &str) -> Result<Vec<String>, String> {
+    let known = stores.main.names().await.map_err(|e| e.to_string())?;
+    let meant: Vec<_> = known.iter().filter(|known| is_meant(name, known)).collect();
+    if meant.is_empty() {
+        return Err(format!("there is no record {name}; there are: {}", known.join(", ")));
+    }
+    for known in &meant {
+        if known.starts_with("secret.") && matches!(stores.main.load(known).await, Ok(Some(_))) {
+            return Err(StoreError::Kept((*known).clone()).to_string());
+        }
+    }
+    let owner = fastrand::u128(..);
+    let mut taken = Ok(());
+    for name in &meant {
+        taken = match stores.main.take(name, owner, ALONE).await {
+            Ok(Taken::Held(left)) => {
+                let left = left.as_secs() + 1;
+                Err(format!("another replica works on {name}, for {left} s at most; try again then"))
+            }
+            // Damaged ones are forgotten, too.
+            Ok(_) | Err(StoreError::Record { .. }) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        };
+        if taken.is_err() {
+            break;
+        }
+    }
+    let forgotten = match taken {
+        Ok(()) => stores.forget_all(name).await.map_err(|e| e.to_string()),
+        Err(text) => Err(text),
+    };
+    for name in &meant {
+        // Of one that is not given back, the next owner sees that it has lapsed.
+        let _ = stores.main.release(name, owner).await;
+    }
+    forgotten
+}
+
+async fn export(store: &dyn Store, file: &Path) -> Result<ExitCode, String> {
     let mut all = Map::new();
-    for name in store.newest().map_err(|e| e.to_string())?.into_keys() {
-        if let Some(record) = store.load(&name).map_err(|e| e.to_string())? {
+    for name in store.names().await.map_err(|e| e.to_string())? {
+        if let Some(record) = store.load(&name).await.map_err(|e| e.to_string())? {
             all.insert(name, serde_json::from_slice(&record.plain).map_err(|e| e.to_string())?);
         }
     }

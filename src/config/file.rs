@@ -42,12 +42,27 @@ pub struct File {
 #[serde(deny_unknown_fields, default)]
 #[schemars(inline)]
 pub struct StoreFile {
-    /// `memory` keeps nothing across restarts, `file` everything; `memory` when not given.
+    /// `memory` keeps nothing across restarts, `file` everything, `redis` for all replicas; `memory` when not given.
     pub kind: StoreKind,
-    /// The directory of `file`, mode 0700; made at start if it is missing.
+    /// The directory of `file`, mode 0700; made at start if it is missing. With `redis`, what this replica keeps beside it.
     pub path: Option<PathBuf>,
-    /// What the records are sealed with: at least 32 bytes, such as `openssl rand -base64 32` makes.
+    /// What the records are sealed with: at least 32 bytes, such as `openssl rand -base64 32` makes. All replicas have the
+    /// same.
     pub key: Option<SecretFile>,
+    /// The Redis that replicas share: `redis://` or `rediss://` (TLS), a user name, the host, the port, the database.
+    pub url: Option<String>,
+    /// The password of that Redis.
+    pub password: Option<SecretFile>,
+    /// What its keys begin with; `tokenbroker:` when not given.
+    pub prefix: Option<String>,
+    /// The client certificate for `rediss://`: a name under `[identity]`.
+    pub identity: Option<String>,
+    /// More roots to trust, PEM.
+    pub ca: Option<PathBuf>,
+    /// Whom to trust; `system` when not given.
+    pub roots: RootsFile,
+    /// The name in the server's certificate, where it is not the URL's.
+    pub server_name: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -57,6 +72,7 @@ pub enum StoreKind {
     #[default]
     Memory,
     File,
+    Redis,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -1,17 +1,11 @@
 //! What is promised but not built yet: refused by name, so that nobody mistakes it for working.
 
 /// Keys, by the kind of table they belong to.
-pub const KEYS: &[(&str, &[&str])] = &[
-    ("store", &["url", "prefix"]),
-    ("admin", &["probes"]),
-    ("identity.*", &["p12", "password"]),
-    ("token.*", &["issuer"]),
-    ("route.*", &["http2"]),
-];
+pub const KEYS: &[(&str, &[&str])] =
+    &[("admin", &["probes"]), ("identity.*", &["p12", "password"]), ("token.*", &["issuer"]), ("route.*", &["http2"])];
 
 /// Values, by key.
 pub const VALUES: &[(&str, &[&str])] = &[
-    ("store.kind", &["redis"]),
     ("token.*.grant", GRANTS),
     ("dialect.*.grant", GRANTS),
     ("token.*.client_auth", CLIENT_AUTHS),

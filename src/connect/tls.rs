@@ -28,7 +28,8 @@ impl Endpoint {
                 "it ended the handshake",
                 "it wants a client certificate (see `identity`), or offers no cipher of TLS 1.2 or 1.3 that is still safe",
             ),
-            (InvalidCertificate(CertificateError::UnknownIssuer), _) => {
+            // A bad signature is that of another CA of the same name.
+            (InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature), _) => {
                 ("no CA that is trusted has signed its certificate", "name its CA with `ca`")
             }
             (InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }), _) => {

@@ -62,6 +62,11 @@ pub trait Store: Send + Sync {
     /// Do others write here too? Then nobody works on a record without its lease.
     fn is_shared(&self) -> bool;
 
+    /// Why it cannot be asked now; `None` if it can, or nobody tried.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// Where it keeps a record, for messages.
     fn place(&self, name: &str, version: Version) -> String;
 

@@ -16,6 +16,7 @@ const NONCE: usize = 24;
 const INFO: &[u8] = b"tokenbroker store v1";
 
 /// Seals and opens records.
+#[derive(Clone)]
 pub struct Seal {
     cipher: XChaCha20Poly1305,
     random: SystemRandom,

@@ -51,6 +51,7 @@ pub struct Metrics {
     /// Requests that ended in a caught panic.
     pub panics: Counter,
     unsaved: Family<Label, Counter>,
+    store: Family<Label, Gauge>,
     reloads: Family<Label, Counter>,
     connections_refused: Family<Label, Counter>,
     /// Connections that are open on the routes' listeners.
@@ -74,6 +75,7 @@ impl Default for Metrics {
             ca_expiry: Family::default(),
             panics: Counter::default(),
             unsaved: Family::default(),
+            store: Family::default(),
             reloads: Family::default(),
             connections_refused: Family::default(),
             connections: Gauge::default(),
@@ -115,6 +117,7 @@ impl Metrics {
             self.ca_expiry.clone(),
         );
         r.register("store_failures", "Saves that failed", self.unsaved.clone());
+        r.register("store_up", "1 while the shared store answers", self.store.clone());
         r.register("config_reloads", "Reloads of the configuration and the files that it names", self.reloads.clone());
         r.register("panics", "Requests that ended in a caught panic", self.panics.clone());
         r.register(
@@ -196,6 +199,11 @@ impl Metrics {
     /// The same of the CA file that a table, such as `route.api`, names.
     pub fn ca(&self, table: &str, end: Option<i64>) {
         set(&self.ca_expiry, vec![("table", table.to_owned())], end);
+    }
+
+    /// Does the store that replicas share answer?
+    pub fn store(&self, answers: bool) {
+        set(&self.store, vec![("kind", "redis".to_owned())], Some(answers.into()));
     }
 
     /// All of it as OpenMetrics text.

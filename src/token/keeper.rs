@@ -222,11 +222,11 @@ impl Keeper {
     /// What is there is what the next save has to know.
     async fn learn<T: Content>(&mut self, there: Option<Record>, now: Now) -> Result<Option<T>, StoreError> {
         let version = there.as_ref().map_or_else(Version::default, |there| there.version);
-        let plain = there.as_ref().map(|there| there.plain.clone());
-        let theirs = there.map(|there| self.read(Some(&*self.stores.main), there, now)).transpose()?;
+        let theirs: Option<T> = there.map(|there| self.read(Some(&*self.stores.main), there, now)).transpose()?;
         self.version = version;
-        if let Some(plain) = plain {
-            self.copy(&plain).await;
+        // By the clocks of this machine: nobody will know any more how old it was.
+        if let Some(Ok(plain)) = theirs.as_ref().map(serde_json::to_vec) {
+            self.copy(&Zeroizing::new(plain)).await;
         }
         Ok(theirs)
     }

@@ -28,6 +28,8 @@ pub struct Kept {
     /// Of the boot that the times since boot are counted from.
     pub boot: String,
     pub access: Option<KeptAccess>,
+    /// A person gave up what there was.
+    pub given_up: bool,
     pub refresh_token: Option<KeptRefresh>,
     /// Digests of the refresh tokens that it came after, the newest last.
     pub replaced: Vec<[u8; 32]>,
@@ -137,8 +139,12 @@ impl Kept {
 }
 
 impl Content for Kept {
-    /// By what the refresh token comes from; else by the access token, and then by when it was saved.
+    /// By what the refresh token comes from; else by the access token, and then by when it was saved. One that a person had
+    /// forgotten was never saved, and is newer than any.
     fn is_newer_than(&self, other: &Self) -> bool {
+        if self.saved.is_none() || other.saved.is_none() {
+            return other.saved.is_some();
+        }
         let (follows, followed) = (self.follows(other), other.follows(self));
         if follows != followed {
             return follows;
@@ -151,8 +157,7 @@ impl Content for Kept {
     fn rebase(&mut self, age: Duration, now: Now, clock: &Clock) {
         // Those of this boot are this machine's.
         let (Some(saved), false) = (self.saved, clock.is_of(&self.boot)) else { return };
-        let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-        let shift = now.wall.as_millisecond().saturating_sub(age).saturating_sub(saved.wall);
+        clock.boot().clone_into(&mut self.boot);
         let refresh = self.refresh_token.iter_mut().chain(self.others.iter_mut().map(|(_, token)| token));
         let tokens = refresh.filter_map(|token| token.expires.as_mut());
         let access = self.access.iter_mut();
@@ -161,7 +166,7 @@ impl Content for Kept {
         });
         let hold = self.hold.iter_mut().filter_map(|hold| hold.until.as_mut());
         let all = tokens.chain(access).chain(hold).chain(&mut self.spent).chain(&mut self.saved);
-        all.for_each(|moment| moment.wall = moment.wall.saturating_add(shift));
+        all.for_each(|moment| *moment = moment.seen(saved, age, now));
     }
 }
 
@@ -174,6 +179,11 @@ impl KeptAccess {
             expires: expires.map(KeptMoment::new),
             due: due.map(KeptMoment::new),
         }
+    }
+
+    /// The same with its times by the clocks of this boot.
+    pub fn at(self, expires: Option<Moment>, due: Option<Moment>) -> Self {
+        Self { expires: expires.map(KeptMoment::new), due: due.map(KeptMoment::new), ..self }
     }
 
     pub fn secret(&self) -> Secret {
@@ -198,6 +208,16 @@ impl KeptMoment {
 
     pub fn at(now: Now) -> Self {
         Self::new(Moment { wall: now.wall, boot: now.boot })
+    }
+
+    /// The same by the clocks of now, where `saved` was so long ago. Either clock may have been set between the two: the earlier
+    /// end counts.
+    fn seen(self, saved: Self, age: Duration, now: Now) -> Self {
+        let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        let boot = i64::try_from(i128::from(self.boot) - i128::from(saved.boot)).unwrap_or(i64::MAX);
+        let left = self.wall.saturating_sub(saved.wall).min(boot).saturating_sub(millis(age));
+        let boot = millis(now.boot).saturating_add(left).max(0);
+        Self { wall: now.wall.as_millisecond().saturating_add(left), boot: boot.unsigned_abs() }
     }
 
     /// Is that later than now, by the wall clock?

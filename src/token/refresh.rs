@@ -4,6 +4,8 @@
 //! when the broker stops, the task ends after the exchange that is in flight.
 
 mod durable;
+mod lead;
+mod lease;
 mod login;
 mod logout;
 mod manage;
@@ -12,6 +14,7 @@ mod rotate;
 mod shared;
 mod show;
 mod unattended;
+mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,11 +23,13 @@ use fastrand::Rng;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use lease::Begin;
 pub use login::Code;
 pub use logout::LoggedOut;
 use logout::Revocation;
 pub use rotate::{Rotating, Slots};
-use shared::{Begin, Peers};
+use shared::Peers;
+use work::{own_task, unsaved, unwritable};
 
 use super::Token;
 use super::cache::{Slot, Snapshot, Wishes};
@@ -36,7 +41,7 @@ use super::source::{Exchange, With};
 use crate::clock::Clock;
 use crate::oauth::file::Op;
 use crate::oauth::template::Template;
-use crate::oauth::{Class, Outcome, TokenError};
+use crate::oauth::{Outcome, TokenError};
 use crate::secret::Secret;
 use crate::telemetry::metrics::Metrics;
 
@@ -85,6 +90,8 @@ pub struct Refresher<E> {
     /// The token in use, for the store, and what it was obtained with and for.
     access: Option<KeptAccess>,
     purpose: String,
+    /// A person gave up what there was, and nothing came since.
+    given_up: bool,
     /// Set while the store does not have what is here.
     unsaved: Option<durable::Unsaved>,
     revocations: Vec<Revocation>,
@@ -105,6 +112,7 @@ impl<E: Exchange> Refresher<E> {
             pending: Wishes::default(),
             access: None,
             purpose: String::new(),
+            given_up: false,
             unsaved: (!saved && kept.is_some()).then(durable::Unsaved::default),
             revocations: Vec::new(),
             peers: Peers::default(),
@@ -147,6 +155,7 @@ impl<E: Exchange> Refresher<E> {
                 () = stop.cancelled() => {}
             }
         }
+        self.stop_leading().await;
         for _ in 0..LAST_SAVES {
             if self.unsaved.is_none() || !cut.is_cancelled() {
                 break;
@@ -266,10 +275,11 @@ impl<E: Exchange> Refresher<E> {
         }
         self.holds().await.map_err(failed)?;
         if self.schedule.begins(op, self.task.clock.now()) {
-            let error = self.snapshot.error.clone();
+            let (error, heard) = (self.snapshot.error.clone(), self.peers.heard);
             let saved = self.save(error.as_deref()).await;
-            if !saved && self.is_shared() && !self.peers.alone {
-                // Others would not know of it.
+            let needed = self.is_shared() && !self.peers.alone;
+            if heard != self.peers.heard || (needed && !saved) {
+                // Others would not know of it, or have done it already.
                 self.schedule.answered(self.task.clock.now(), false);
                 return Err(failed(unsaved()));
             }
@@ -305,7 +315,7 @@ impl<E: Exchange> Refresher<E> {
         let same = self.snapshot.token.as_deref().is_some_and(|old| old.is(&token));
         self.schedule.succeeded(&credential, lives, sent, self.task.clock.now(), same, &mut self.task.rng);
         self.access = Some(KeptAccess::new(&access.token, sent, token.expires, self.schedule.due()));
-        self.purpose.clone_from(&self.with.purpose);
+        (self.purpose, self.given_up) = (self.with.purpose.clone(), false);
         // Durable before used: the answer may have ended the refresh token before.
         self.save(None).await;
         if !self.peers.overtaken {
@@ -313,24 +323,4 @@ impl<E: Exchange> Refresher<E> {
         }
         Ok(())
     }
-}
-
-fn unsaved() -> TokenError {
-    let problem = "the shared store did not take what has to be in it before anything is sent";
-    TokenError::new(Class::Transient, problem, "see the log for why; it is tried again").of(Outcome::NotSent)
-}
-
-fn unwritable() -> TokenError {
-    TokenError::new(Class::Config, "the access token cannot stand in the route's header", "check the route's `format`")
-}
-
-#[expect(clippy::disallowed_methods, reason = "the caller waits for the task, so a drain does too")]
-async fn own_task<T: Send + 'static>(
-    broken: Outcome,
-    task: impl Future<Output = Result<T, TokenError>> + Send + 'static,
-) -> Result<T, TokenError> {
-    tokio::spawn(task).await.unwrap_or_else(|_| {
-        let problem = "the exchange broke off inside the broker";
-        Err(TokenError::new(Class::Unknown, problem, "this is a fault of the broker: report it").of(broken))
-    })
 }

@@ -70,6 +70,8 @@ mod packaging;
 mod peers;
 /// One request through the proxy: heads, bodies, targets, pools, 401, WebSocket, limits.
 mod proxy;
+/// Records in a real Redis: versions, leases, passwords, TLS, and everything that it can say instead of an answer.
+mod redis;
 /// The refresh task, with a scripted server and a clock of its own.
 mod refresh;
 /// A configuration, certificates, CA and secret files that change under a running broker.

@@ -27,7 +27,7 @@ pub(in crate::config) fn operator(path: &Path, text: &str) -> Result<Operator, S
     let file = file.unwrap_or_default();
     let listen = check.listen(file.admin.listen.as_deref().unwrap_or(ADMIN_LISTEN), &["admin", "listen"]);
     let admin = Admin { listen, key: file.admin.key.map(|key| check.source(key)) };
-    let store = file.store.path.filter(|_| file.store.kind == StoreKind::File).map(|path| check.path(&path));
+    let store = file.store.path.filter(|_| file.store.kind != StoreKind::Memory).map(|path| check.path(&path));
     let report = check.document.report;
     match report.problems.first() {
         None => Ok(Operator { admin, store }),

@@ -127,7 +127,7 @@ impl Check<'_> {
                 self.certificates.identities.insert(name.clone(), Arc::clone(identity));
             }
         }
-        let store = self.store(file.store);
+        let store = self.store(file.store, &named);
         let admin = self.admin(file.admin);
         let limits = self.limits(&file.limits);
         let tokens = self.tokens(&file.token, &named);

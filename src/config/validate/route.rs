@@ -124,10 +124,10 @@ impl Check<'_> {
 
     /// The TLS to the API.
     fn secure(&mut self, name: &str, file: &RouteFile, named: &Named, parts: &Parts, upstream: &mut Upstream) {
-        let identity = self.identity_of(["route", name], file.identity.as_deref(), named);
-        let roots = self.trust(["route", name], file.ca.as_ref(), file.roots);
-        let client = self.tls(["route", name], &roots, identity);
-        let server_name = self.server_name(["route", name], file.server_name.as_deref());
+        let identity = self.identity_of(&["route", name], file.identity.as_deref(), named);
+        let roots = self.trust(&["route", name], file.ca.as_ref(), file.roots);
+        let client = self.tls(&["route", name], &roots, identity);
+        let server_name = self.server_name(&["route", name], file.server_name.as_deref());
         if parts.https {
             let server = server_name.or_else(|| ServerName::try_from(parts.host.clone()).ok());
             let certificate = file.identity.as_ref().zip(identity);

@@ -44,10 +44,10 @@ impl Check<'_> {
     }
 
     /// Whom a token or a route trusts.
-    pub(super) fn trust(&mut self, table: [&str; 2], ca: Option<&PathBuf>, roots: RootsFile) -> Roots {
-        if roots == RootsFile::Ca && ca.is_none() && !self.refused(&[table[0], table[1], "ca"]) {
+    pub(super) fn trust(&mut self, table: &[&str], ca: Option<&PathBuf>, roots: RootsFile) -> Roots {
+        if roots == RootsFile::Ca && ca.is_none() && !self.refused(&[table, &["ca"]].concat()) {
             self.problem(
-                &[table[0], table[1], "roots"],
+                &[table, &["roots"]].concat(),
                 "`roots = \"ca\"` needs `ca`",
                 "name the file with the CA's certificates",
             );
@@ -55,14 +55,14 @@ impl Check<'_> {
         let ca = ca.map(|ca| self.watched(ca));
         let system = roots == RootsFile::System;
         let loaded = Roots::load(system, ca.as_ref()).unwrap_or_else(|e| {
-            self.problem(&[table[0], table[1], "ca"], &e.problem, e.hint);
+            self.problem(&[table, &["ca"]].concat(), &e.problem, e.hint);
             let before = ca.as_ref().and_then(|ca| self.before?.authorities.get(ca));
             before.map_or_else(Roots::default, |extra| Roots { system, extra: extra.clone() })
         });
         if let (Some(ca), Some(first)) = (&ca, loaded.first_to_end()) {
             let which = format!("subject {}, serial {}", first.subject, first.serial);
             let ending = Expiring::ca(&table.join("."), &ca.display().to_string(), which, first.not_after);
-            self.ends(&[table[0], table[1], "ca"], ending);
+            self.ends(&[table, &["ca"]].concat(), ending);
         }
         self.certificates.authorities.extend(ca.map(|ca| (ca, loaded.extra.clone())));
         loaded
@@ -70,7 +70,7 @@ impl Check<'_> {
 
     pub(super) fn identity_of<'n>(
         &mut self,
-        table: [&str; 2],
+        table: &[&str],
         wanted: Option<&str>,
         named: &'n Named,
     ) -> Option<&'n Identity> {
@@ -79,25 +79,25 @@ impl Check<'_> {
         match named.identities.get(wanted) {
             Some(identity) => identity.as_deref(),
             None => {
-                self.unknown(&[table[0], table[1], "identity"], "identity", wanted, named.identities.keys());
+                self.unknown(&[table, &["identity"]].concat(), "identity", wanted, named.identities.keys());
                 None
             }
         }
     }
 
-    pub(super) fn tls(&mut self, table: [&str; 2], roots: &Roots, identity: Option<&Identity>) -> ClientTls {
+    pub(super) fn tls(&mut self, table: &[&str], roots: &Roots, identity: Option<&Identity>) -> ClientTls {
         client_tls(roots, identity).unwrap_or_else(|e| {
-            self.problem(&[table[0], table[1], "ca"], &e.problem, e.hint);
+            self.problem(&[table, &["ca"]].concat(), &e.problem, e.hint);
             #[expect(clippy::unwrap_used, reason = "no roots and no certificate: nothing that could be refused")]
             client_tls(&Roots::default(), None).unwrap()
         })
     }
 
-    pub(super) fn server_name(&mut self, table: [&str; 2], name: Option<&str>) -> Option<ServerName<'static>> {
+    pub(super) fn server_name(&mut self, table: &[&str], name: Option<&str>) -> Option<ServerName<'static>> {
         let name = name?;
         let parsed = ServerName::try_from(name.to_owned()).ok();
         if parsed.is_none() {
-            self.problem(&[table[0], table[1], "server_name"], "is not a host name", "written like api.example.com");
+            self.problem(&[table, &["server_name"]].concat(), "is not a host name", "written like api.example.com");
         }
         parsed
     }

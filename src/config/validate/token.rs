@@ -36,10 +36,10 @@ impl Check<'_> {
     }
 
     fn token(&mut self, name: &str, file: &TokenFile, named: &Named) -> Option<Token> {
-        let identity = self.identity_of(["token", name], file.identity.as_deref(), named);
-        let roots = self.trust(["token", name], file.ca.as_ref(), file.roots);
-        let tls = self.tls(["token", name], &roots, identity);
-        let server_name = self.server_name(["token", name], file.server_name.as_deref());
+        let identity = self.identity_of(&["token", name], file.identity.as_deref(), named);
+        let roots = self.trust(&["token", name], file.ca.as_ref(), file.roots);
+        let tls = self.tls(&["token", name], &roots, identity);
+        let server_name = self.server_name(&["token", name], file.server_name.as_deref());
         self.texts(name, file);
         let dialect = self.dialect_of(name, file, named)?;
         let grant = file.grant.or(dialect.grant).unwrap_or(Grant::ClientCredentials);

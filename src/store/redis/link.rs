@@ -1,23 +1,27 @@
 //! The one connection to Redis: made at first use, and made anew when it broke, after a pause.
 
+use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, RedisConnectionInfo, RedisError, Value, cmd};
+use redis::{AsyncConnectionConfig, Cmd, RedisConnectionInfo, Value, cmd};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::Redis;
-use super::words::{Fault, fault};
-use crate::connect::Dialer;
+use super::words::{Fault, ended, fault, no_redis, said};
+use crate::connect::{Dialer, Stream};
 
 /// Every command has been answered by then, connecting included.
 pub const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// Between two tries to connect, and at most so much.
 const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Of its first answer.
+const LINE_MAX: usize = 512;
 /// What it calls itself in `CLIENT LIST`.
 const NAME: &str = "tokenbroker";
 
@@ -56,6 +60,11 @@ impl Link {
         &self.server
     }
 
+    /// Why there is no connection.
+    pub fn trouble(&self) -> Option<String> {
+        self.state().away.as_ref().map(|(_, why)| why.clone())
+    }
+
     /// The answer to a command, or why there is none, for the operator.
     pub async fn ask(&self, command: &Cmd) -> Result<Value, String> {
         let deadline = Instant::now() + ANSWER_MAX;
@@ -66,7 +75,7 @@ impl Link {
                 Ok(value)
             }
             Ok(Err(error)) => {
-                let Fault { text, over } = self.said(&error);
+                let Fault { text, over } = fault(&self.server, &error, false);
                 if over {
                     self.lost(number, &text);
                 } else {
@@ -126,14 +135,22 @@ impl Link {
             }
             None => None,
         };
-        let left = deadline.saturating_duration_since(Instant::now());
+        // As it is written in messages.
+        let left = deadline.saturating_duration_since(Instant::now()).as_millis() / 100;
+        let left = Duration::from_millis(u64::try_from(left).unwrap_or_default() * 100);
         let stream = self.dialer.connect(&server.endpoint, left).await;
-        let stream = stream.map_err(|e| format!("{server} cannot be reached: {e}"))?;
+        let mut stream = stream.map_err(|e| format!("{server} cannot be reached: {e}"))?;
+        match timeout_at(deadline, greet(&mut stream)).await.map_err(|_| self.late())? {
+            // Who nobody is yet may not even ask.
+            Ok(line) if ["+PONG", "-NOAUTH", "-NOPERM"].iter().any(|word| line.starts_with(word)) => {}
+            Ok(line) => return Err(said(server, line.strip_prefix('-').ok_or_else(|| no_redis(server))?, false).text),
+            Err(error) => return Err(ended(server, &error)),
+        }
         // What this says of itself, and how it logs in, is up to us: the crate's own errors tell less.
         let nothing = RedisConnectionInfo::default().set_skip_set_lib_name();
         let patient = AsyncConnectionConfig::new().set_response_timeout(None);
         let made = MultiplexedConnection::new_with_config(&nothing, stream, patient).await;
-        let (mut connection, driver) = made.map_err(|e| self.said(&e).text)?;
+        let (mut connection, driver) = made.map_err(|e| fault(server, &e, false).text)?;
         let mut driving = JoinSet::new();
         driving.spawn(driver);
         let number = self.made.fetch_add(1, Ordering::Relaxed);
@@ -148,7 +165,8 @@ impl Link {
         }
         for command in first {
             let answer = timeout_at(deadline, command.query_async::<Value>(&mut connection)).await;
-            answer.map_err(|_| self.late())?.map_err(|e| self.said_first(&e))?;
+            // Security: what is said of it may quote the password.
+            answer.map_err(|_| self.late())?.map_err(|e| fault(server, &e, true).text)?;
         }
         // It may be forbidden, and need not be.
         let named = cmd("CLIENT").arg("SETNAME").arg(NAME).take();
@@ -175,18 +193,20 @@ impl Link {
         format!("{} has not answered within {} s; is it up, and is it this broker's network?", self.server, seconds())
     }
 
-    fn said(&self, error: &RedisError) -> Fault {
-        fault(&self.server, error, false)
-    }
-
-    /// Security: what is said of the first commands may quote the password.
-    fn said_first(&self, error: &RedisError) -> String {
-        fault(&self.server, error, true).text
-    }
-
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The answer to a first PING, a line: a server that wants nobody says so and is gone, as does one of another kind.
+async fn greet(stream: &mut Stream) -> io::Result<String> {
+    stream.write_all(b"*1\r\n$4\r\nPING\r\n").await?;
+    stream.flush().await?;
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') && line.len() < LINE_MAX {
+        line.push(stream.read_u8().await?);
+    }
+    Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
 }
 
 fn seconds() -> u64 {

@@ -200,14 +200,17 @@ impl RedisStore {
     }
 
     fn odd(&self) -> StoreError {
-        let server = self.link.server();
-        StoreError::Away(format!("{server} gives an answer that is none; is this a Redis, version 5 or later?"))
+        StoreError::Away(words::no_redis(self.link.server()))
     }
 }
 
 impl Store for RedisStore {
     fn is_shared(&self) -> bool {
         true
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.link.trouble()
     }
 
     fn place(&self, name: &str, _version: Version) -> String {

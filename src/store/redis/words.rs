@@ -1,11 +1,14 @@
 //! What Redis says when it refuses something, in words for the operator.
 
+use std::error::Error;
+
 use redis::RedisError;
 
 use super::Redis;
+use crate::connect::{chain, tls_error};
 
 /// What every user of ours has to be allowed.
-const COMMANDS: &str = "+eval +time +hget +hmget +hset +hdel +hstrlen +scan";
+const COMMANDS: &str = "+eval +time +hget +hmget +hset +hdel +hstrlen +scan +select";
 /// Of what it says itself.
 const LENGTH_MAX: usize = 200;
 
@@ -55,26 +58,41 @@ const MEANINGS: &[(&[&str], &str, &str, bool)] = &[
 
 /// What an error means. Security: with `silent`, nothing that the server says is quoted.
 pub fn fault(server: &Redis, error: &RedisError, silent: bool) -> Fault {
-    let Some(code) = error.code() else {
-        // No answer of the server's at all.
-        let text = format!("{server} has ended the connection ({error}); is it up?");
-        return Fault { text, over: true };
-    };
-    let said = format!("{code} {}", error.detail().unwrap_or_default());
+    let Some(code) = error.code() else { return Fault { text: ended(server, error), over: true } };
+    said(server, &format!("{code} {}", error.detail().unwrap_or_default()), silent)
+}
+
+/// What its words mean, the first of which is a code.
+pub fn said(server: &Redis, words: &str, silent: bool) -> Fault {
     let no_permission = ["NOPERM", "user executing the script", "ACL failure", "no permissions"];
-    if no_permission.iter().any(|word| said.contains(word)) {
+    if no_permission.iter().any(|word| words.contains(word)) {
         let user = server.username.as_deref().unwrap_or("default");
         let rule = format!("ACL SETUSER {user} ~{}* {COMMANDS}", server.prefix);
         return Fault { text: format!("{server} does not permit its user to do that; {rule}"), over: false };
     }
-    let meant = MEANINGS.iter().find(|(words, ..)| words.iter().any(|word| said.contains(word)));
+    let meant = MEANINGS.iter().find(|(known, ..)| known.iter().any(|word| words.contains(word)));
     match meant {
         Some((_, what, fix, over)) => Fault { text: format!("{server} {what}; {fix}"), over: *over },
         None => {
-            let said = if silent { code } else { &said };
-            let said = said.chars().map(|c| if c.is_control() { ' ' } else { c });
-            let said: String = said.take(LENGTH_MAX).collect();
-            Fault { text: format!("{server} says: {}; see its log", said.trim()), over: silent }
+            let words = if silent { words.split(' ').next().unwrap_or_default() } else { words };
+            let words = words.chars().map(|c| if c.is_control() { ' ' } else { c });
+            let words: String = words.take(LENGTH_MAX).collect();
+            Fault { text: format!("{server} says: {}; see its log", words.trim()), over: silent }
         }
     }
+}
+
+/// There is no answer at all. A server refuses a client certificate only when it has been read.
+pub fn ended(server: &Redis, error: &(dyn Error + 'static)) -> String {
+    if let Some(tls) = tls_error(error) {
+        let (what, fix) = server.endpoint.explain(tls);
+        return format!("{server} cannot be reached: {what}; {fix}");
+    }
+    let why = chain(error);
+    let other = if server.endpoint.tls.is_some() { "" } else { ", and without TLS" };
+    format!("{server} has ended the connection ({why}); is it up{other}?")
+}
+
+pub fn no_redis(server: &Redis) -> String {
+    format!("{server} gives an answer that is none; is this a Redis, version 5 or later?")
 }

@@ -26,6 +26,13 @@ pub(super) struct Unsaved {
     told: Duration,
 }
 
+impl Unsaved {
+    /// It may be that it can be saved now.
+    pub(super) fn hurry(&mut self) {
+        self.next = Duration::ZERO;
+    }
+}
+
 impl<E: Exchange> Refresher<E> {
     pub(super) fn restore(&mut self, mut kept: Kept) {
         let now = self.task.clock.now();
@@ -35,6 +42,7 @@ impl<E: Exchange> Refresher<E> {
         // Security: one that was obtained for something else must never be sent.
         let access = kept.access.take().filter(|_| knows && kept.purpose == self.with.purpose);
         self.revocations = kept.revocations.drain(..).map(Into::into).collect();
+        self.given_up = kept.given_up;
         let due = access.as_ref().and_then(|access| access.due).map(|due| due.moment(same_boot, now));
         self.schedule.restore(&mut kept, due, same_boot, now);
         if kept.inputs != self.with.inputs {
@@ -49,7 +57,7 @@ impl<E: Exchange> Refresher<E> {
                 info!(token = self.task.name, fingerprint = %token.fingerprint, "going on with the token of before");
                 self.snapshot.token = Some(Arc::new(token));
                 self.snapshot.generation = self.snapshot.generation.max(1);
-                self.access = Some(access);
+                self.access = Some(access.at(expires, due));
                 self.purpose = kept.purpose;
             }
         }
@@ -77,6 +85,7 @@ impl<E: Exchange> Refresher<E> {
             boot: self.task.clock.boot().to_owned(),
             saved: Some(KeptMoment::at(now)),
             access: self.access.clone(),
+            given_up: self.given_up,
             error: error.map(KeptError::from),
             revocations: self.revocations.iter().map(Into::into).collect(),
             ..self.schedule.keep(now)

@@ -86,7 +86,7 @@ impl<E: Exchange> Refresher<E> {
         }
         let error = logged_out(self.task.policy.grant, &self.task.name);
         info!(token = self.task.name, "logged out");
-        self.snapshot.token = None;
+        (self.snapshot.token, self.given_up) = (None, true);
         self.show(Some(Arc::new(error.clone())));
         // Durable before it is tried: a crash in between does not leave a token alive.
         self.save(Some(&error)).await;

@@ -6,17 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
-use super::shared::LOOK_EVERY;
+use super::lead::release;
 use super::{LOOK_AGAIN, Refresher, own_task};
 use crate::config;
 use crate::oauth::file::{Grant, Op};
 use crate::oauth::{Class, Outcome, TokenError};
 use crate::rotation::{Action, Event, Failure, Held, Problem, Rotation, State, Which, plan};
-use crate::store::Lease;
 use crate::token::cache::Slot;
-use crate::token::keeper::{self, Content, News, Unsaved};
+use crate::token::keeper::{Content, News, Unsaved};
 use crate::token::secrets::{KeptSecrets, Progress, Secrets, Work};
 use crate::token::source::{Configured, Exchange};
 
@@ -24,8 +23,6 @@ use crate::token::source::{Configured, Exchange};
 pub(super) const BUSY: Duration = Duration::from_secs(60);
 /// An administrator's token that was given by hand is not kept over a longer pause.
 const ADMIN_KEPT: Duration = Duration::from_secs(300);
-/// Of the client's secrets: renewed at its half, while something is under way.
-const STEP_LEASE: Duration = Duration::from_secs(120);
 /// So often is a record tried that a shared store has forgotten.
 const SAVES_MAX: u32 = 3;
 
@@ -72,51 +69,6 @@ impl<E: Exchange> Refresher<E> {
         let wait = self.step(&rotating, &mut work).await;
         self.show_rotation(&rotating, &mut work, Some(wait));
         wait
-    }
-
-    /// Looks what another replica has made of the client's secrets.
-    async fn follow_secrets(&mut self, rotating: &Rotating, work: &mut Work) {
-        let boot = self.task.clock.now().boot;
-        let Some(keeper) = work.keeper.as_mut().filter(|keeper| keeper.is_shared() && work.follow_at <= boot) else {
-            return;
-        };
-        work.follow_at = boot + LOOK_EVERY;
-        if work.unsaved
-            && let Some(kept) = &work.kept
-        {
-            match keeper.save(kept).await {
-                Ok(()) => work.unsaved = false,
-                Err(Unsaved::Stale(news)) => rotating.secrets.hear(work, *news),
-                Err(Unsaved::Failed(why)) => debug!(token = self.task.name, why, "the client's secrets are not saved"),
-            }
-            return;
-        }
-        match keeper.news().await {
-            Ok(news) => rotating.secrets.hear(work, news),
-            // The token's own record says so.
-            Err(why) => debug!(token = self.task.name, why, "the client's secrets were not looked at"),
-        }
-    }
-
-    /// Is the lease of the client's secrets this task's, for as long as a step may take? Another replica makes the steps
-    /// otherwise.
-    pub(super) async fn leads(&mut self, rotating: &Rotating, work: &mut Work) -> bool {
-        let Some(keeper) = work.keeper.as_mut().filter(|keeper| keeper.is_shared()) else { return true };
-        if keeper.leased() > STEP_LEASE / 2 {
-            return true;
-        }
-        let lease = Lease { lasts: STEP_LEASE, after: self.task.policy.timeout, force: true };
-        match keeper.take(lease).await {
-            Ok(keeper::Held::Ours(news)) => {
-                rotating.secrets.hear(work, news);
-                true
-            }
-            Ok(_) => false,
-            Err(why) => {
-                work.said = Some(format!("the shared store: {why}"));
-                false
-            }
-        }
     }
 
     async fn step(&mut self, rotating: &Rotating, work: &mut Work) -> Duration {
@@ -338,12 +290,6 @@ fn is_ours(kept: &KeptSecrets, news: &News<KeptSecrets>) -> bool {
     match news {
         News::Back(theirs) => theirs.as_ref().is_none_or(|theirs| kept.is_newer_than(theirs)),
         News::None | News::Theirs(_) => false,
-    }
-}
-
-async fn release(work: &mut Work) {
-    if let Some(keeper) = &mut work.keeper {
-        keeper.release().await;
     }
 }
 

@@ -3,6 +3,7 @@
 mod broker;
 mod buffered;
 mod client;
+mod redis;
 mod stand;
 mod upstream;
 
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 
+pub use self::redis::RedisServer;
 pub use broker::{ADMIN_KEY, Broker, binary, in_namespace, run_to_end, through, write};
 pub use buffered::Buffered;
 pub use client::{Reply, Wire, call, exchange};

@@ -1,0 +1,78 @@
+//! Which of the replicas makes the steps of a rotation, where they share a store: the one that has the lease of the client's
+//! secrets, as long as something is under way. The others use what it saves.
+
+use std::time::Duration;
+
+use tracing::debug;
+
+use super::Refresher;
+use super::rotate::Rotating;
+use super::shared::LOOK_EVERY;
+use crate::store::Lease;
+use crate::token::keeper::{Held, Unsaved};
+use crate::token::secrets::Work;
+use crate::token::source::Exchange;
+
+/// Of the client's secrets: renewed at its half, while something is under way.
+const STEP_LEASE: Duration = Duration::from_secs(120);
+
+impl<E: Exchange> Refresher<E> {
+    /// Another replica goes on with what is under way.
+    pub(super) async fn stop_leading(&mut self) {
+        let Some(rotating) = self.task.rotating.clone() else { return };
+        if let Some(mut work) = rotating.secrets.steps(&self.task.name) {
+            release(&mut work).await;
+        }
+    }
+
+    /// Looks what another replica has made of the client's secrets.
+    pub(super) async fn follow_secrets(&mut self, rotating: &Rotating, work: &mut Work) {
+        let boot = self.task.clock.now().boot;
+        let Some(keeper) = work.keeper.as_mut().filter(|keeper| keeper.is_shared() && work.follow_at <= boot) else {
+            return;
+        };
+        work.follow_at = boot + LOOK_EVERY;
+        if work.unsaved
+            && let Some(kept) = &work.kept
+        {
+            match keeper.save(kept).await {
+                Ok(()) => work.unsaved = false,
+                Err(Unsaved::Stale(news)) => rotating.secrets.hear(work, *news),
+                Err(Unsaved::Failed(why)) => debug!(token = self.task.name, why, "the client's secrets are not saved"),
+            }
+            return;
+        }
+        match keeper.news().await {
+            Ok(news) => rotating.secrets.hear(work, news),
+            // The token's own record says so.
+            Err(why) => debug!(token = self.task.name, why, "the client's secrets were not looked at"),
+        }
+    }
+
+    /// Is the lease of the client's secrets this task's, for as long as a step may take? Another replica makes the steps
+    /// otherwise.
+    pub(super) async fn leads(&mut self, rotating: &Rotating, work: &mut Work) -> bool {
+        let Some(keeper) = work.keeper.as_mut().filter(|keeper| keeper.is_shared()) else { return true };
+        if keeper.leased() > STEP_LEASE / 2 {
+            return true;
+        }
+        let lease = Lease { lasts: STEP_LEASE, after: self.task.policy.timeout, force: true };
+        match keeper.take(lease).await {
+            Ok(Held::Ours(news)) => {
+                rotating.secrets.hear(work, news);
+                true
+            }
+            Ok(_) => false,
+            Err(why) => {
+                work.said = Some(format!("the shared store: {why}"));
+                false
+            }
+        }
+    }
+}
+
+pub(super) async fn release(work: &mut Work) {
+    if let Some(keeper) = &mut work.keeper {
+        keeper.release().await;
+    }
+}
