@@ -5,6 +5,7 @@ mod check;
 mod gate;
 mod idp;
 mod plan;
+mod remote;
 mod replica;
 mod run;
 mod store;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokenbroker::oauth::file::{Grant, Op};
 
 use super::idp::Call;
-use super::store::STORE_WAITS;
+use super::remote::STORE_WAITS;
 use super::world::{Inner, Who, World};
 
 /// A refresh token is sent once: a second time only if nobody could know what came of the first.
@@ -102,7 +102,7 @@ impl Inner {
             return Ok("a request was on its way for longer than its sender waited");
         }
         let granted = two.granted.unwrap_or(two.sent);
-        if self.records.forgot(one.sent, two.sent) {
+        if self.records.forgot(granted.min(one.granted.unwrap_or(one.sent)), two.sent) {
             return Ok("the store forgot what was saved, or the lease");
         }
         let Some(told) = one.told.filter(|told| *told <= granted) else {
@@ -282,7 +282,7 @@ impl Inner {
         let Some(token) = before.clone().filter(good).or_else(|| there.clone()) else { return };
         // Whichever clock says so ends it, also that of whoever saved it.
         let issued = self.idp.access[&token].ends.saturating_sub(self.lifetime);
-        if self.set.max(self.records.jumped).is_some_and(|set| set >= issued) {
+        if self.set.max(self.records.jumped).is_some_and(|set| set + 2 * self.waits >= issued) {
             return self.excuse("a clock was set, which ended the token");
         }
         self.breaks(now, SERVED, format!("replica {replica} had {before:?}, and has nothing; the store has {there:?}"));

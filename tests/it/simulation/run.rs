@@ -13,7 +13,7 @@ use turmoil::Sim;
 
 use super::gate::Gate;
 use super::plan::{Fault, Scenario, TICK};
-use super::store::Journal;
+use super::remote::Journal;
 use super::world::{Broken, Inner, Order, Who, World};
 use super::{idp, replica, store, wire};
 
