@@ -9,6 +9,7 @@ mod remote;
 mod replica;
 mod run;
 mod store;
+mod vendor;
 mod wire;
 mod world;
 
@@ -96,9 +97,12 @@ fn run_all(numbers: Range<u64>, keep_on: bool, one: impl Fn(u64, &Arc<Metrics>) 
 }
 
 /// What has to have happened in 300 seeds, or they say nothing.
-const HAPPENS: [&str; 37] = [
+const HAPPENS: [&str; 41] = [
     "answer of the token server lost",
+    "answer of the vendor lost",
     "another refresh token configured",
+    "client secret created",
+    "client secret deleted",
     "clock set",
     "crash",
     "exchange",
@@ -112,6 +116,7 @@ const HAPPENS: [&str; 37] = [
     "lease taken by force",
     "messages held",
     "operator's refresh",
+    "operator's rotation",
     "over",
     "partition",
     "partition one way",

@@ -63,7 +63,7 @@ impl Inner {
         if self.records.broken_lock {
             return;
         }
-        let Some(entry) = self.records.all.values().next() else { return self.excuse("the store lost everything") };
+        let Some(entry) = self.records.token() else { return self.excuse("the store lost everything") };
         if entry.owner.is_some_and(|(_, owner)| owner == who) {
             return;
         }
@@ -80,7 +80,7 @@ impl Inner {
         }
     }
 
-    fn excuse(&mut self, what: &'static str) {
+    pub fn excuse(&mut self, what: &'static str) {
         *self.excuses.entry(what).or_default() += 1;
     }
 
@@ -186,7 +186,7 @@ impl Inner {
         }
     }
 
-    fn is_somewhere(&self, token: &str) -> bool {
+    pub fn is_somewhere(&self, token: &str) -> bool {
         self.records.all.values().any(|entry| entry.holds.contains(token))
             || self.replicas.iter().any(|replica| {
                 let knows = replica.alive && replica.knows.contains_key(token);
@@ -217,7 +217,7 @@ impl World {
     /// After the faults: does everybody serve? And where there were none: did one exchange serve all, each time?
     pub fn calm(&self, now: Duration) {
         let mut inner = self.lock();
-        if self.scenario.is_quiet() {
+        if self.scenario.is_quiet() && !self.scenario.rotates {
             let (exchanges, excuses) = (inner.idp.calls.len(), inner.excuses.clone());
             // A token is replaced after three quarters of its life, a twentieth earlier or later.
             let most = now.as_secs_f64() / (self.scenario.lifetime.as_secs_f64() * 0.7) + 2.0;
@@ -277,7 +277,7 @@ impl Inner {
         };
         let reaches = machine.reaches_store.is_some_and(|since| since + FOLLOWS < now);
         let runs = machine.born + FOLLOWS < now && machine.stood.is_none_or(|stood| stood + FOLLOWS < now);
-        let entry = self.records.all.values().next().filter(|entry| entry.since + FOLLOWS < now && reaches && runs);
+        let entry = self.records.token().filter(|entry| entry.since + FOLLOWS < now && reaches && runs);
         let there = entry.and_then(|entry| entry.access.clone()).filter(good);
         let Some(token) = before.clone().filter(good).or_else(|| there.clone()) else { return };
         // Whichever clock says so ends it, also that of whoever saved it.

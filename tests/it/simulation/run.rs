@@ -93,6 +93,7 @@ fn drive(sim: &mut Sim<'_>, world: &Arc<World>) {
         let now = sim.elapsed();
         world.stepped(now);
         world.lock().credentials(now);
+        world.lock().works(now);
         world.tokens(now);
         if now >= end {
             world.calm(now);
@@ -187,6 +188,7 @@ fn name(fault: Fault) -> &'static str {
         Fault::Idp(idp::Mood::Busy) => "idp busy",
         Fault::Idp(idp::Mood::Mute) => "idp mute",
         Fault::Refresh(_) => "operator's refresh",
+        Fault::Rotate(_) => "operator's rotation",
         Fault::Refused(_) => "token refused by an API",
         Fault::Login => "person logs in",
         Fault::Seed(_) => "another refresh token configured",
@@ -274,6 +276,7 @@ impl Inner {
             }
             Fault::Idp(mood) => self.idp.mood = mood,
             Fault::Refresh(one) => self.orders(one, Order::Refresh),
+            Fault::Rotate(one) => self.orders(one, Order::Rotate),
             Fault::Refused(one) => self.orders(one, Order::Refused),
             Fault::Login if self.newest_login.is_some() => self.person(),
             Fault::Seed(one) => self.configure(one),
