@@ -150,6 +150,7 @@ impl<E: Exchange> Refresher<E> {
             }
             wait = wait.min(self.rotate().await);
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(wait) => {}
                 () = self.task.slot.woken() => {}
                 () = stop.cancelled() => {}
