@@ -165,15 +165,18 @@ impl Inner {
                 let family = &self.idp.families[family];
                 (family.newest.clone(), family.dead || family.lost)
             };
-            let last = family + 1 == self.idp.families.len();
-            if over || !last || self.is_somewhere(&newest) {
+            // What a login brought may be given up for what another login brought; what a person got, for what he got later.
+            let person = self.idp.refresh[&format!("rt-{family}-0")].by.is_none();
+            let instead = if person {
+                family + 1 < self.idp.families.len()
+            } else {
+                self.idp.families.iter().any(|other| !other.dead && self.is_held(&other.newest))
+            };
+            if over || instead || self.is_held(&newest) {
                 continue;
             }
             let Some(call) = self.idp.refresh[&newest].by else { continue };
             let call = self.idp.calls[call].clone();
-            if call.told.is_none() && call.gave_up.is_none() && self.lives(call.by) {
-                continue;
-            }
             let had = self.records.had.get(&newest).copied();
             let forgot = had.is_some_and(|had| self.records.forgot(had, now));
             match () {
@@ -184,6 +187,13 @@ impl Inner {
             }
             self.idp.families[family].lost = true;
         }
+    }
+
+    /// Does somebody have it, or wait for the answer with it?
+    fn is_held(&self, token: &str) -> bool {
+        let call = self.idp.refresh[token].by.map(|call| &self.idp.calls[call]);
+        let comes = call.is_some_and(|call| call.told.is_none() && call.gave_up.is_none() && self.lives(call.by));
+        comes || self.is_somewhere(token)
     }
 
     pub fn is_somewhere(&self, token: &str) -> bool {

@@ -14,6 +14,7 @@ use turmoil::Sim;
 use super::gate::Gate;
 use super::plan::{Fault, Scenario, TICK};
 use super::remote::Journal;
+use super::vendor::ROTATED;
 use super::world::{Broken, Inner, Order, Who, World};
 use super::{idp, replica, store, wire};
 
@@ -33,6 +34,8 @@ fn host(replica: usize) -> String {
 
 /// Runs it until its end, or until the first promise is broken.
 pub fn run(scenario: Scenario, metrics: &Arc<Metrics>) -> Report {
+    // It makes a directory whose name is drawn by chance.
+    std::sync::LazyLock::force(&ROTATED);
     fastrand::seed(scenario.seed);
     let world = World::new(scenario, Arc::clone(metrics));
     let scenario = &world.scenario;
