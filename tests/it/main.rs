@@ -78,8 +78,12 @@ mod refresh;
 mod reload;
 /// The rotation of a client secret, with a vendor in miniature, crashes and faults at every point, and a clock of its own.
 mod rotation;
+/// Many sidecars at one token server, in simulated time.
+mod scale;
 /// Client secrets at the vendor: listed, rotated, imported, deleted, exported, with each stand-in.
 mod secrets;
+/// Many replicas and everything that goes wrong between them, simulated: crashes, partitions, pauses, clocks, a store that forgets.
+mod simulation;
 /// Whether the stand-ins of the vendors refuse what the vendors refuse.
 mod standins;
 /// What outlives the process: tokens, refusals, waits; a store that is damaged, taken, or on a failing disk.
