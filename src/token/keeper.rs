@@ -29,6 +29,8 @@ pub struct Keeper {
     version: Version,
     /// What was last tried to be saved, whatever became of it: a number is never used for two contents.
     tried: Version,
+    /// Is it not known whether the store has that? Once it is known, a store that has it again has gone back to it.
+    unclear: bool,
     /// Of the copy.
     copied: u64,
     /// Whose leases are this one's.
@@ -118,6 +120,7 @@ impl Keeper {
             clock: clock.clone(),
             version: Version::default(),
             tried: Version::default(),
+            unclear: false,
             copied: 0,
             owner: fastrand::u128(..),
             lease: None,
@@ -146,19 +149,21 @@ impl Keeper {
         let plain = Zeroizing::new(plain);
         self.copy(&plain).await;
         loop {
-            let tried = self.tried;
+            let (tried, unclear) = (self.tried, self.unclear);
             let tag = if self.is_shared() { fastrand::u64(..) } else { 0 };
             self.tried = Version { number: self.version.number.max(tried.number) + 1, tag };
             let now = self.clock.now();
+            self.unclear = true;
             let saved = self.stores.main.save(&self.record, self.version, self.tried, plain.clone()).await;
             match saved.map_err(failed)? {
                 Saved::Done => {
-                    self.version = self.tried;
+                    (self.version, self.unclear) = (self.tried, false);
                     return Ok(());
                 }
                 // The answer to that one was lost, and it was saved.
-                Saved::Stale(Some(there)) if there.version == tried && tried != self.version => self.version = tried,
+                Saved::Stale(Some(there)) if unclear && there.version == tried => self.version = tried,
                 Saved::Stale(there) => {
+                    self.unclear = false;
                     let news = self.told(there, now).await.map_err(Unsaved::Failed)?;
                     return Err(Unsaved::Stale(Box::new(news)));
                 }
@@ -206,9 +211,9 @@ impl Keeper {
         if version == self.version {
             return Ok(News::None);
         }
-        if version == self.tried && self.tried.tag != 0 {
+        if self.unclear && version == self.tried {
             // The answer to that was lost.
-            self.version = version;
+            (self.version, self.unclear) = (version, false);
             return Ok(News::None);
         }
         let back = version.number <= self.version.number;

@@ -296,6 +296,18 @@ fn what_could_never_work_is_refused_where_it_stands() {
             route("[store]\npath = \"kept\""),
             ":6:1: store.path: is not used by the kind memory; set kind = \"file\", or remove it",
         ),
+        (
+            route("[store]\nurl = \"redis://localhost\""),
+            ":6:1: store.url: is not used by the kind memory; set kind = \"redis\", or remove it",
+        ),
+        (
+            route("[store]\nkind = \"file\"\npath = \"kept\"\nkey = { exec = [\"true\"] }\nprefix = \"x\""),
+            ":9:1: store.prefix: is not used by the kind file; set kind = \"redis\", or remove it",
+        ),
+        (
+            route("[store]\nkind = \"redis\""),
+            ":5:2: store: needs `url` and `key`; url is written like \"rediss://redis.example.com:6379\"; key is a secret",
+        ),
         (route("[admin]\nkey = \"\""), ":6:7: admin.key: the secret is empty"),
         (route("[admin]\nlisten = \"127.0.0.1:65536\""), ":6:10: admin.listen: its port is not from 1 to 65535"),
         (
@@ -1098,8 +1110,6 @@ fn routes_on_one_listener_have_one_tls() {
 #[test]
 fn what_is_promised_for_later_is_refused_by_name() {
     for (config, key) in [
-        ("[store]\nkind = \"redis\"\n", "store.kind"),
-        ("[store]\nurl = \"redis://x\"\n", "store.url"),
         ("[admin]\nprobes = \"0.0.0.0:1\"\n", "admin.probes"),
         ("[identity.i]\np12 = \"x\"\n", "identity.i.p12"),
         ("[token.t]\nissuer = \"http://localhost/\"\n", "token.t.issuer"),
@@ -1684,4 +1694,81 @@ fn the_reference_shows_every_key_with_its_default_and_nothing_else() {
     assert!(missing.is_empty(), "not in examples/reference.toml: {missing:#?}");
     let unknown: Vec<_> = shown.iter().filter(|key| !known.contains(key)).collect();
     assert!(unknown.is_empty(), "no such keys: {unknown:#?}");
+}
+
+#[test]
+fn a_redis_is_named_by_a_url_without_a_password_and_its_keys_by_a_prefix() {
+    const KEY: &str = "key = { file = \"key\" }";
+    let directory = tempfile::tempdir().unwrap();
+    write(directory.path(), "key", "0123456789abcdef0123456789abcdef");
+    write(directory.path(), "password", "hunter2-canary");
+    let check = |keys: &str| {
+        let store = format!("[store]\nkind = \"redis\"\n{KEY}\n{keys}\n");
+        check_in(directory.path(), &format!("{store}{ROUTE}token = false\n"))
+    };
+    let url = |url: &str| format!("url = \"{url}\"");
+    for fine in ["redis://localhost", "redis://[::1]:6380/15", "rediss://redis.example.com", "redis://redis:6379/"] {
+        let (code, _, stderr) = check(&url(fine));
+        assert_eq!((code, stderr.as_str()), (0, ""), "{fine}");
+    }
+    const USABLE: &str =
+        "is not a usable URL; written like redis://127.0.0.1:6379 or rediss://user@redis.example.com:6379/0";
+    let password = "password = { file = \"password\" }";
+    let with = |first: &str, second: &str| format!("{}\n{second}", url(first));
+    for (keys, expected) in [
+        (url("http://localhost"), format!("4:7: store.url: {USABLE}")),
+        (url("localhost:6379"), format!("4:7: store.url: {USABLE}")),
+        (url("redis://localhost?db=1"), format!("4:7: store.url: {USABLE}")),
+        (
+            url("redis://localhost/one"),
+            "4:7: store.url: is not a usable URL; behind the host stands the number of a database".into(),
+        ),
+        (
+            url("redis://localhost:0"),
+            "4:7: store.url: is not a usable URL; its host is none, or its port is not from 1 to 65535".into(),
+        ),
+        (url("redis://@localhost"), "4:7: store.url: is not a usable URL; its user name is none".into()),
+        (
+            url("redis://broker@localhost"),
+            "4:7: store.url: has a user name, and there is no password; set password = { file = \"…\" }".into(),
+        ),
+        (
+            url("redis://:hunter2/canary@localhost"),
+            "4:7: store.url: holds a password, and a URL is shown in many places; remove it there, and set password = { file = \"…\" }".into(),
+        ),
+        (
+            with("redis://localhost", "prefix = \"\""),
+            "5:10: store.prefix: is not a usable prefix; up to 64 letters, digits and signs, such as \"tokenbroker:\"".into(),
+        ),
+        (
+            with("redis://localhost", "prefix = \"a b\""),
+            "5:10: store.prefix: is not a usable prefix; up to 64 letters, digits and signs, such as \"tokenbroker:\"".into(),
+        ),
+        (
+            with("redis://localhost", "roots = \"ca\""),
+            "5:9: store.roots: `roots = \"ca\"` needs `ca`; name the file with the CA's certificates".into(),
+        ),
+        (
+            with("rediss://localhost", "identity = \"me\""),
+            "5:12: store.identity: there is no [identity.me]; add it".into(),
+        ),
+        (
+            with("redis://localhost", "password = { file = \"none\" }"),
+            "5:1: store.password: cannot read the file none: No such file or directory (os error 2); check the path and its permissions".into(),
+        ),
+        (with("redis://localhost", "path = \"key\""), "5:8: store.path: is not a directory; name one, or one that is not there yet".into()),
+    ] {
+        let (code, _, stderr) = check(&keys);
+        assert_eq!((code, stderr), (78, format!("tokenbroker.toml:{expected}\n")), "{keys}");
+    }
+    for (keys, warns) in [
+        (with("redis://redis.example.com", password), true),
+        (with("rediss://broker@redis.example.com", password), false),
+        (with("redis://bro%2Fker@localhost", password), false),
+        (with("redis://redis.example.com", "path = \"kept\""), false),
+    ] {
+        let (code, _, stderr) = check(&keys);
+        let warning = "warning: tokenbroker.toml:4:1: store.url: the password crosses the network unencrypted (what is kept is sealed); use rediss://\n";
+        assert_eq!((code, stderr.as_str()), (0, if warns { warning } else { "" }), "{keys}");
+    }
 }

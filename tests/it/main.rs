@@ -82,6 +82,8 @@ mod rotation;
 mod scale;
 /// Client secrets at the vendor: listed, rotated, imported, deleted, exported, with each stand-in.
 mod secrets;
+/// Many replicas and everything that goes wrong between them, simulated: crashes, partitions, pauses, clocks, a store that forgets.
+mod simulation;
 /// Whether the stand-ins of the vendors refuse what the vendors refuse.
 mod standins;
 /// What outlives the process: tokens, refusals, waits; a store that is damaged, taken, or on a failing disk.

@@ -1,0 +1,274 @@
+//! The promises, each a function that looks at what has happened. What no lock can promise is excused by name, and counted.
+
+use std::time::Duration;
+
+use tokenbroker::oauth::file::{Grant, Op};
+
+use super::idp::Call;
+use super::store::STORE_WAITS;
+use super::world::{Inner, Who, World};
+
+/// A refresh token is sent once: a second time only if nobody could know what came of the first.
+const ONCE: &str = "no two exchanges with one refresh token";
+/// Whoever knows a newer refresh token does not send an older one.
+const NEWEST: &str = "nobody sends a refresh token that he knows to be replaced";
+/// A refresh token is sent under its record's lease.
+const LEASED: &str = "a refresh token is sent under the lease";
+/// The newest refresh token is always in somebody's hands.
+const KEPT: &str = "no credential is lost";
+/// What an application is given is good.
+const GOOD: &str = "no token after its end, or for another purpose";
+/// An application is given a token whenever there is one.
+const SERVED: &str = "served whenever a valid token exists";
+/// In no window more requests than the budget has.
+const BUDGET: &str = "the budget is kept";
+/// When all is well, everybody serves.
+const CALM: &str = "all replicas serve once the faults are over";
+
+/// A replica that reaches the store has what the store has after so long: a look every half second, and its way.
+const FOLLOWS: Duration = Duration::from_secs(4);
+/// A token that ends so soon may be taken for ended: how long its record was on its way counts as its age.
+const ENDS: Duration = Duration::from_secs(3);
+
+impl Inner {
+    /// An exchange is about to be sent.
+    pub fn sends(&mut self, who: Who, op: Op, token: Option<&str>, now: Duration) -> usize {
+        let granted = self.replicas[who.replica].granted;
+        let token = token.filter(|_| op == Op::Renew).map(str::to_owned);
+        self.event(now, format_args!("{who} sends {}", token.as_deref().unwrap_or("a login")));
+        if let Some(token) = &token {
+            self.is_newest(who, token, now);
+            self.is_leased(who, token, now);
+        }
+        let (arrived, made, told, gave_up) = (None, None, None, None);
+        self.idp.calls.push(Call { by: who, sent: now, arrived, made, told, gave_up, granted });
+        self.idp.calls.len() - 1
+    }
+
+    fn is_newest(&mut self, who: Who, token: &str, now: Duration) {
+        // A person who asks for it has the configured one tried once more, where the newest is refused.
+        if self.idp.refresh.get(token).is_some_and(|issued| self.idp.families[issued.family].dead) {
+            return;
+        }
+        let knows = &self.replicas[who.replica].knows;
+        let better = self.idp.after(token).find(|next| knows.contains_key(*next)).cloned();
+        if let Some(better) = better {
+            self.breaks(now, NEWEST, format!("{who} sends {token}, and knows {better}"));
+        }
+    }
+
+    fn is_leased(&mut self, who: Who, token: &str, now: Duration) {
+        let Some(entry) = self.records.all.values().next() else { return self.excuse("the store lost everything") };
+        if entry.owner.is_some_and(|(_, owner)| owner == who) {
+            return;
+        }
+        let owner = entry.owner.map_or_else(|| "nobody".to_owned(), |(_, owner)| owner.to_string());
+        let Some(granted) = self.replicas[who.replica].granted else {
+            return self.breaks(now, LEASED, format!("{who} sends {token} and never had the lease: it is {owner}'s"));
+        };
+        let since = |then: Option<Duration>| then.is_some_and(|then| then >= granted);
+        match () {
+            () if since(self.records.forgot) => self.excuse("the store forgot a lease"),
+            () if since(self.records.jumped) => self.excuse("the clock of the store was set"),
+            () if since(self.replicas[who.replica].stood) => self.excuse("the holder stood still"),
+            () => self.breaks(now, LEASED, format!("{who} sends {token}, the lease is {owner}'s")),
+        }
+    }
+
+    fn excuse(&mut self, what: &'static str) {
+        *self.excuses.entry(what).or_default() += 1;
+    }
+
+    /// A refresh token was used by one call and comes again by another, outside of the leeway.
+    pub fn twice(&mut self, token: &str, first: usize, second: usize, now: Duration) {
+        let (one, two) = (self.idp.calls[first].clone(), self.idp.calls[second].clone());
+        match self.why_twice(token, &one, &two, now) {
+            Ok(excuse) => self.excuse(excuse),
+            Err(why) => {
+                let how = format!("{token}: by {} at {:?}, and by {} at {now:?}: {why}", one.by, one.arrived, two.by);
+                self.breaks(now, ONCE, how);
+            }
+        }
+    }
+
+    fn why_twice(&self, token: &str, one: &Call, two: &Call, now: Duration) -> Result<&'static str, String> {
+        let late = |call: &Call, arrived: Duration| arrived > call.sent + self.waits;
+        if late(two, now) || one.arrived.is_some_and(|arrived| late(one, arrived)) {
+            return Ok("a request was on its way for longer than its sender waited");
+        }
+        let granted = two.granted.unwrap_or(two.sent);
+        if self.records.forgot.is_some_and(|forgot| forgot >= one.sent && forgot <= two.sent) {
+            return Ok("the store forgot what was saved, or the lease");
+        }
+        let Some(told) = one.told.filter(|told| *told <= granted) else {
+            return match () {
+                () if one.by == two.by => Ok("the answer was lost"),
+                () if !self.lives(one.by) => Ok("its process died waiting for the answer"),
+                () if one.gave_up.is_some() => Ok("the answer was lost"),
+                () if self.stood_in(one.by, one.sent) => Ok("its process stood still while the answer came"),
+                () => Err("the first one was still waiting for its answer".to_owned()),
+            };
+        };
+        let next = one.made.clone().unwrap_or_default();
+        let saved = self.records.had.get(&next).copied();
+        if let Some(saved) = saved.filter(|saved| *saved <= granted) {
+            return Err(format!("{next} was in the store since {saved:?}, and the lease was granted at {granted:?}"));
+        }
+        let holder = &self.replicas[one.by.replica];
+        let failed = holder.unsaved.iter().any(|(from, to)| *to >= told && *from <= granted);
+        let tries = holder.saving.is_some_and(|from| from >= told && from <= granted);
+        match () {
+            () if !self.lives(one.by) => Ok("its process died before it had saved the answer"),
+            () if self.stood_in(one.by, told) => Ok("its process stood still before it had saved the answer"),
+            () if failed || tries => Ok("the store could not be reached to save the answer"),
+            () => Err(format!("{} got {token}'s successor at {told:?} and did not save it", one.by)),
+        }
+    }
+
+    /// Did that process stand still since then?
+    fn stood_in(&self, who: Who, since: Duration) -> bool {
+        let replica = &self.replicas[who.replica];
+        replica.life == who.life && (replica.gate.is_shut() || replica.stood.is_some_and(|stood| stood >= since))
+    }
+
+    /// A request has reached the token server.
+    pub fn came(&mut self, call: usize, now: Duration) {
+        self.idp.came.push(now);
+        let Some(budget) = self.idp.budget else { return };
+        let from = now.saturating_sub(budget.per);
+        let count = self.idp.came.iter().rev().take_while(|came| **came > from).count();
+        if count <= budget.max as usize {
+            return;
+        }
+        let calls = &self.idp.calls;
+        let late = calls.iter().any(|call| call.arrived.is_some_and(|at| at > from && at > call.sent + self.waits));
+        let asked = calls[call].by;
+        match () {
+            () if self.records.forgot.is_some_and(|forgot| forgot + budget.per + 2 * self.waits >= now) => {
+                self.excuse("the store forgot what was spent");
+            }
+            () if late => self.excuse("a request was on its way for longer than its sender waited"),
+            () => self.breaks(now, BUDGET, format!("{count} requests in {:?}, the last by {asked}", budget.per)),
+        }
+    }
+
+    /// The newest refresh token of each family is somewhere.
+    pub fn credentials(&mut self, now: Duration) {
+        for family in 0..self.idp.families.len() {
+            let (newest, over) = {
+                let family = &self.idp.families[family];
+                (family.newest.clone(), family.dead || family.lost)
+            };
+            let last = family + 1 == self.idp.families.len();
+            if over || !last || self.is_somewhere(&newest) {
+                continue;
+            }
+            let Some(call) = self.idp.refresh[&newest].by else { continue };
+            let call = self.idp.calls[call].clone();
+            if call.told.is_none() && call.gave_up.is_none() && self.lives(call.by) {
+                continue;
+            }
+            let had = self.records.had.get(&newest).copied();
+            let forgot = had.zip(self.records.forgot).is_some_and(|(had, forgot)| forgot >= had);
+            match () {
+                () if call.told.is_none() => self.excuse("the answer with it was lost"),
+                () if forgot => self.excuse("the store forgot it, and those who knew it died"),
+                () if had.is_none() && !self.lives(call.by) => self.excuse("its process died before it was saved"),
+                () => self.breaks(now, KEPT, format!("{newest}, which {} had at {:?}", call.by, call.told)),
+            }
+            self.idp.families[family].lost = true;
+        }
+    }
+
+    fn is_somewhere(&self, token: &str) -> bool {
+        self.records.all.values().any(|entry| entry.holds.contains(token))
+            || self.replicas.iter().any(|replica| {
+                let knows = replica.alive && replica.knows.contains_key(token);
+                knows || replica.journal.as_ref().is_some_and(|journal| journal.holds(token))
+            })
+    }
+}
+
+impl World {
+    /// What an application would be given by each replica that runs.
+    pub fn tokens(&self, now: Duration) {
+        let slots: Vec<_> = {
+            let inner = self.lock();
+            let runs = |who: &usize| inner.replicas[*who].alive && !inner.replicas[*who].gate.is_shut();
+            let slot = |who: usize| inner.replicas[who].slot.clone().map(|slot| (who, slot));
+            (0..inner.replicas.len()).filter(runs).filter_map(slot).collect()
+        };
+        for (replica, slot) in slots {
+            let given = slot.credential(0).map(|credential| credential.value.to_str().unwrap().to_owned());
+            let mut inner = self.lock();
+            if let Some(given) = &given {
+                inner.is_good(replica, given, now);
+            }
+            inner.is_served(replica, given, now);
+        }
+    }
+
+    /// After the faults: does everybody serve?
+    pub fn calm(&self, now: Duration) {
+        let mut inner = self.lock();
+        for replica in 0..inner.replicas.len() {
+            if inner.replicas[replica].serves.is_none() {
+                let why = format!("replica {replica} has no token");
+                inner.breaks(now, CALM, why);
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn is_good(&mut self, replica: usize, token: &str, now: Duration) {
+        let Some((ends, purpose)) = self.idp.access.get(token).cloned() else {
+            return self.breaks(now, GOOD, format!("replica {replica} gives {token}, which nobody issued"));
+        };
+        let machine = &self.replicas[replica];
+        let issued = ends.saturating_sub(self.lifetime);
+        let since = |then: Option<Duration>| then.is_some_and(|then| then >= issued);
+        let frozen = since(self.froze);
+        let stood = self.replicas.iter().any(|replica| since(replica.stood));
+        let set = since(self.records.jumped);
+        match () {
+            () if purpose != machine.purpose => {
+                self.breaks(now, GOOD, format!("replica {replica} gives {token}, which is for {purpose}"));
+            }
+            () if now <= ends => {}
+            () if frozen => self.excuse("the clocks of a machine stood still"),
+            () if stood => self.excuse("whoever saved the token stood still"),
+            () if set => self.excuse("the clock of the store was set"),
+            () if now <= ends + STORE_WAITS => self.excuse("the record of the token was on its way"),
+            () => self.breaks(now, GOOD, format!("replica {replica} gives {token}, which ended at {ends:?}")),
+        }
+    }
+
+    fn is_served(&mut self, replica: usize, given: Option<String>, now: Duration) {
+        let machine = &mut self.replicas[replica];
+        let before = std::mem::replace(&mut machine.serves, given.clone());
+        if given.is_some() {
+            return;
+        }
+        let machine = &self.replicas[replica];
+        let good = |token: &String| {
+            self.idp.access.get(token).is_some_and(|(ends, purpose)| *ends > now + ENDS && *purpose == machine.purpose)
+        };
+        let reaches = machine.reaches_store.is_some_and(|since| since + FOLLOWS < now);
+        let runs = machine.born + FOLLOWS < now && machine.stood.is_none_or(|stood| stood + FOLLOWS < now);
+        let entry = self.records.all.values().next().filter(|entry| entry.since + FOLLOWS < now && reaches && runs);
+        let there = entry.and_then(|entry| entry.access.clone()).filter(good);
+        let Some(token) = before.clone().filter(good).or_else(|| there.clone()) else { return };
+        // Whichever clock says so ends it, also that of whoever saved it.
+        let issued = self.idp.access[&token].0.saturating_sub(self.lifetime);
+        if self.set.is_some_and(|set| set >= issued) {
+            return self.excuse("a clock was set, which ended the token");
+        }
+        self.breaks(now, SERVED, format!("replica {replica} had {before:?}, and has nothing; the store has {there:?}"));
+    }
+
+    /// Can another token be had at all, without a person?
+    pub fn may_serve(&self, grant: Grant) -> bool {
+        grant != Grant::RefreshToken || self.idp.families.last().is_some_and(|family| !family.dead && !family.lost)
+    }
+}
