@@ -216,13 +216,13 @@ fn what_is_forgotten_is_empty_then_and_a_damaged_record_can_be_forgotten() {
     let Some(redis) = RedisServer::start(&[]) else { return };
     let store = redis.store();
     assert!(matches!(save(&store, Version::default(), first(), "one"), Ok(Saved::Done)));
-    RUNTIME.block_on(store.forget(NAME)).unwrap();
+    RUNTIME.block_on(store.forget(NAME, b"{}")).unwrap();
     let held = load(&store).unwrap();
     assert_eq!((held.as_ref().unwrap().version.number, text(held).as_str()), (2, "{}"));
     for damage in [["HSET", HELD, "d", "garbage"], ["HSET", HELD, "v", "nonsense"]] {
         redis.cli(&damage);
         assert!(matches!(load(&store), Err(StoreError::Record { .. })), "{damage:?}");
-        RUNTIME.block_on(store.forget(NAME)).unwrap();
+        RUNTIME.block_on(store.forget(NAME, b"{}")).unwrap();
         assert_eq!(text(load(&store).unwrap()), "{}", "{damage:?}");
     }
 }
@@ -320,7 +320,7 @@ fn a_user_who_may_do_what_the_documentation_says_and_nothing_else_is_enough() {
     assert_eq!(text(load(&store).unwrap()), "one");
     assert_eq!(RUNTIME.block_on(store.version(NAME)).unwrap(), first());
     assert_eq!(RUNTIME.block_on(store.names()).unwrap(), [NAME]);
-    RUNTIME.block_on(store.forget(NAME)).unwrap();
+    RUNTIME.block_on(store.forget(NAME, b"{}")).unwrap();
     RUNTIME.block_on(store.release(NAME, 1)).unwrap();
     assert!(redis.cli(&["CLIENT", "LIST"]).contains("name=tokenbroker"));
 
