@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::{Cmd, Value, cmd};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use self::link::Link;
@@ -23,10 +24,10 @@ use crate::secret::source::SecretSource;
 
 /// No record is longer, sealed.
 const RECORD_MAX: usize = 1 << 20;
-/// More records than these are none of ours; and so many steps through the other keys of the database.
+/// More records than these are none of ours. All keys of the database are looked at for them, so many at a time, for so long.
 const NAMES_MAX: usize = 10_000;
-const STEPS_MAX: usize = 1_000;
 const STEP: usize = 1_000;
+const LISTING_MAX: Duration = Duration::from_secs(10);
 /// Tries to be the last who writes.
 const FORGET_TRIES: u32 = 5;
 
@@ -162,7 +163,8 @@ impl RedisStore {
         let server = self.link.server();
         let mut names = BTreeSet::new();
         let mut cursor = b"0".to_vec();
-        for _ in 0..STEPS_MAX {
+        let began = Instant::now();
+        while began.elapsed() < LISTING_MAX && names.len() <= NAMES_MAX {
             let scan = cmd("SCAN").arg(cursor).arg("MATCH").arg(pattern(&server.prefix)).arg("COUNT").arg(STEP).take();
             let Value::Array(answer) = self.ask(&scan).await? else { return Err(self.odd()) };
             let Ok([Value::BulkString(next), Value::Array(keys)]) = <[Value; 2]>::try_from(answer) else {
@@ -173,10 +175,7 @@ impl RedisStore {
                 let name = key.strip_prefix(server.prefix.as_bytes());
                 names.extend(name.and_then(|name| Some(std::str::from_utf8(name).ok()?.to_owned())));
             }
-            if names.len() > NAMES_MAX {
-                break;
-            }
-            if next == b"0" {
+            if next == b"0" && names.len() <= NAMES_MAX {
                 return Ok(names.into_iter().collect());
             }
             cursor = next;
