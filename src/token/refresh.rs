@@ -155,6 +155,7 @@ impl<E: Exchange> Refresher<E> {
                 wait = wait.min(self.rotate().await);
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(wait) => {}
                 () = self.task.slot.woken() => {}
                 () = stop.cancelled() => {}
@@ -260,7 +261,8 @@ impl<E: Exchange> Refresher<E> {
         self.schedule.succeeded(&credential, lives, sent, self.task.clock.now(), same, &mut self.task.rng);
         self.access = Some(KeptAccess::new(&access.token, sent, token.expires, self.schedule.due()));
         (self.purpose, self.given_up) = (self.with.purpose.clone(), false);
-        // Durable before used: the answer may have ended the refresh token before.
+        // Durable before used: the answer may have ended the refresh token before. What others saved before does not count.
+        self.peers.overtaken = false;
         self.save(None).await;
         if !self.peers.overtaken {
             self.keep(op, token, same, access.warning.as_deref());
