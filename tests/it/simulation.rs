@@ -26,7 +26,8 @@ const SEEDS: Range<u64> = 0..300;
 /// `FROM..TO`, or one.
 fn seeds() -> Range<u64> {
     let Ok(asked) = std::env::var("TOKENBROKER_SIM_SEEDS") else { return SEEDS };
-    let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("TOKENBROKER_SIM_SEEDS={asked}: FROM..TO, or one"));
+    let number =
+        |text: &str| text.parse().unwrap_or_else(|_| panic!("TOKENBROKER_SIM_SEEDS={asked}: FROM..TO, or one"));
     match asked.split_once("..") {
         Some((from, to)) => number(from)..number(to),
         None => number(&asked)..number(&asked) + 1,
@@ -100,7 +101,13 @@ fn one_seed_gives_the_same_run_twice() {
 
 #[test]
 fn zz_show() {
-    tracing_subscriber::fmt().without_time().with_max_level(tracing::Level::INFO).with_target(false).with_ansi(false).with_writer(std::io::stdout).init();
+    tracing_subscriber::fmt()
+        .without_time()
+        .with_max_level(tracing::Level::INFO)
+        .with_target(false)
+        .with_ansi(false)
+        .with_writer(std::io::stdout)
+        .init();
     let metrics = Arc::new(Metrics::default());
     for seed in seeds() {
         let scenario = Scenario::of(seed);

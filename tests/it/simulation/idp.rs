@@ -206,7 +206,8 @@ pub async fn answer(world: Arc<World>, who: Who, ask: Ask) -> Option<Reply> {
         (_, Mood::Away) => None,
         (Ask::Hello, _) => Some(Reply::Hello),
         (Ask::Token(request), _) => {
-            let (before, behind) = if mood == Mood::Slow { (fastrand::u64(0..6000), fastrand::u64(0..6000)) } else { (0, 0) };
+            let (before, behind) =
+                if mood == Mood::Slow { (fastrand::u64(0..6000), fastrand::u64(0..6000)) } else { (0, 0) };
             tokio::time::sleep(Duration::from_millis(before)).await;
             let now = world.now();
             let answer = world.lock().token(who, &request, now);

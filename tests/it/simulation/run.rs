@@ -38,11 +38,7 @@ pub fn run(scenario: Scenario, metrics: &Arc<Metrics>) -> Report {
 }
 
 /// The same with one more fault at chosen steps.
-pub fn run_with(
-    scenario: Scenario,
-    metrics: &Arc<Metrics>,
-    more: impl Fn(u64, &World) -> Option<Fault>,
-) -> Report {
+pub fn run_with(scenario: Scenario, metrics: &Arc<Metrics>, more: impl Fn(u64, &World) -> Option<Fault>) -> Report {
     fastrand::seed(scenario.seed);
     let world = World::new(scenario, Arc::clone(metrics));
     let scenario = &world.scenario;
@@ -61,11 +57,7 @@ pub fn run_with(
         sim.host(name, move || {
             let world = Arc::clone(&world);
             async move {
-                if answers {
-                    wire::serve(world, store::answer).await
-                } else {
-                    wire::serve(world, idp::answer).await
-                }
+                if answers { wire::serve(world, store::answer).await } else { wire::serve(world, idp::answer).await }
             }
         });
     }

@@ -157,7 +157,13 @@ impl Records {
 }
 
 impl Inner {
-    fn saves(&mut self, name: &str, (before, version): (Version, Version), plain: Vec<u8>, now: Duration) -> StoreAnswer {
+    fn saves(
+        &mut self,
+        name: &str,
+        (before, version): (Version, Version),
+        plain: Vec<u8>,
+        now: Duration,
+    ) -> StoreAnswer {
         let there = self.records.all.get(name).map_or_else(Version::default, |entry| entry.version);
         if there != before {
             self.count("save that came too late");
