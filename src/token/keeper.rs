@@ -108,7 +108,10 @@ impl Keeper {
             (Some(ours), Some(theirs)) if ours.is_newer_than(&theirs) => {
                 Found { keeper, content: Some(ours), saved: false }
             }
-            (_, theirs) => Found { keeper, content: theirs, saved: true },
+            (_, theirs) => {
+                keeper.copy_of(theirs.as_ref()).await;
+                Found { keeper, content: theirs, saved: true }
+            }
         })
     }
 
@@ -229,10 +232,7 @@ impl Keeper {
         let version = there.as_ref().map_or_else(Version::default, |there| there.version);
         let theirs: Option<T> = there.map(|there| self.read(Some(&*self.stores.main), there, now)).transpose()?;
         self.version = version;
-        // By the clocks of this machine: nobody will know any more how old it was.
-        if let Some(Ok(plain)) = theirs.as_ref().map(serde_json::to_vec) {
-            self.copy(&Zeroizing::new(plain)).await;
-        }
+        self.copy_of(theirs.as_ref()).await;
         Ok(theirs)
     }
 
@@ -244,6 +244,13 @@ impl Keeper {
             content.rebase(age, now, &self.clock);
         }
         Ok(content)
+    }
+
+    /// By the clocks of this machine: nobody will know any more how old it was.
+    async fn copy_of<T: Content>(&mut self, content: Option<&T>) {
+        if let Some(Ok(plain)) = content.map(serde_json::to_vec) {
+            self.copy(&Zeroizing::new(plain)).await;
+        }
     }
 
     /// Into the directory of this process alone. A failure is said, and no more: the shared store has it, or is tried again.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::door::free_port;
 use crate::exchange::OAuth;
-use crate::support::{binary, call, eventually, has, output, write};
+use crate::support::{Broker, RedisServer, binary, call, eventually, has, output, write};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -44,18 +44,25 @@ fn the_image_is_empty_but_for_the_binary_and_the_ca_bundle_and_runs_as_nobody() 
     }
 }
 
+/// A compose file as docker-compose understands it, beside the files that it names.
+fn composed(file: &str, beside: &[&str], secrets: &[&str]) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    for file in [&[file], beside].concat() {
+        std::fs::write(directory.path().join(file), read(&format!("examples/{file}"))).unwrap();
+    }
+    for secret in secrets {
+        std::fs::write(directory.path().join(secret), "s").unwrap();
+    }
+    let mut command = Command::new("docker-compose");
+    output(command.args(["-f", file, "config"]).current_dir(directory.path()))
+}
+
 #[test]
 fn the_compose_example_is_valid_and_the_application_shares_the_brokers_network() {
     if !has("docker-compose") {
         return;
     }
-    let directory = tempfile::tempdir().unwrap();
-    for file in ["compose.yaml", "oauth2.toml"] {
-        std::fs::write(directory.path().join(file), read(&format!("examples/{file}"))).unwrap();
-    }
-    std::fs::write(directory.path().join("api_secret.txt"), "s").unwrap();
-    let mut command = Command::new("docker-compose");
-    let shown = output(command.args(["-f", "compose.yaml", "config"]).current_dir(directory.path()));
+    let shown = composed("compose.yaml", &["oauth2.toml"], &["api_secret.txt"]);
     for line in [
         "network_mode: service:tokenbroker",
         "condition: service_healthy",
@@ -68,29 +75,125 @@ fn the_compose_example_is_valid_and_the_application_shares_the_brokers_network()
 }
 
 #[test]
+fn the_compose_example_with_redis_is_valid_and_has_two_replicas_that_alone_reach_it() {
+    if !has("docker-compose") {
+        return;
+    }
+    let secrets = ["api_secret.txt", "redis_password.txt", "redis_users.acl", "store_key.txt"];
+    let shown = composed("compose-redis.yaml", &["compose-redis.toml"], &secrets);
+    for line in ["network_mode: service:broker-1", "network_mode: service:broker-2", "internal: true"] {
+        assert!(shown.contains(line), "{line}\n{shown}");
+    }
+    assert_eq!(shown.matches("/compose-redis.toml:/etc/tokenbroker/tokenbroker.toml:ro").count(), 2);
+    assert!(!shown.contains("ports:"), "nothing is published");
+}
+
+/// The configuration in a ConfigMap, with its files in the working directory.
+fn mounted(config: &str) -> String {
+    let block = config.split("tokenbroker.toml: |\n").nth(1).unwrap().split("---").next().unwrap();
+    let toml: String = block.lines().map(|line| format!("{}\n", line.trim_start())).collect();
+    toml.replace("/run/secrets/tokenbroker/", "").replace("/run/secrets/redis-ca/", "")
+}
+
+#[test]
 fn the_kubernetes_examples_are_valid_and_their_configuration_passes_check() {
     if !has("kubernetes-validate") {
         return;
     }
-    for file in ["deployment.yaml", "config.yaml"] {
-        let path = format!("{ROOT}/examples/kubernetes/{file}");
-        output(Command::new("kubernetes-validate").args(["--strict", "-k", "1.37", &path]));
+    for folder in ["kubernetes", "kubernetes/replicas"] {
+        let files = std::fs::read_dir(format!("{ROOT}/examples/{folder}")).unwrap();
+        let files: Vec<_> = files.map(|file| file.unwrap().path()).filter(|path| path.is_file()).collect();
+        assert!(files.len() >= 2, "{files:?}");
+        for path in files {
+            output(Command::new("kubernetes-validate").args(["--strict", "-k", "1.37"]).arg(path));
+        }
+        let deployment = read(&format!("examples/{folder}/deployment.yaml"));
+        for line in [
+            "restartPolicy: Always",
+            "startupProbe:",
+            "runAsUser: 65532",
+            "readOnlyRootFilesystem: true",
+            "drop: [ALL]",
+        ] {
+            assert!(deployment.contains(line), "{folder}: {line}");
+        }
+        let directory = tempfile::tempdir().unwrap();
+        tokenbroker::standin::pki::Pki::new(directory.path()).unwrap();
+        std::fs::rename(directory.path().join("ca.pem"), directory.path().join("ca.crt")).unwrap();
+        for secret in ["api_secret", "redis_password", "store_key"] {
+            write(directory.path(), secret, "a secret of thirty-two characters");
+        }
+        let toml = mounted(&read(&format!("examples/{folder}/config.yaml")));
+        let file = write(directory.path(), "tokenbroker.toml", toml);
+        let checked = binary().arg("-c").arg(file).arg("check").output().unwrap();
+        let stderr = String::from_utf8_lossy(&checked.stderr);
+        assert!(checked.status.success() && stderr.is_empty(), "{folder}: {stderr}");
     }
-    let deployment = read("examples/kubernetes/deployment.yaml");
-    for line in
-        ["restartPolicy: Always", "startupProbe:", "runAsUser: 65532", "readOnlyRootFilesystem: true", "drop: [ALL]"]
-    {
-        assert!(deployment.contains(line), "{line}");
+    let deployment = read("examples/kubernetes/replicas/deployment.yaml");
+    assert!(deployment.contains("replicas: 2"));
+}
+
+/// The command line of the Redis in an example, without where it listens and finds its files.
+fn redis_options(example: &str) -> Vec<String> {
+    let lines = example.lines().map(str::trim).skip_while(|line| *line != "- redis-server").skip(1);
+    let words: Vec<_> = lines.map_while(|line| line.strip_prefix("- ")).map(|word| word.trim_matches('"')).collect();
+    let elsewhere = |option: &str| ["--port", "--dir", "--aclfile"].contains(&option) || option.starts_with("--tls-");
+    let pairs = words.chunks(2).filter(|pair| !elsewhere(pair[0]));
+    pairs.flat_map(|pair| pair.iter().map(|word| (*word).to_owned())).collect()
+}
+
+/// The users of the Redis in an example, with that password.
+fn redis_users(example: &str) -> String {
+    let lines = example.lines().map(|line| line.trim_start_matches(['#', ' ']));
+    let users = lines.filter(|line| line.starts_with("user ")).map(|line| format!("{line}\n")).collect::<String>();
+    users.replace(">PASSWORD", ">well-known").replace(">fill-me-in", ">well-known")
+}
+
+/// Two brokers with an example's configuration, at a Redis with its options and users.
+fn replicas(redis: &RedisServer, oauth: &OAuth, config: &str, url: &str) -> [Broker; 2] {
+    let host = config.lines().find_map(|line| line.strip_prefix("url = \"redis")).unwrap();
+    let host = host.split("broker@").nth(1).unwrap().split('"').next().unwrap();
+    let (store, _) = config.split_once("[token.api]").unwrap();
+    let store = store.replace("/run/secrets/", "").replace(host, url);
+    assert!(store.contains(url), "{store}");
+    [1, 2].map(|_| {
+        let directory = oauth.directory();
+        write(directory.path(), "redis_password", "well-known");
+        write(directory.path(), "store_key", "a secret of thirty-two characters");
+        if let Ok(ca) = std::fs::read(redis.directory.path().join("ca.pem")) {
+            write(directory.path(), "ca.crt", ca);
+        }
+        Broker::start_in(directory, &format!("{store}\n{}", oauth.config("", "")), |_| {})
+    })
+}
+
+#[test]
+fn the_replicas_of_the_examples_share_one_token_through_their_redis() {
+    let compose = (read("examples/compose-redis.yaml"), read("examples/compose-redis.toml"), false);
+    let kubernetes = read("examples/kubernetes/replicas/config.yaml");
+    let kubernetes = (read("examples/kubernetes/replicas/redis.yaml"), mounted(&kubernetes), true);
+    for (example, config, tls) in [compose, kubernetes] {
+        let oauth = OAuth::start(Duration::from_secs(3600));
+        let place = tempfile::tempdir().unwrap();
+        let users = write(place.path(), "users.acl", redis_users(&example));
+        let mut options = redis_options(&example);
+        assert!(options.windows(2).any(|pair| pair == ["--maxmemory-policy", "noeviction"]), "{options:?}");
+        options.extend(["--aclfile".to_owned(), users.display().to_string()]);
+        if tls {
+            options.extend(["--tls-auth-clients".to_owned(), "no".to_owned()]);
+        }
+        let options: Vec<_> = options.iter().map(String::as_str).collect();
+        let started = if tls { RedisServer::start_tls(&options) } else { RedisServer::start(&options) };
+        let Some(redis) = started else { return };
+        let replicas = replicas(&redis, &oauth, &config, &format!("localhost:{}", redis.port));
+        for broker in &replicas {
+            broker.wait_for_state("api", "valid");
+            assert_eq!(broker.get("api", "/").status, 200);
+        }
+        let [one, other] = replicas.each_ref().map(|broker| broker.token("api")["fingerprint"].clone());
+        assert_eq!((one.is_string(), one), (true, other));
+        assert_eq!(oauth.oauth.faults.calls(), 1, "one token for both");
     }
-    let config = read("examples/kubernetes/config.yaml");
-    let block = config.split("tokenbroker.toml: |\n").nth(1).unwrap().split("---").next().unwrap();
-    let toml: String = block.lines().map(|line| format!("{}\n", line.trim_start())).collect();
-    let directory = tempfile::tempdir().unwrap();
-    write(directory.path(), "api_secret", "s");
-    let toml = toml.replace("/run/secrets/tokenbroker/", "");
-    let file = write(directory.path(), "tokenbroker.toml", toml);
-    let checked = binary().arg("-c").arg(file).arg("check").output().unwrap();
-    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
 
 /// What hardening says of an executable: position-independent, full RELRO, no executable stack, no search path of its own.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use tempfile::TempDir;
 use tokenbroker::clock::Clock;
 use tokenbroker::connect::{Endpoint, Tls};
 use tokenbroker::identity::{Identity, Roots, client_tls};
@@ -13,7 +14,9 @@ use tokenbroker::secret::source::SecretSource;
 use tokenbroker::store::{Lease, Record, Redis, RedisStore, Saved, Seal, SealError, Store, StoreError, Taken, Version};
 use zeroize::Zeroizing;
 
-use crate::support::{RUNTIME, RedisServer, eventually, write};
+use crate::exchange::OAuth;
+use crate::store::PASSWORD;
+use crate::support::{Broker, RUNTIME, RedisServer, binary, eventually, write};
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 const NAME: &str = "token.api.0123456789abcdef";
@@ -559,4 +562,141 @@ fn whatever_else_is_said_instead_of_an_answer_tells_what_to_do() {
     }
     let error = away(&opened(Redis { password: inline("hunter2-canary"), ..in_place_of_redis("+PONG", "") }));
     assert!(error.contains("lacks a command") && !error.contains("canary"), "{error}");
+}
+
+/// A directory for brokers with that store, and commands beside them.
+struct Home {
+    directory: TempDir,
+    config: String,
+}
+
+impl Home {
+    /// With further keys of its store, in which KEPT is a place for its copy.
+    fn new(oauth: &OAuth, redis: &RedisServer, keys: &str) -> Self {
+        let directory = oauth.directory();
+        write(directory.path(), "store_key", KEY);
+        let (port, token) = (redis.port, oauth.config(PASSWORD, ""));
+        let keys = keys.replace("KEPT", &format!("\"{}\"", directory.path().join("kept").display()));
+        let store = format!("kind = \"redis\"\nurl = \"redis://127.0.0.1:{port}\"\nkey = {{ file = \"store_key\" }}");
+        Self { directory, config: format!("[store]\n{store}\n{keys}\n{token}") }
+    }
+
+    fn broker(&self) -> Broker {
+        let directory = TempDir::with_prefix("broker").unwrap();
+        for name in ["secret", "password", "store_key"] {
+            std::os::unix::fs::symlink(self.directory.path().join(name), directory.path().join(name)).unwrap();
+        }
+        Broker::start_in(directory, &self.config, |_| {})
+    }
+
+    /// A command of the program: exit status, stdout and stderr.
+    fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        let config = format!("[admin]\nlisten = \"127.0.0.1:0\"\n{}", self.config);
+        let file = write(self.directory.path(), "t.toml", config);
+        let output = binary().arg("-c").arg(file).args(arguments).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+}
+
+#[test]
+fn what_replicas_share_is_listed_exported_and_forgotten_by_commands_with_and_without_a_broker() {
+    let Some(redis) = RedisServer::start(&[]) else { return };
+    let oauth = OAuth::start(MINUTE * 60);
+    let home = Home::new(&oauth, &redis, "");
+    assert_eq!(home.run(&["store", "list"]), (0, String::new(), String::new()));
+    let mut broker = home.broker();
+    broker.wait_for_state("api", "valid");
+    let fingerprint = broker.token("api")["fingerprint"].as_str().unwrap().to_owned();
+    let listed = || {
+        let (code, stdout, stderr) = home.run(&["store", "list"]);
+        assert_eq!(code, 0, "{stderr}");
+        stdout
+    };
+    eventually("it is shared", || listed().contains(&format!(": access token {fingerprint} until 20")));
+    let name = listed().split(' ').next().unwrap().to_owned();
+    let (_, json, _) = home.run(&["store", "list", "--json"]);
+    let list: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let place = format!("redis://127.0.0.1:{}, key tokenbroker:{name}", redis.port);
+    assert_eq!((&list[&name]["place"], &list[&name]["kept"]["refresh_token"]), (&place.into(), &true.into()));
+    let file = home.directory.path().join("export.json");
+    let (code, _, stderr) = home.run(&["store", "export", file.to_str().unwrap()]);
+    assert_eq!(code, 0, "{stderr}");
+    let exported: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let token = exported[&name]["access"]["token"].as_str().unwrap();
+    assert!(oauth.oauth.issuer.is_good(token) && !json.contains(token));
+    assert_eq!(broker.stop().code(), Some(0));
+
+    let (code, _, stderr) = home.run(&["store", "forget", "token.other"]);
+    assert!(code == 1 && stderr.contains(&format!("there is no record token.other; there are: {name}")), "{stderr}");
+    let (code, stdout, stderr) = home.run(&["store", "forget", "token.api"]);
+    assert_eq!((code, stdout), (0, format!("forgotten: {name}\n")), "{stderr}");
+    assert!(listed().ends_with(": access token none, no refresh token\n"), "{}", listed());
+    assert_eq!(redis.cli(&["HEXISTS", &format!("tokenbroker:{name}"), "o"]), "0", "nobody's turn");
+    let issued = oauth.oauth.issuer.issued();
+    home.broker().wait_for_state("api", "valid");
+    assert_eq!(oauth.oauth.issuer.issued(), issued + 1, "it is obtained anew");
+}
+
+#[test]
+fn what_another_replica_works_on_is_not_forgotten_and_a_damaged_record_is() {
+    let Some(redis) = RedisServer::start(&[]) else { return };
+    let oauth = OAuth::start(MINUTE);
+    let home = Home::new(&oauth, &redis, "");
+    let store = redis.store();
+    assert!(matches!(save(&store, Version::default(), first(), "{}"), Ok(Saved::Done)));
+    take(&store, 1, LEASE);
+    let (code, _, stderr) = home.run(&["store", "forget", "token.api"]);
+    assert!(code == 1 && stderr.contains(&format!("another replica works on {NAME}, for 1")), "{stderr}");
+    assert_eq!(load(&store).unwrap().unwrap().version, first());
+    redis.cli(&["HSET", HELD, "u", "1", "d", "garbage"]);
+    let (code, stdout, stderr) = home.run(&["store", "list"]);
+    assert!(code == 1 && stdout.contains("is damaged, or was sealed with another store key"), "{stdout}{stderr}");
+    let (code, stdout, stderr) = home.run(&["store", "forget", NAME]);
+    assert_eq!((code, stdout), (0, format!("forgotten: {NAME}\n")), "{stderr}");
+    assert_eq!(home.run(&["store", "list"]).0, 0);
+    assert!(matches!(save(&store, Version::default(), first(), "{}"), Ok(Saved::Stale(Some(_)))));
+    RUNTIME.block_on(store.save("secret.api", Version::default(), first(), plain("{}"))).unwrap();
+    let (code, _, stderr) = home.run(&["store", "forget", "secret.api"]);
+    assert!(code == 1 && stderr.contains("may hold the only client secret that works"), "{stderr}");
+}
+
+#[test]
+fn check_asks_no_redis_and_opens_what_lies_beside_it() {
+    let Some(mut redis) = RedisServer::start(&[]) else { return };
+    let oauth = OAuth::start(MINUTE * 60);
+    let home = Home::new(&oauth, &redis, "path = KEPT");
+    let mut broker = home.broker();
+    broker.wait_for_state("api", "valid");
+    assert_eq!(broker.stop().code(), Some(0));
+    redis.kill();
+    let (code, stdout, stderr) = home.run(&["check"]);
+    assert!(code == 0 && stdout.ends_with(": ok (1 route, 1 token)\n") && stderr.is_empty(), "{stdout}{stderr}");
+    let (code, _, stderr) = home.run(&["store", "list"]);
+    let place = format!("redis://127.0.0.1:{} cannot be reached: cannot connect to ", redis.port);
+    assert!(code == 1 && stderr.contains(&place), "{stderr}");
+    let kept = std::fs::read_dir(home.directory.path().join("kept")).unwrap().map(|entry| entry.unwrap().path());
+    let records: Vec<_> = kept.filter(|file| file.to_string_lossy().contains("/token.")).collect();
+    assert!(!records.is_empty(), "the replica's own copy");
+    for file in records {
+        std::fs::write(file, "garbage").unwrap();
+    }
+    let (code, _, stderr) = home.run(&["check"]);
+    assert!(code == 1 && stderr.contains("is damaged, or was sealed with another store key"), "{stderr}");
+}
+
+#[test]
+fn what_a_running_broker_keeps_beside_redis_is_forgotten_by_it() {
+    let Some(redis) = RedisServer::start(&[]) else { return };
+    let oauth = OAuth::start(MINUTE * 60);
+    let home = Home::new(&oauth, &redis, "path = KEPT");
+    let broker = home.broker();
+    broker.wait_for_state("api", "valid");
+    let before = broker.token("api")["fingerprint"].clone();
+    eventually("it is shared", || redis.cli(&["KEYS", "*"]).contains("token.api."));
+    let (code, stdout, stderr) = broker.command(&["store", "forget", "token.api"]);
+    assert!(code == 0 && stdout.starts_with("forgotten: token.api."), "{stdout}{stderr}");
+    eventually("it has another", || {
+        broker.token("api")["state"] == "valid" && broker.token("api")["fingerprint"] != before
+    });
 }

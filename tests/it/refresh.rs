@@ -358,8 +358,8 @@ async fn the_delays_after_failures_double_to_a_minute_and_come_from_their_upper_
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_after_is_obeyed_between_a_second_and_five_minutes() {
-    for (asked, waited) in [(0, 1.0), (7, 7.0), (300, 300.0), (86_400, 300.0)] {
+async fn retry_after_is_obeyed_between_a_second_and_five_minutes_and_a_quarter_more() {
+    for (asked, waited, more) in [(0, 1.0, 1.0), (7, 7.0, 1.75), (300, 300.0, 75.0), (86_400, 300.0, 75.0)] {
         let script = Script::new(false);
         let mut error = scripted(Class::RateLimited, Outcome::NotJudged);
         error.retry_after = Some(Duration::from_secs(asked));
@@ -367,12 +367,13 @@ async fn retry_after_is_obeyed_between_a_second_and_five_minutes() {
         let bench = start(&script, policy(Grant::ClientCredentials));
         sleep(S).await;
         if asked > 1 {
-            assert_eq!(bench.wait().await, Err((waited - 0.9) as u64), "told to come back then");
+            let told = bench.wait().await.unwrap_err() as f64;
+            assert!((waited - 1.0..=waited + more).contains(&told), "{asked}: told to come back after {told} s");
         }
         sleep(400 * S).await;
         let calls = script.calls();
         let gap = calls[1].at - calls[0].at - 0.1;
-        assert!((waited..waited + 0.1).contains(&gap), "{asked}: {gap}");
+        assert!((waited..waited + more + 0.1).contains(&gap), "{asked}: {gap}");
     }
 }
 
@@ -699,8 +700,8 @@ async fn a_changed_file_does_not_cut_short_the_time_a_server_asked_for() {
     script.change_password("q");
     sleep(180 * S).await;
     assert_eq!(script.count(), 1);
-    sleep(20 * S).await;
-    assert_eq!(script.count(), 2);
+    sleep(70 * S).await;
+    assert_eq!(script.count(), 2, "and up to a quarter more");
 }
 
 #[tokio::test(start_paused = true)]

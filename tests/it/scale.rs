@@ -23,7 +23,7 @@ use tokenbroker::token::kept::Kept;
 use tokenbroker::token::refresh::{Ended, Refresher, Task};
 use tokenbroker::token::source::{Exchange, Prepared, With};
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use zeroize::Zeroizing;
 
 use crate::refresh::{Clocks, S, policy};
@@ -280,12 +280,24 @@ struct Fleet {
     slots: Vec<Arc<Slot>>,
     tasks: Vec<tokio::task::JoinHandle<Ended>>,
     stop: CancellationToken,
+    /// When the fleet goes, all of them end.
+    _ends: DropGuard,
+    metrics: Arc<Metrics>,
 }
 
 impl Fleet {
     fn new(server: &Arc<Server>) -> Self {
         let (clocks, stop) = (Clocks::new(), CancellationToken::new());
-        Self { server: Arc::clone(server), clocks, slots: Vec::new(), tasks: Vec::new(), stop }
+        let ends = stop.clone().drop_guard();
+        Self {
+            server: Arc::clone(server),
+            clocks,
+            slots: Vec::new(),
+            tasks: Vec::new(),
+            stop,
+            _ends: ends,
+            metrics: Arc::default(),
+        }
     }
 
     /// All at once, with nothing kept.
@@ -337,7 +349,7 @@ impl Fleet {
             slot: Arc::clone(&slot),
             clock: self.clock(),
             rng: fastrand::Rng::with_seed(self.slots.len() as u64),
-            metrics: Arc::new(Metrics::default()),
+            metrics: Arc::clone(&self.metrics),
             keeper,
             rotating: None,
         };
@@ -490,28 +502,28 @@ async fn alone_all_that_start_at_once_call_at_once_and_then_within_a_tenth_of_th
     }
 }
 
-/// A thousand start at once at a server that takes only so many.
+/// Five hundred start at once at a server that takes only so many.
 #[tokio::test(start_paused = true)]
 async fn alone_a_server_that_is_overrun_is_not_overrun_in_step_whatever_it_answers() {
     for (name, retry_after) in
         [("without `Retry-After`", None), ("`Retry-After: 10`", Some(10)), ("`Retry-After: 60`", Some(60))]
     {
-        for serves in [10, 100] {
+        for serves in [5, 50] {
             let server = Server::new(Manners { serves: Some((serves, 1)), retry_after, ..Manners::default() });
-            let _fleet = Fleet::at_once(1_000, &server);
-            let took = server.gives(1_000, 0).await;
+            let _fleet = Fleet::at_once(500, &server);
+            let took = server.gives(500, 0).await;
             let calls = server.calls.total(0..took + 1);
             // In step, all that have none yet would come each time.
-            let in_step = 1_000.0 / f64::from(serves) / 2.0 * 1_000.0;
+            let in_step = 500.0 / f64::from(serves) / 2.0 * 500.0;
             assert!(f64::from(calls) < in_step * 0.75, "{name}, {serves}: {calls}");
-            let ideal = 1_000 / u64::from(serves);
+            let ideal = 500 / u64::from(serves);
             assert!(took < 4 * ideal + 2 * retry_after.unwrap_or(0), "{name}, {serves}: {took} s");
             cells(
                 "tokens a second",
                 serves.into(),
                 &[
                     (&format!("{name}: seconds until all have one"), Some(ideal as f64), took as f64),
-                    (&format!("{name}: calls of each"), None, f64::from(calls) / 1_000.0),
+                    (&format!("{name}: calls of each"), None, f64::from(calls) / 500.0),
                 ],
             );
         }
@@ -570,7 +582,8 @@ async fn with_a_store_all_of_them_call_like_one() {
         let mut fleet = Fleet::on(n, &server, &shared).await;
         server.until(2).await;
         assert_eq!((fleet.served(), server.calls.total(0..2)), (n, 1), "one for all");
-        let start = shared.commands.most(1, 0..2);
+        let start = shared.commands.total(0..2);
+        assert!(u64::from(start) <= 12 * n, "four looks, and eight more at most: {start}");
         server.until(10).await;
         let rest = f64::from(shared.commands.total(5..10)) / 5.0;
         let each = n as f64;
@@ -579,7 +592,22 @@ async fn with_a_store_all_of_them_call_like_one() {
         server.until(50).await;
         assert_eq!(server.calls.total(10..50), 1, "one replaces it");
         let refresh = shared.commands.most(1, 40..50);
-        assert!(f64::from(refresh) <= 5.0 * each + 5.0, "at most three commands each more: {refresh}");
+        assert!(u64::from(refresh) <= 8 * n, "two looks, and six more at most: {refresh}");
+
+        cells(
+            "with a store, of all",
+            n,
+            &[
+                ("calls at a common start with nothing kept", Some(1.0), server.calls.total(0..2).into()),
+                ("calls for each lifetime", Some(1.0), server.calls.total(10..50).into()),
+                ("store commands a second, at rest", Some(2.0 * each), rest),
+            ],
+        );
+
+        if n > 1_000 {
+            // Five minutes of so many looks are half an hour of a debug build.
+            continue;
+        }
 
         // All end, and start again.
         fleet.stop.cancel();
@@ -611,13 +639,8 @@ async fn with_a_store_all_of_them_call_like_one() {
             "with a store, of all",
             n,
             &[
-                ("calls at a common start with nothing kept", Some(1.0), server.calls.total(0..2).into()),
-                ("calls for each lifetime", Some(1.0), server.calls.total(10..50).into()),
                 ("calls in a minute while the server is away", Some(60.0 / 45.0), f64::from(away) / 3.0),
                 ("calls when it is back", Some(1.0), server.calls.total(from + 5 * MINUTE..u64::MAX).into()),
-                ("store commands a second, at rest", Some(2.0 * each), rest),
-                ("in the busiest second of a common start", None, start.into()),
-                ("in the busiest second of a refresh", None, refresh.into()),
             ],
         );
     }

@@ -13,7 +13,7 @@ use tokenbroker::standin::demo::Vendor;
 use tokenbroker::standin::pki::Clients;
 use tokenbroker::standin::{Budget, Comap, Covata, Quirk, Slot, Vanco};
 
-use crate::support::{ADMIN_KEY, HOUR, Reply, Setup, Stand, binary, call, eventually, issuer, write};
+use crate::support::{ADMIN_KEY, HOUR, RedisServer, Reply, Setup, Stand, binary, call, eventually, issuer, write};
 
 pub const QUICK: &str = "grace = \"1s\", settle = \"1s\", verify = { times = 3, every = \"1s\" }";
 /// Brokers that are killed.
@@ -188,6 +188,25 @@ fn a_secret_is_rotated_with_a_persons_token_and_the_old_one_is_deleted_after_the
     assert!(code == 1 && err.contains("may hold the only client secret that works"), "{err}");
     let log = stand.broker.log();
     assert!(!log.contains(&slot.value) && !log.contains(&person), "{log}");
+}
+
+#[test]
+fn a_rotated_secret_that_replicas_share_is_listed_and_exported_and_not_forgotten() {
+    let Some(redis) = RedisServer::start(&[]) else { return };
+    let mut setup = comap(QUICK);
+    let store = format!("url = \"redis://127.0.0.1:{}\"\nkey = {{ file = \"store_key\" }}\n", redis.port);
+    let store: toml::Table = format!("kind = \"redis\"\n{store}").parse().unwrap();
+    setup.config.insert("store".into(), store.into());
+    let stand = setup.start();
+    let person = stand.vendor.users.access_token();
+    let (code, out, err) = run(&stand, &["secret", "rotate", "comap", "--admin-token-stdin"], &person);
+    assert_eq!(code, 0, "{out}{err}");
+    is_rotated(&stand);
+    let (code, out, _) = run(&stand, &["store", "list"], "");
+    assert!(code == 0 && out.contains("a rotated client secret is in use"), "{out}");
+    let name = out.lines().find(|line| line.starts_with("secret.")).unwrap().split(' ').next().unwrap().to_owned();
+    let (code, _, err) = run(&stand, &["store", "forget", &name], "");
+    assert!(code == 1 && err.contains("may hold the only client secret that works"), "{err}");
 }
 
 #[test]

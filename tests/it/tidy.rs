@@ -261,7 +261,9 @@ fn every_example_configuration_passes_check() {
         let file = write(path, "tokenbroker.toml", text);
         let output = binary().arg("-c").arg(file).arg("check").output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && stderr.is_empty(), "{example}: {stderr}");
+        // Within one network of its own.
+        let warned = example == "examples/compose-redis.toml" && stderr.contains("crosses the network unencrypted");
+        assert!(output.status.success() && (stderr.is_empty() || warned), "{example}: {stderr}");
     }
     for name in ["reference", "oauth2", "comap", "vanco", "comodo-one", "covata", "netrex"] {
         assert!(examples.contains(&format!("examples/{name}.toml")), "{name}");

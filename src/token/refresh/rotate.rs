@@ -15,7 +15,7 @@ use crate::oauth::file::{Grant, Op};
 use crate::oauth::{Class, Outcome, TokenError};
 use crate::rotation::{Action, Event, Failure, Held, Problem, Rotation, State, Which, plan};
 use crate::token::cache::Slot;
-use crate::token::keeper::{Content, News, Unsaved};
+use crate::token::keeper::{Content, Keeper, News, Unsaved};
 use crate::token::secrets::{KeptSecrets, Progress, Secrets, Work};
 use crate::token::source::{Configured, Exchange};
 
@@ -73,11 +73,20 @@ impl<E: Exchange> Refresher<E> {
 
     async fn step(&mut self, rotating: &Rotating, work: &mut Work) -> Duration {
         let now = self.task.clock.now().wall;
-        let Some(machine) = self.machine(rotating, work) else { return LOOK_AGAIN };
-        let rests = matches!(machine.next(now), Action::Done | Action::Park(_) | Action::Wait(_));
-        if !rests && !self.leads(rotating, work).await {
+        let shared = work.keeper.as_ref().is_some_and(Keeper::is_shared);
+        let Some(machine) = self.machine(rotating, work).filter(|_| shared) else {
+            return self.lone_step(rotating, work).await;
+        };
+        let acts = !matches!(machine.next(now), Action::Done | Action::Park(_) | Action::Wait(_));
+        if acts && !self.leads(rotating, work).await {
             return LOOK_AGAIN;
         }
+        self.lone_step(rotating, work).await
+    }
+
+    /// One step; no other replica makes any meanwhile.
+    async fn lone_step(&mut self, rotating: &Rotating, work: &mut Work) -> Duration {
+        let now = self.task.clock.now().wall;
         let Some(machine) = self.machine(rotating, work) else { return LOOK_AGAIN };
         let rests = machine.record().state == State::Stable;
         if !rests && self.look(rotating, work).await.1 {

@@ -62,6 +62,14 @@ pub struct Call {
     pub granted: Option<Duration>,
 }
 
+/// An access token.
+#[derive(Clone, Debug)]
+pub struct Granted {
+    pub ends: Duration,
+    pub purpose: String,
+    pub by: Who,
+}
+
 /// A refresh token.
 #[derive(Clone, Debug)]
 pub struct Issued {
@@ -89,8 +97,7 @@ pub struct Idp {
     pub budget: Option<Budget>,
     pub families: Vec<Family>,
     pub refresh: BTreeMap<String, Issued>,
-    /// Access tokens: when they end, and what for.
-    pub access: BTreeMap<String, (Duration, String)>,
+    pub access: BTreeMap<String, Granted>,
     pub calls: Vec<Call>,
     /// When requests came, for the budget.
     pub came: Vec<Duration>,
@@ -121,9 +128,10 @@ impl Idp {
         token
     }
 
-    fn issue(&mut self, purpose: &str, refresh: Option<String>, now: Duration) -> TokenAnswer {
+    fn issue(&mut self, by: Who, purpose: &str, refresh: Option<String>, now: Duration) -> TokenAnswer {
         let access = format!("at-{}", self.access.len());
-        self.access.insert(access.clone(), (now + self.lifetime, purpose.to_owned()));
+        let granted = Granted { ends: now + self.lifetime, purpose: purpose.to_owned(), by };
+        self.access.insert(access.clone(), granted);
         TokenAnswer::Tokens { access, lifetime: self.lifetime, refresh }
     }
 
@@ -161,7 +169,7 @@ impl Inner {
             }
             let refresh = self.idp.renews.then(|| self.idp.login(Some(request.call)));
             self.idp.calls[request.call].made.clone_from(&refresh);
-            let answer = self.idp.issue(&request.purpose, refresh.clone(), now);
+            let answer = self.idp.issue(who, &request.purpose, refresh.clone(), now);
             self.event(now, format_args!("idp: {who} logs in: {}", refresh.unwrap_or_default()));
             return answer;
         };
@@ -195,7 +203,7 @@ impl Inner {
         }
         self.event(now, format_args!("idp: {who} uses {token}, gets {next}"));
         self.idp.calls[request.call].made = Some(next.clone());
-        self.idp.issue(&request.purpose, Some(next), now)
+        self.idp.issue(who, &request.purpose, Some(next), now)
     }
 }
 

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::gate::Gated;
 use super::idp::Client;
-use super::store::{Local, Remote};
+use super::remote::{Local, Remote};
 use super::wire::Wire;
 use super::world::{Order, Who, World};
 

@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use super::gate::Gate;
 use super::idp::Idp;
 use super::plan::Scenario;
-use super::store::{Journal, Records};
+use super::remote::Journal;
+use super::store::Records;
 use super::wire::Packet;
 
 /// A process: the replica, and which of its lives.
