@@ -109,7 +109,12 @@ impl Keeper {
             (Some(ours), Some(theirs)) if ours.is_newer_than(&theirs) => {
                 Found { keeper, content: Some(ours), saved: false }
             }
-            (_, theirs) => Found { keeper, content: theirs, saved: true },
+            (_, theirs) => {
+                if let Some(theirs) = &theirs {
+                    keeper.copy(theirs).await;
+                }
+                Found { keeper, content: theirs, saved: true }
+            }
         })
     }
 

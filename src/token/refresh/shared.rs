@@ -142,7 +142,8 @@ impl<E: Exchange> Refresher<E> {
         let due = access.as_ref().and_then(|access| access.due).map(|due| due.moment(same_boot, now));
         let due = if own { due } else { self.schedule.due() };
         let forgotten = theirs.given_up || theirs.saved.is_none();
-        self.given_up = theirs.given_up;
+        // What this task saves next may be the first that another one sees of it.
+        self.given_up = forgotten;
         self.peers.adopted += 1;
         (self.epoch, self.peers.uncopied) = (theirs.epoch, true);
         self.schedule.restore(&mut theirs, due, same_boot, now);
