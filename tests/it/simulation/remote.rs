@@ -151,7 +151,7 @@ impl Store for Remote {
         })
     }
 
-    fn forget<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
+    fn forget<'a>(&'a self, name: &'a str, _instead: &'a [u8]) -> Answer<'a, ()> {
         Box::pin(async move { self.ask(StoreRequest::Forget(name.to_owned())).await.map(drop) })
     }
 
@@ -223,7 +223,7 @@ impl Store for Local {
         Box::pin(async { Ok(self.journal.0.lock().unwrap().keys().cloned().collect()) })
     }
 
-    fn forget<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
+    fn forget<'a>(&'a self, name: &'a str, _instead: &'a [u8]) -> Answer<'a, ()> {
         Box::pin(async move {
             self.journal.0.lock().unwrap().remove(name);
             Ok(())
