@@ -235,6 +235,10 @@ impl<E: Exchange> Refresher<E> {
                 return before.or(Some(error));
             }
             let Err((error, credential)) = self.once(op, None, None).await else { return None };
+            if self.peers.overtaken {
+                // Nothing failed: another was first.
+                return None;
+            }
             match self.schedule.failed(op, credential, &error, self.task.clock.now(), &mut self.task.rng) {
                 Then::Now(next) if !cut.is_cancelled() => {
                     info!(token = self.task.name, %error, "trying again at once");

@@ -149,7 +149,7 @@ impl<E: Exchange> Refresher<E> {
         match self.take(false).await {
             Ok(Held::Ours(News::None)) => Ok(()),
             Ok(Held::Ours(news)) => {
-                self.hear(news);
+                self.peers.overtaken = self.hear(news);
                 Err(busy())
             }
             Ok(_) => Err(busy()),
