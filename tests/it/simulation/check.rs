@@ -63,7 +63,7 @@ impl Inner {
         if self.records.broken_lock {
             return;
         }
-        let Some(entry) = self.records.all.values().next() else { return self.excuse("the store lost everything") };
+        let Some(entry) = self.records.token() else { return self.excuse("the store lost everything") };
         if entry.owner.is_some_and(|(_, owner)| owner == who) {
             return;
         }
@@ -80,7 +80,7 @@ impl Inner {
         }
     }
 
-    fn excuse(&mut self, what: &'static str) {
+    pub fn excuse(&mut self, what: &'static str) {
         *self.excuses.entry(what).or_default() += 1;
     }
 
@@ -165,15 +165,18 @@ impl Inner {
                 let family = &self.idp.families[family];
                 (family.newest.clone(), family.dead || family.lost)
             };
-            let last = family + 1 == self.idp.families.len();
-            if over || !last || self.is_somewhere(&newest) {
+            // What a login brought may be given up for what another login brought; what a person got, for what he got later.
+            let person = self.idp.refresh[&format!("rt-{family}-0")].by.is_none();
+            let instead = if person {
+                family + 1 < self.idp.families.len()
+            } else {
+                self.idp.families.iter().any(|other| !other.dead && self.is_held(&other.newest))
+            };
+            if over || instead || self.is_held(&newest) {
                 continue;
             }
             let Some(call) = self.idp.refresh[&newest].by else { continue };
             let call = self.idp.calls[call].clone();
-            if call.told.is_none() && call.gave_up.is_none() && self.lives(call.by) {
-                continue;
-            }
             let had = self.records.had.get(&newest).copied();
             let forgot = had.is_some_and(|had| self.records.forgot(had, now));
             match () {
@@ -186,7 +189,14 @@ impl Inner {
         }
     }
 
-    fn is_somewhere(&self, token: &str) -> bool {
+    /// Does somebody have it, or wait for the answer with it?
+    fn is_held(&self, token: &str) -> bool {
+        let call = self.idp.refresh[token].by.map(|call| &self.idp.calls[call]);
+        let comes = call.is_some_and(|call| call.told.is_none() && call.gave_up.is_none() && self.lives(call.by));
+        comes || self.is_somewhere(token)
+    }
+
+    pub fn is_somewhere(&self, token: &str) -> bool {
         self.records.all.values().any(|entry| entry.holds.contains(token))
             || self.replicas.iter().any(|replica| {
                 let knows = replica.alive && replica.knows.contains_key(token);
@@ -217,7 +227,7 @@ impl World {
     /// After the faults: does everybody serve? And where there were none: did one exchange serve all, each time?
     pub fn calm(&self, now: Duration) {
         let mut inner = self.lock();
-        if self.scenario.is_quiet() {
+        if self.scenario.is_quiet() && !self.scenario.rotates {
             let (exchanges, excuses) = (inner.idp.calls.len(), inner.excuses.clone());
             // A token is replaced after three quarters of its life, a twentieth earlier or later.
             let most = now.as_secs_f64() / (self.scenario.lifetime.as_secs_f64() * 0.7) + 2.0;
@@ -277,7 +287,7 @@ impl Inner {
         };
         let reaches = machine.reaches_store.is_some_and(|since| since + FOLLOWS < now);
         let runs = machine.born + FOLLOWS < now && machine.stood.is_none_or(|stood| stood + FOLLOWS < now);
-        let entry = self.records.all.values().next().filter(|entry| entry.since + FOLLOWS < now && reaches && runs);
+        let entry = self.records.token().filter(|entry| entry.since + FOLLOWS < now && reaches && runs);
         let there = entry.and_then(|entry| entry.access.clone()).filter(good);
         let Some(token) = before.clone().filter(good).or_else(|| there.clone()) else { return };
         // Whichever clock says so ends it, also that of whoever saved it.

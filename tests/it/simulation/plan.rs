@@ -25,6 +25,8 @@ pub struct Scenario {
     pub lifetime: Duration,
     pub timeout: Duration,
     pub limit: Option<Budget>,
+    /// Is the client secret rotated, when an operator asks?
+    pub rotates: bool,
     pub latency: Duration,
     /// How often the link breaks that a message is sent over.
     pub loss: f64,
@@ -85,6 +87,7 @@ pub enum Fault {
     StoreClock(Duration),
     Idp(idp::Mood),
     Refresh(usize),
+    Rotate(usize),
     Refused(usize),
     /// A person logs in again, and gives everybody the new refresh token, one after the other.
     Login,
@@ -115,6 +118,13 @@ impl Scenario {
     pub fn of(seed: u64) -> Self {
         let rng = &mut Rng::with_seed(seed);
         let mut scenario = Self::quiet(seed, rng);
+        if scenario.rotates {
+            for _ in 0..rng.usize(1..4) {
+                let one = rng.usize(0..scenario.machines.len());
+                let at = Duration::from_millis(rng.u64(2000..30_000));
+                scenario.faults.push((at, Fault::Rotate(one)));
+            }
+        }
         if rng.u8(..) < 13 {
             scenario.loss = 0.0;
         } else {
@@ -131,7 +141,8 @@ impl Scenario {
 
     /// Does nothing go wrong?
     pub fn is_quiet(&self) -> bool {
-        self.loss == 0.0 && self.faults.iter().all(|(_, fault)| matches!(fault, Fault::Over | Fault::Mended))
+        self.loss == 0.0
+            && self.faults.iter().all(|(_, fault)| matches!(fault, Fault::Over | Fault::Mended | Fault::Rotate(_)))
     }
 
     /// Three replicas that share a refresh token, for a short while, without any fault. An exchange takes place in the first
@@ -140,7 +151,7 @@ impl Scenario {
         let mut story = Self::quiet(1, &mut Rng::with_seed(1));
         let machine = |number: i64| Machine { journal, wall_ms: number * 1000, boot: Duration::from_secs(5000) };
         story.machines = (0..3).map(machine).collect();
-        (story.grant, story.limit, story.loss) = (Grant::RefreshToken, None, 0.0);
+        (story.grant, story.limit, story.loss, story.rotates) = (Grant::RefreshToken, None, 0.0, false);
         (story.leeway, story.lifetime, story.timeout) = (Duration::ZERO, 10 * SECOND, SECOND);
         (story.latency, story.calm, story.rest) = (Duration::from_millis(2), 11 * SECOND, 16 * SECOND);
         story.faults = vec![(story.calm, Fault::Over), (story.calm + 2 * SECOND, Fault::Mended)];
@@ -177,9 +188,25 @@ impl Scenario {
         let timeout = Duration::from_secs(rng.u64(1..4));
         let calm = Duration::from_secs(rng.u64(40..120));
         let faults = Vec::new();
+        let rotates = rng.u8(0..3) == 0;
         let broken_lock = false;
         let rest = REST;
-        Self { seed, machines, grant, leeway, lifetime, timeout, limit, latency, loss, faults, calm, rest, broken_lock }
+        Self {
+            seed,
+            machines,
+            grant,
+            leeway,
+            lifetime,
+            timeout,
+            limit,
+            rotates,
+            latency,
+            loss,
+            faults,
+            calm,
+            rest,
+            broken_lock,
+        }
     }
 
     /// One more thing that goes wrong, and when it is over.

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::store::{Found, Granted, StoreAnswer, StoreRequest};
 use super::wire::{Ask, Reply, Wire};
-use super::world::refresh_tokens;
+use super::world::credentials;
 
 /// Within which the way to the store answers or fails.
 pub const STORE_WAITS: Duration = Duration::from_secs(2);
@@ -47,17 +47,20 @@ impl Remote {
     fn came(&self, found: Option<Found>) -> Option<Record> {
         let found = found?;
         let now = self.wire.world.now();
-        self.wire.world.lock().learns(self.wire.who, &refresh_tokens(&found.plain), now);
+        self.wire.world.lock().learns(self.wire.who, &credentials(&found.plain), now);
         Some(Record { version: found.version, plain: Zeroizing::new(found.plain), age: Some(found.age) })
     }
 
     async fn saved(&self, request: StoreRequest) -> Result<Saved, StoreError> {
         let (world, replica) = (&self.wire.world, self.wire.who.replica);
         let from = world.now();
-        world.lock().replicas[replica].saving = Some(from);
+        let token = matches!(&request, StoreRequest::Save { name, .. } if is_token(name));
+        if token {
+            world.lock().replicas[replica].saving = Some(from);
+        }
         let answer = self.ask(request).await;
         let now = world.now();
-        {
+        if token {
             let mut inner = world.lock();
             let replica = &mut inner.replicas[replica];
             replica.saving = None;
@@ -71,6 +74,11 @@ impl Remote {
             _ => Err(odd()),
         }
     }
+}
+
+/// Or is it the record of the client's secrets?
+fn is_token(name: &str) -> bool {
+    name.starts_with("token.")
 }
 
 fn odd() -> StoreError {
@@ -122,7 +130,9 @@ impl Store for Remote {
             let asked = self.wire.world.now();
             match self.ask(request).await? {
                 StoreAnswer::Taken(Granted::Yes(there)) => {
-                    self.wire.world.lock().replicas[self.wire.who.replica].granted = Some(asked);
+                    if is_token(name) {
+                        self.wire.world.lock().replicas[self.wire.who.replica].granted = Some(asked);
+                    }
                     Ok(Taken::Yes(self.came(there)))
                 }
                 StoreAnswer::Taken(Granted::Held(left)) => Ok(Taken::Held(left)),
@@ -141,7 +151,7 @@ impl Store for Remote {
         })
     }
 
-    fn forget<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
+    fn forget<'a>(&'a self, name: &'a str, _instead: &'a [u8]) -> Answer<'a, ()> {
         Box::pin(async move { self.ask(StoreRequest::Forget(name.to_owned())).await.map(drop) })
     }
 
@@ -156,7 +166,7 @@ pub struct Journal(pub Mutex<BTreeMap<String, (u64, Vec<u8>)>>);
 
 impl Journal {
     pub fn holds(&self, token: &str) -> bool {
-        self.0.lock().unwrap().values().any(|(_, plain)| refresh_tokens(plain).contains(token))
+        self.0.lock().unwrap().values().any(|(_, plain)| credentials(plain).contains(token))
     }
 }
 
@@ -180,7 +190,7 @@ impl Store for Local {
             let found = self.journal.0.lock().unwrap().get(name).cloned();
             let Some((number, plain)) = found else { return Ok(None) };
             let now = self.wire.world.now();
-            self.wire.world.lock().learns(self.wire.who, &refresh_tokens(&plain), now);
+            self.wire.world.lock().learns(self.wire.who, &credentials(&plain), now);
             Ok(Some(Record { version: Version { number, tag: 0 }, plain: Zeroizing::new(plain), age: None }))
         })
     }
@@ -213,7 +223,7 @@ impl Store for Local {
         Box::pin(async { Ok(self.journal.0.lock().unwrap().keys().cloned().collect()) })
     }
 
-    fn forget<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
+    fn forget<'a>(&'a self, name: &'a str, _instead: &'a [u8]) -> Answer<'a, ()> {
         Box::pin(async move {
             self.journal.0.lock().unwrap().remove(name);
             Ok(())

@@ -14,6 +14,7 @@ use turmoil::Sim;
 use super::gate::Gate;
 use super::plan::{Fault, Scenario, TICK};
 use super::remote::Journal;
+use super::vendor::ROTATED;
 use super::world::{Broken, Inner, Order, Who, World};
 use super::{idp, replica, store, wire};
 
@@ -33,6 +34,8 @@ fn host(replica: usize) -> String {
 
 /// Runs it until its end, or until the first promise is broken.
 pub fn run(scenario: Scenario, metrics: &Arc<Metrics>) -> Report {
+    // It makes a directory whose name is drawn by chance.
+    std::sync::LazyLock::force(&ROTATED);
     fastrand::seed(scenario.seed);
     let world = World::new(scenario, Arc::clone(metrics));
     let scenario = &world.scenario;
@@ -93,6 +96,7 @@ fn drive(sim: &mut Sim<'_>, world: &Arc<World>) {
         let now = sim.elapsed();
         world.stepped(now);
         world.lock().credentials(now);
+        world.lock().works(now);
         world.tokens(now);
         if now >= end {
             world.calm(now);
@@ -187,6 +191,7 @@ fn name(fault: Fault) -> &'static str {
         Fault::Idp(idp::Mood::Busy) => "idp busy",
         Fault::Idp(idp::Mood::Mute) => "idp mute",
         Fault::Refresh(_) => "operator's refresh",
+        Fault::Rotate(_) => "operator's rotation",
         Fault::Refused(_) => "token refused by an API",
         Fault::Login => "person logs in",
         Fault::Seed(_) => "another refresh token configured",
@@ -274,6 +279,7 @@ impl Inner {
             }
             Fault::Idp(mood) => self.idp.mood = mood,
             Fault::Refresh(one) => self.orders(one, Order::Refresh),
+            Fault::Rotate(one) => self.orders(one, Order::Rotate),
             Fault::Refused(one) => self.orders(one, Order::Refused),
             Fault::Login if self.newest_login.is_some() => self.person(),
             Fault::Seed(one) => self.configure(one),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokenbroker::store::Version;
 
 use super::wire::{Ask, Reply};
-use super::world::{Inner, Who, World, refresh_tokens};
+use super::world::{Inner, Who, World, credentials};
 
 /// What a fail-over may forget at most.
 const HISTORY: usize = 8;
@@ -100,6 +100,11 @@ impl Records {
         Self { broken_lock, ..Self::default() }
     }
 
+    /// The record of the token.
+    pub fn token(&self) -> Option<&Entry> {
+        self.all.iter().find(|(name, _)| name.starts_with("token.")).map(|(_, entry)| entry)
+    }
+
     /// Loses the last changes.
     pub fn go_back(&mut self, changes: usize, now: Duration) {
         for _ in 0..changes {
@@ -170,7 +175,7 @@ impl Inner {
             self.count("save that came too late");
             return StoreAnswer::Saved(Some(self.records.found(name, now)));
         }
-        let holds = refresh_tokens(&plain);
+        let holds = credentials(&plain);
         for token in &holds {
             self.records.had.entry(token.clone()).or_insert(now);
         }
@@ -198,7 +203,8 @@ impl Inner {
                 let holds = (entry.holds.iter().next_back().cloned().unwrap_or_default(), entry.access.clone());
                 let text = if done { "saves" } else { "saves too late, there is" };
                 let (refresh, access) = (holds.0, holds.1.unwrap_or_default());
-                self.event(now, format_args!("{who} {text} {}: {refresh} {access}", entry.version.number));
+                let (number, kind) = (entry.version.number, kind(&name));
+                self.event(now, format_args!("{who} {text} {kind} {number}: {refresh} {access}"));
                 answer
             }
             StoreRequest::Take { name, owner, lasts, after, force } => {
@@ -210,7 +216,7 @@ impl Inner {
                     Granted::Held(_) => "may not have the lease",
                     Granted::Lapsed => "waits for the one who let the lease lapse",
                 };
-                self.event(now, format_args!("{who} {how}"));
+                self.event(now, format_args!("{who} {how} of the {}", kind(&name)));
                 self.count(if lapsed { "lease taken by force" } else { "lease asked for" });
                 StoreAnswer::Taken(granted)
             }
@@ -218,7 +224,7 @@ impl Inner {
                 let own = self.records.all.get(&name).is_some_and(|entry| entry.owner.is_some_and(|by| by.0 == owner));
                 if own {
                     self.records.change(&name).owner = None;
-                    self.event(now, format_args!("{who} gives the lease back"));
+                    self.event(now, format_args!("{who} gives the lease of the {} back", kind(&name)));
                 }
                 StoreAnswer::Done
             }
@@ -229,6 +235,11 @@ impl Inner {
             }
         }
     }
+}
+
+/// Of a record.
+fn kind(name: &str) -> &str {
+    name.split('.').next().unwrap_or_default()
 }
 
 /// The software of the store's host.
