@@ -154,7 +154,7 @@ impl<'c> Vendor<'c> {
             return serde_json::from_value(answer["items"].take()).map_err(|_| "the broker's answer is odd".to_owned());
         }
         let (_, _, config, _) = self.cli.load().map_err(|_| gone())?;
-        block_on(async { Alone::open(config, name).await?.clients(verb, &asked).await })?
+        block_on(async { Box::pin(Alone::open(config, name).await?.clients(verb, &asked)).await })?
     }
 
     /// As many pages as it takes: a vendor may give none where no number is asked for, and 100 at most.

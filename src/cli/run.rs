@@ -144,7 +144,7 @@ async fn serve(
             Some(order) = ordered.recv() => Work::Order(order),
             () = reload.changed(&running.parts.config) => Work::Files,
         };
-        match uninterrupted(carry_out(work, &mut reload, &mut running), &stopper, &mut signals).await {
+        match uninterrupted(Box::pin(carry_out(work, &mut reload, &mut running)), &stopper, &mut signals).await {
             Ok(None) => {}
             Ok(Some(signal)) => break signal,
             Err(signal) => return cut(signal),

@@ -95,16 +95,8 @@ impl<E: Exchange> Refresher<E> {
             Action::Wait(until) => Duration::try_from(until.duration_since(now)).unwrap_or_default(),
             _ => Duration::ZERO,
         };
-        let rests = matches!(action, Action::Done | Action::Park(_)) || left > ADMIN_KEPT;
-        let waits = left > Duration::ZERO && !work.keeper.as_ref().is_some_and(|keeper| !keeper.leased().is_zero());
-        if !rests && !waits {
-            // One replica makes the steps, and goes on where it waits for a while.
-            if !self.leads(rotating, work).await {
-                return LOOK_AGAIN;
-            }
-            if work.machine.is_none() {
-                return Duration::ZERO;
-            }
+        if let Some(wait) = self.leaves_it(rotating, work, &action, left).await {
+            return wait;
         }
         if !matches!(action, Action::Done) {
             work.parked = None;
@@ -155,6 +147,27 @@ impl<E: Exchange> Refresher<E> {
             }
         }
         Duration::ZERO
+    }
+
+    /// Is that another replica's to do? Then this one looks again after so long. One makes the steps, and keeps the lease where it
+    /// waits for a while.
+    async fn leaves_it(
+        &mut self,
+        rotating: &Rotating,
+        work: &mut Work,
+        action: &Action,
+        left: Duration,
+    ) -> Option<Duration> {
+        let rests = matches!(action, Action::Done | Action::Park(_)) || left > ADMIN_KEPT;
+        let led = work.keeper.as_ref().is_some_and(|keeper| !keeper.leased().is_zero());
+        if rests || (left > Duration::ZERO && !led) {
+            return None;
+        }
+        if !self.leads(rotating, work).await {
+            return Some(LOOK_AGAIN);
+        }
+        // What was learned with the lease may have changed everything.
+        work.machine.is_none().then_some(Duration::ZERO)
     }
 
     /// Reads what is configured, and whether that wins over what is here. Security: what may panic, such as a parser, runs in a

@@ -70,7 +70,9 @@ fn nothing_is_lost_while_redis_ends_connections() {
 fn nothing_is_lost_while_redis_is_late_or_deaf_or_silent() {
     let ways = [Way::Late(seconds(5)), Way::Deaf, Way::Silent];
     std::thread::scope(|scope| {
-        ways.map(|way| scope.spawn(move || through_the_gate(way, "has not answered within 2 s")));
+        for way in ways {
+            scope.spawn(move || through_the_gate(way, "has not answered within 2 s"));
+        }
     });
 }
 
@@ -82,7 +84,11 @@ fn nothing_is_lost_while_redis_is_dead_and_also_if_it_comes_back_empty() {
         let back = |fleet: &mut Fleet| assert!(fleet.redis.restart());
         goes_away(fleet, |fleet| fleet.redis.kill(), "has ended the connection", back);
     };
-    std::thread::scope(|scope| ["yes", "no"].map(|keeps| scope.spawn(move || killed(keeps))));
+    std::thread::scope(|scope| {
+        for keeps in ["yes", "no"] {
+            scope.spawn(move || killed(keeps));
+        }
+    });
 }
 
 #[test]
