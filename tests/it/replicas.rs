@@ -262,8 +262,7 @@ fn over_many_lifetimes_each_refresh_token_is_used_once_all_serve_and_redis_sees_
     assert_eq!(logins, 1);
 
     fleet.redis.cli(&["SAVE"]);
-    let mut scan = Scan::default();
-    scan.secrets = fleet.oauth.oauth.issuer.tokens();
+    let mut scan = Scan { secrets: fleet.oauth.oauth.issuer.tokens(), ..Scan::default() };
     scan.secrets.extend([OAuth2::CLIENT_SECRET, OAuth2::PASSWORD].map(str::to_owned));
     scan.look(&monitor.seen());
     let files = look_below(fleet.redis.directory.path(), &mut scan);

@@ -17,7 +17,7 @@ fn no_fail_over_of_redis_loses_a_credential() {
     let (Some(first), Some(mut follower)) = (redis(), redis()) else { return };
     let mut fleet = Fleet::with(first, HOUR, "path = \"kept\"", &[("api", SEEDED)]).start(3);
     fleet.all_serve("api");
-    let rounds = size("FAILOVERS", 16);
+    let rounds = size("FAILOVERS", 12);
     for round in 0..rounds {
         follower.cli(&["REPLICAOF", "127.0.0.1", &fleet.redis.port.to_string()]);
         eventually("it follows", || follower.cli(&["INFO", "replication"]).contains("master_link_status:up"));

@@ -61,40 +61,32 @@ fn through_the_gate(way: Way, says: &str) {
 }
 
 #[test]
-fn connections_to_redis_end() {
+fn nothing_is_lost_while_redis_ends_connections() {
     through_the_gate(Way::Cut, "has ended the connection");
 }
 
+/// Five seconds for an answer; none to what is done; nothing at all.
 #[test]
-fn redis_answers_after_five_seconds() {
-    through_the_gate(Way::Late(seconds(5)), "has not answered within 2 s");
+fn nothing_is_lost_while_redis_is_late_or_deaf_or_silent() {
+    let ways = [Way::Late(seconds(5)), Way::Deaf, Way::Silent];
+    std::thread::scope(|scope| {
+        ways.map(|way| scope.spawn(move || through_the_gate(way, "has not answered within 2 s")));
+    });
 }
 
 #[test]
-fn redis_does_what_it_is_told_and_its_answers_are_lost() {
-    through_the_gate(Way::Deaf, "has not answered within 2 s");
+fn nothing_is_lost_while_redis_is_dead_and_also_if_it_comes_back_empty() {
+    let killed = |keeps| {
+        let Some(redis) = RedisServer::start(&["--appendonly", keeps]) else { return };
+        let fleet = Fleet::with(redis, seconds(5), "", &TOKENS);
+        let back = |fleet: &mut Fleet| assert!(fleet.redis.restart());
+        goes_away(fleet, |fleet| fleet.redis.kill(), "has ended the connection", back);
+    };
+    std::thread::scope(|scope| ["yes", "no"].map(|keeps| scope.spawn(move || killed(keeps))));
 }
 
 #[test]
-fn the_network_to_redis_swallows_everything() {
-    through_the_gate(Way::Silent, "has not answered within 2 s");
-}
-
-#[test]
-fn redis_is_killed_and_comes_back_with_what_it_had() {
-    let Some(fleet) = Fleet::new(seconds(5), "", &TOKENS) else { return };
-    goes_away(fleet, |fleet| fleet.redis.kill(), "has ended the connection", |fleet| assert!(fleet.redis.restart()));
-}
-
-#[test]
-fn redis_is_killed_and_comes_back_empty() {
-    let Some(redis) = RedisServer::start(&[]) else { return };
-    let fleet = Fleet::with(redis, seconds(5), "", &TOKENS);
-    goes_away(fleet, |fleet| fleet.redis.kill(), "has ended the connection", |fleet| assert!(fleet.redis.restart()));
-}
-
-#[test]
-fn redis_has_no_memory_left() {
+fn nothing_is_lost_while_redis_has_no_memory_left() {
     let Some(fleet) = Fleet::new(seconds(5), "", &TOKENS) else { return };
     let full = |fleet: &mut Fleet| {
         fleet.redis.cli(&["SET", "filler", &"x".repeat(100_000)]);
@@ -105,7 +97,7 @@ fn redis_has_no_memory_left() {
 }
 
 #[test]
-fn redis_becomes_a_replica_of_another() {
+fn nothing_is_lost_while_redis_is_a_replica_of_another() {
     let Some(fleet) = Fleet::new(seconds(5), "", &TOKENS) else { return };
     let replica = |fleet: &mut Fleet| drop(fleet.redis.cli(&["REPLICAOF", "127.0.0.1", "1"]));
     let primary = |fleet: &mut Fleet| drop(fleet.redis.cli(&["REPLICAOF", "NO", "ONE"]));
@@ -113,7 +105,7 @@ fn redis_becomes_a_replica_of_another() {
 }
 
 #[test]
-fn the_password_of_redis_is_changed() {
+fn nothing_is_lost_while_redis_has_another_password() {
     let Some(mut redis) = RedisServer::start(&["--requirepass", "first"]) else { return };
     redis.password = "first".into();
     let fleet = Fleet::with(redis, seconds(5), "password = { file = \"redis_password\" }", &TOKENS);

@@ -52,8 +52,9 @@ fn a_login_a_logout_and_a_forgotten_record_on_one_replica_hold_for_all() {
 }
 
 #[test]
-fn a_client_secret_that_one_replica_rotates_is_used_by_all_and_no_two_rotate_at_once() {
-    let Some(redis) = RedisServer::start(&[]) else { return };
+fn a_client_secret_that_one_replica_rotates_is_used_by_all_no_two_rotate_at_once_and_redis_sees_none() {
+    let Some(redis) = RedisServer::start(&["--appendonly", "yes"]) else { return };
+    let monitor = redis.monitor();
     let mut setup = comap(QUICK);
     let table: toml::Table = store(redis.port, "").parse().unwrap();
     setup.config.extend(table);
@@ -115,4 +116,11 @@ fn a_client_secret_that_one_replica_rotates_is_used_by_all_and_no_two_rotate_at_
         assert_eq!(broker.admin("POST", "/api/tokens/comap/refresh").status, 200);
     }
     assert!(slots().len() == 1 && slots() != before);
+    let mut scan =
+        Scan { secrets: [before, slots(), vec![Comap::SECRET.to_owned(), person.clone()]].concat(), ..Scan::default() };
+    scan.secrets.extend(setup.vendor.issuer.tokens());
+    redis.cli(&["SAVE"]);
+    scan.look(&monitor.seen());
+    assert!(look_below(redis.directory.path(), &mut scan) >= 3);
+    scan.nothing_came_out();
 }
