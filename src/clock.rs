@@ -88,6 +88,11 @@ impl Moment {
         Self { wall: now.wall.saturating_add(delay).unwrap_or(Timestamp::MAX), boot: now.boot.saturating_add(delay) }
     }
 
+    /// By each clock the earlier of both.
+    pub fn earlier(self, other: Self) -> Self {
+        Self { wall: self.wall.min(other.wall), boot: self.boot.min(other.boot) }
+    }
+
     pub fn reached(&self, now: Now) -> bool {
         now.wall >= self.wall || now.boot >= self.boot
     }

@@ -221,8 +221,9 @@ impl Keeper {
 
     /// Gives the lease back. If that cannot be said, it lapses.
     pub async fn release(&mut self) {
-        if self.lease.take().is_some() {
-            let _ = self.stores.main.release(&self.record, self.owner).await;
+        if self.lease.take().is_some() && self.stores.main.release(&self.record, self.owner).await.is_err() {
+            // It may arrive late, and must not give back what is taken from now on.
+            self.owner = fastrand::u128(..);
         }
     }
 

@@ -204,20 +204,3 @@ fn the_checks_notice_a_lock_that_locks_nothing() {
     assert!(all.failed.len() > 5, "{}", all.failed.len());
     assert!(all.failed.values().any(|told| told.contains("no two exchanges with one refresh token")));
 }
-
-#[test]
-fn zz_show() {
-    tracing_subscriber::fmt()
-        .without_time()
-        .with_max_level(tracing::Level::INFO)
-        .with_target(false)
-        .with_ansi(false)
-        .with_writer(std::io::stdout)
-        .init();
-    let metrics = Arc::new(Metrics::default());
-    for seed in seeds() {
-        let scenario = Scenario::of(seed);
-        println!("{scenario:?}");
-        run(scenario, &metrics);
-    }
-}

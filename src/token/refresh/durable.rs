@@ -72,6 +72,7 @@ impl<E: Exchange> Refresher<E> {
             let error = self.snapshot.error.clone();
             self.save(error.as_deref()).await;
         }
+        self.release().await;
         let boot = self.task.clock.now().boot;
         self.unsaved.as_ref().map_or(LOOK_AGAIN, |unsaved| left(unsaved, boot))
     }

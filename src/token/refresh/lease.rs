@@ -168,8 +168,9 @@ impl<E: Exchange> Refresher<E> {
         Err(error)
     }
 
+    /// Gives the lease back; not while the store lacks what an exchange brought: the next one would send what it replaced.
     pub(super) async fn release(&mut self) {
-        if let Some(keeper) = &mut self.task.keeper {
+        if let Some(keeper) = self.task.keeper.as_mut().filter(|_| self.unsaved.is_none()) {
             keeper.release().await;
         }
     }

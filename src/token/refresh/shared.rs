@@ -149,12 +149,15 @@ impl<E: Exchange> Refresher<E> {
         self.schedule.restore(&mut theirs, due, same_boot, now);
         match access {
             Some(access) if own => {
-                let expires = access.expires.map(|expires| expires.moment(same_boot, now));
+                let known = self.snapshot.token.as_deref().filter(|known| *known.secret() == access.secret());
+                let told = access.expires.map(|expires| expires.moment(same_boot, now));
+                // What is on its way grows no older: from hand to hand, a token would live longer and longer.
+                let expires =
+                    told.map(|told| known.and_then(|known| known.expires).map_or(told, |own| own.earlier(told)));
                 let obtained = access.obtained.moment(same_boot, now).wall;
                 let token = Token::restored(&access.secret(), &self.task.formats, obtained, expires);
-                let known = self.snapshot.token.as_deref();
                 if let Some(token) = token.filter(|token| token.usable(now)) {
-                    if !known.is_some_and(|known| known.is(&token)) {
+                    if known.is_none() {
                         info!(token = self.task.name, fingerprint = %token.fingerprint, "another replica obtained a token");
                         self.snapshot.generation += 1;
                         self.snapshot.finished += 1;

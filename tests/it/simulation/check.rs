@@ -35,7 +35,7 @@ const ENDS: Duration = Duration::from_secs(3);
 impl Inner {
     /// An exchange is about to be sent.
     pub fn sends(&mut self, who: Who, op: Op, token: Option<&str>, now: Duration) -> usize {
-        let granted = self.replicas[who.replica].granted;
+        let (granted, forced) = (self.replicas[who.replica].granted, self.replicas[who.replica].forced);
         let token = token.filter(|_| op == Op::Renew).map(str::to_owned);
         self.event(now, format_args!("{who} sends {}", token.as_deref().unwrap_or("a login")));
         if let Some(token) = &token {
@@ -43,7 +43,7 @@ impl Inner {
             self.is_leased(who, token, now);
         }
         let (arrived, made, told, gave_up) = (None, None, None, None);
-        self.idp.calls.push(Call { by: who, sent: now, arrived, made, told, gave_up, granted });
+        self.idp.calls.push(Call { by: who, sent: now, arrived, made, told, gave_up, granted, forced });
         self.idp.calls.len() - 1
     }
 
@@ -125,7 +125,8 @@ impl Inner {
         match () {
             () if !self.lives(one.by) => Ok("its process died before it had saved the answer"),
             () if self.stood_in(one.by, told) => Ok("its process stood still before it had saved the answer"),
-            () if failed || tries => Ok("the store could not be reached to save the answer"),
+            () if (failed || tries) && two.forced => Ok("the store could not be reached to save the answer"),
+            () if failed || tries => Err("the lease was given back before the answer was saved".to_owned()),
             () => Err(format!("{} got {token}'s successor at {told:?} and did not save it", one.by)),
         }
     }
@@ -167,12 +168,20 @@ impl Inner {
             };
             // What a login brought may be given up for what another login brought; what a person got, for what he got later.
             let person = self.idp.refresh[&format!("rt-{family}-0")].by.is_none();
+            let later = family + 1..self.idp.families.len();
+            let had = |other: usize| self.records.had.contains_key(&format!("rt-{other}-0"));
+            let other =
+                |other: &usize| !self.idp.families[*other].dead && self.is_held(&self.idp.families[*other].newest);
             let instead = if person {
-                family + 1 < self.idp.families.len()
+                !later.is_empty()
             } else {
-                self.idp.families.iter().any(|other| !other.dead && self.is_held(&other.newest))
+                later.clone().any(had) || (0..self.idp.families.len()).any(|one| other(&one))
             };
-            if over || instead || self.is_held(&newest) {
+            if over || self.is_held(&newest) {
+                continue;
+            }
+            if instead {
+                self.idp.families[family].lost = true;
                 continue;
             }
             let Some(call) = self.idp.refresh[&newest].by else { continue };

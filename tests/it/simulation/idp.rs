@@ -69,8 +69,9 @@ pub struct Call {
     pub told: Option<Duration>,
     /// When the process gave up.
     pub gave_up: Option<Duration>,
-    /// When the lease was asked for under which it was sent.
+    /// When the lease was asked for under which it was sent, and whether another had let it lapse.
     pub granted: Option<Duration>,
+    pub forced: bool,
 }
 
 /// An access token.

@@ -217,6 +217,7 @@ impl Inner {
                     Granted::Lapsed => "waits for the one who let the lease lapse",
                 };
                 self.event(now, format_args!("{who} {how} of the {}", kind(&name)));
+                self.replicas[who.replica].forced = lapsed;
                 self.count(if lapsed { "lease taken by force" } else { "lease asked for" });
                 StoreAnswer::Taken(granted)
             }

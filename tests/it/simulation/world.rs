@@ -72,6 +72,8 @@ pub struct Replica {
     pub knows: BTreeMap<String, Duration>,
     /// When it asked for the lease that it got last.
     pub granted: Option<Duration>,
+    /// Had another let it lapse?
+    pub forced: bool,
     /// Since when the store has answered it every time.
     pub reaches_store: Option<Duration>,
     /// Calls to save that failed or were not answered: from, to.
@@ -147,6 +149,7 @@ impl World {
             ordered: Arc::default(),
             knows: BTreeMap::new(),
             granted: None,
+            forced: false,
             reaches_store: None,
             unsaved: Vec::new(),
             saving: None,
