@@ -14,11 +14,13 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A step of the simulation: messages take one at least.
 pub const TICK: Duration = Duration::from_millis(100);
 /// After the faults there may be a pause for a minute that a server asked for, or that failures made.
-const REST: Duration = Duration::from_secs(75);
+const REST: Duration = Duration::from_secs(68);
 
 #[derive(Clone, Debug)]
 pub struct Scenario {
     pub seed: u64,
+    /// How far a step goes. Runs cost by the step, so most make longer ones.
+    pub tick: Duration,
     pub machines: Vec<Machine>,
     pub grant: Grant,
     pub leeway: Duration,
@@ -152,6 +154,7 @@ impl Scenario {
         let machine = |number: i64| Machine { journal, wall_ms: number * 1000, boot: Duration::from_secs(5000) };
         story.machines = (0..3).map(machine).collect();
         (story.grant, story.limit, story.loss, story.rotates) = (Grant::RefreshToken, None, 0.0, false);
+        story.tick = TICK;
         (story.leeway, story.lifetime, story.timeout) = (Duration::ZERO, 10 * SECOND, SECOND);
         (story.latency, story.calm, story.rest) = (Duration::from_millis(2), 11 * SECOND, 16 * SECOND);
         story.faults = vec![(story.calm, Fault::Over), (story.calm + 2 * SECOND, Fault::Mended)];
@@ -186,13 +189,15 @@ impl Scenario {
         let loss = if rng.u8(0..3) == 0 { rng.f64() * 0.01 } else { 0.0 };
         let latency = Duration::from_millis(rng.u64(2..300));
         let timeout = Duration::from_secs(rng.u64(1..4));
-        let calm = Duration::from_secs(rng.u64(40..120));
+        let calm = Duration::from_secs(rng.u64(30..90));
+        let tick = if rng.u8(0..3) == 0 { TICK } else { 2 * TICK };
         let faults = Vec::new();
         let rotates = rng.u8(0..3) == 0;
         let broken_lock = false;
         let rest = REST;
         Self {
             seed,
+            tick,
             machines,
             grant,
             leeway,

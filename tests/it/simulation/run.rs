@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use turmoil::Sim;
 
 use super::gate::Gate;
-use super::plan::{Fault, Scenario, TICK};
+use super::plan::{Fault, Scenario};
 use super::remote::Journal;
 use super::vendor::ROTATED;
 use super::world::{Broken, Inner, Order, Who, World};
@@ -40,7 +40,7 @@ pub fn run(scenario: Scenario, metrics: &Arc<Metrics>) -> Report {
     let world = World::new(scenario, Arc::clone(metrics));
     let scenario = &world.scenario;
     let mut sim = turmoil::Builder::new()
-        .tick_duration(TICK)
+        .tick_duration(scenario.tick)
         .simulation_duration(Duration::MAX)
         .rng_seed(scenario.seed)
         .min_message_latency(Duration::from_millis(1))
