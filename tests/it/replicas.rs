@@ -290,6 +290,8 @@ fn a_budget_is_that_of_all_replicas_together() {
     let Some(fleet) = Fleet::new(seconds(2), "", &[limited]) else { return };
     let fleet = fleet.start(REPLICAS);
     eventually("it is used up", || fleet.calls() == 3);
+    let issuer = &fleet.oauth.oauth.issuer;
+    eventually("what came has ended", || !issuer.tokens().iter().any(|token| issuer.is_good(token)));
     fleet.all("has ended", "api", |status| status["state"] == "expired");
     for broker in &fleet.brokers {
         assert_eq!(broker.admin("POST", "/api/tokens/api/refresh").status, 502);
