@@ -140,8 +140,11 @@ impl App {
 
     async fn reopened(&self, config: &config::Token, with: &With) -> Restored {
         self.kept(config, &with.account).await.unwrap_or_else(|error| {
+            let shared = self.stores.as_ref().filter(|stores| stores.main.is_shared());
             error!(token = config.name, %error, "nothing of this token is durable: restart the broker");
-            Restored::default()
+            // Without its lease, nothing is sent that another replica may send.
+            let record = keeper::record(&config.name, &with.account);
+            Restored { keeper: shared.map(|stores| Keeper::unread(stores, record, &self.clock)), ..Restored::default() }
         })
     }
 

@@ -82,7 +82,7 @@ impl Store for Disk {
         Box::pin(async { Ok(self.files.newest()?.into_keys().collect()) })
     }
 
-    fn forget<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
+    fn forget<'a>(&'a self, name: &'a str, _instead: &'a [u8]) -> Answer<'a, ()> {
         Box::pin(async move { self.files.forget(name).map(drop) })
     }
 

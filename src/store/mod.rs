@@ -92,8 +92,8 @@ pub trait Store: Send + Sync {
     /// The names of all records.
     fn names(&self) -> Answer<'_, Vec<String>>;
 
-    /// Removes what a record holds. Where others write too, an empty one (`{}`) takes its place: they would put it back.
-    fn forget<'a>(&'a self, name: &'a str) -> Answer<'a, ()>;
+    /// Removes what a record holds. Where others write too, `instead` takes its place: they would put it back.
+    fn forget<'a>(&'a self, name: &'a str, instead: &'a [u8]) -> Answer<'a, ()>;
 
     /// Gives a lease back, if it is still this owner's.
     fn release<'a>(&'a self, name: &'a str, owner: u128) -> Answer<'a, ()>;
@@ -123,13 +123,21 @@ impl Stores {
 
     /// Forgets the records of that name, or below it: a token has one for each account that it was ever configured with. Those
     /// that there were.
-    pub async fn forget_all(&self, name: &str) -> Result<Vec<String>, StoreError> {
+    ///
+    /// `instead` makes what takes the place of one in a shared store, of its name and of what it held, if that can be read.
+    pub async fn forget_all(
+        &self,
+        name: &str,
+        instead: impl Fn(&str, Option<&[u8]>) -> Vec<u8>,
+    ) -> Result<Vec<String>, StoreError> {
         let meant: Vec<_> = self.main.names().await?.into_iter().filter(|known| is_meant(name, known)).collect();
         for known in &meant {
             if let Some(copy) = &self.copy {
-                copy.forget(known).await?;
+                copy.forget(known, &[]).await?;
             }
-            self.main.forget(known).await?;
+            let held = if self.main.is_shared() { self.main.load(known).await.ok().flatten() } else { None };
+            let instead = instead(known, held.as_ref().map(|held| held.plain.as_slice()));
+            self.main.forget(known, &instead).await?;
         }
         Ok(meant)
     }

@@ -8,6 +8,10 @@ use crate::units::Budget;
 
 /// Clocks do not run alike, and the vendor's window may begin with a fraction of a second.
 const MARGIN: Duration = Duration::from_secs(1);
+/// Two accounts of one request differ by less. Two requests may, too: rarely, and only where replicas did not know of each other.
+const SAME: Duration = Duration::from_secs(1);
+/// Where no limit is configured, what another counts is kept for so long.
+const PER_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// The requests that still count.
 #[derive(Default)]
@@ -63,15 +67,19 @@ impl Spent {
     pub fn learn(&mut self, kept: &[KeptMoment], same_boot: bool, now: Now) {
         let mut theirs = Self::new(self.limit);
         theirs.restore(kept, same_boot, now);
+        // The same request is counted once; what tells it is not exact, on the way from one clock to the other.
+        for own in &self.until {
+            let near = theirs.until.iter().position(|theirs| theirs.abs_diff(*own) < SAME);
+            near.map(|at| theirs.until.remove(at));
+        }
         self.until.extend(theirs.until);
         self.until.sort();
-        self.until.dedup();
     }
 
     /// From the store. After another boot only the wall clock tells; set back, it makes nobody wait longer than a window.
     pub fn restore(&mut self, kept: &[KeptMoment], same_boot: bool, now: Now) {
-        let Some(limit) = self.limit else { return };
-        let longest = now.boot.saturating_add(limit.per).saturating_add(2 * MARGIN);
+        let per = self.limit.map_or(PER_MAX, |limit| limit.per);
+        let longest = now.boot.saturating_add(per).saturating_add(2 * MARGIN);
         let until = kept.iter().map(|kept| match kept.moment(same_boot, now).boot {
             until if same_boot => until,
             until => until.min(longest),

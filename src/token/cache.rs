@@ -244,12 +244,14 @@ impl Slot {
         let enough = before.finished + 1 + u64::from(before.exchanging);
         self.forced.store(true, Ordering::Release);
         self.wake.notify_one();
-        while self.current.load().finished < enough {
-            if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
-                break;
+        loop {
+            let snapshot = self.snapshot();
+            // What another replica brought counts, but not in the midst of what was asked for here.
+            let done = snapshot.finished >= enough && !snapshot.exchanging;
+            if done || tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
+                return snapshot;
             }
         }
-        self.snapshot()
     }
 
     /// Has the refresh task look at its files now.

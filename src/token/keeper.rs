@@ -1,6 +1,7 @@
 //! A place in the store: a token's, or that of a client's secrets. Where replicas share the store, one works on it at a time,
 //! and all of them learn what it holds.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -43,10 +44,10 @@ pub struct Keeper {
 #[derive(Debug)]
 pub enum News<T> {
     None,
-    /// It was saved by another, who knew what is known here.
+    /// What is there was saved by another; or the store has gone back to it.
     Theirs(T),
-    /// The store does not have any more what it had: this is what it has, by whoever did not know better.
-    Back(Option<T>),
+    /// There is nothing any more.
+    Gone,
 }
 
 /// What became of asking for the lease.
@@ -86,12 +87,12 @@ impl Keeper {
     pub async fn open<T: Content>(stores: &Stores, record: String, clock: &Clock) -> Result<Found<T>, StoreError> {
         let mut keeper = Self::unread(stores, record, clock);
         let now = clock.now();
-        let copy = match &stores.copy {
-            Some(copy) => copy.load(&keeper.record).await?,
-            None => None,
-        };
-        keeper.copied = copy.as_ref().map_or(0, |copy| copy.version.number);
-        let ours: Option<T> = copy.map(|copy| keeper.read(stores.copy.as_deref(), copy, now)).transpose()?;
+        let mut ours: Option<T> = None;
+        if let Some(copy) = &stores.copy {
+            let found = copy.load(&keeper.record).await?;
+            keeper.copied = found.as_ref().map_or(0, |found| found.version.number);
+            ours = keeper.read(&**copy, found, now)?;
+        }
         let found = match stores.main.load(&keeper.record).await {
             Ok(found) => found,
             Err(StoreError::Away(why)) if stores.main.is_shared() => {
@@ -102,18 +103,23 @@ impl Keeper {
         };
         let version = found.as_ref().map_or_else(Version::default, |found| found.version);
         (keeper.version, keeper.tried) = (version, version);
-        let theirs: Option<T> = found.map(|found| keeper.read(Some(&*stores.main), found, now)).transpose()?;
+        let theirs: Option<T> = keeper.read(&*stores.main, found, now)?;
         Ok(match (ours, theirs) {
             (Some(ours), None) => Found { keeper, content: Some(ours), saved: false },
             (Some(ours), Some(theirs)) if ours.is_newer_than(&theirs) => {
                 Found { keeper, content: Some(ours), saved: false }
             }
-            (_, theirs) => Found { keeper, content: theirs, saved: true },
+            (_, theirs) => {
+                if let Some(theirs) = &theirs {
+                    keeper.copy(theirs).await;
+                }
+                Found { keeper, content: theirs, saved: true }
+            }
         })
     }
 
     /// One that has not looked into the store yet.
-    fn unread(stores: &Stores, record: String, clock: &Clock) -> Self {
+    pub fn unread(stores: &Stores, record: String, clock: &Clock) -> Self {
         Self {
             stores: stores.clone(),
             record,
@@ -144,10 +150,17 @@ impl Keeper {
 
     /// Saves it, within the store's bound; durable when this returns.
     pub async fn save<T: Content>(&mut self, content: &T) -> Result<(), Unsaved<T>> {
-        let failed = |error: StoreError| Unsaved::Failed(error.to_string());
         let plain = serde_json::to_vec(content).map_err(|error| Unsaved::Failed(error.to_string()))?;
         let plain = Zeroizing::new(plain);
-        self.copy(&plain).await;
+        self.copied += u64::from(self.stores.copy.is_some());
+        let (copy, record, number) = (self.stores.copy.clone(), self.record.clone(), self.copied);
+        // A disk that hangs must not keep the others waiting.
+        let (saved, ()) = futures_util::join!(self.share(&plain), write_copy(copy, &record, number, &plain));
+        saved
+    }
+
+    async fn share<T: Content>(&mut self, plain: &Zeroizing<Vec<u8>>) -> Result<(), Unsaved<T>> {
+        let failed = |error: StoreError| Unsaved::Failed(error.to_string());
         loop {
             let (tried, unclear) = (self.tried, self.unclear);
             let tag = if self.is_shared() { fastrand::u64(..) } else { 0 };
@@ -164,7 +177,7 @@ impl Keeper {
                 Saved::Stale(Some(there)) if unclear && there.version == tried => self.version = tried,
                 Saved::Stale(there) => {
                     self.unclear = false;
-                    let news = self.told(there, now).await.map_err(Unsaved::Failed)?;
+                    let news = self.told(there, now).map_err(Unsaved::Failed)?;
                     return Err(Unsaved::Stale(Box::new(news)));
                 }
             }
@@ -179,7 +192,7 @@ impl Keeper {
         }
         let now = self.clock.now();
         let there = self.stores.main.load(&self.record).await.map_err(|error| error.to_string())?;
-        self.told(there, now).await
+        self.told(there, now)
     }
 
     /// Asks for the lease, or for more of it.
@@ -188,15 +201,22 @@ impl Keeper {
             return Ok(Held::Ours(News::None));
         }
         let now = self.clock.now();
-        let taken = self.stores.main.take(&self.record, self.owner, lease).await;
-        match taken.map_err(|error| error.to_string())? {
-            Taken::Yes(there) => {
+        let taken = match self.stores.main.take(&self.record, self.owner, lease).await {
+            Ok(Taken::Yes(there)) => {
                 self.lease = Some(now.boot + lease.lasts);
-                self.told(there, now).await.map(Held::Ours)
+                self.told(there, now).map(Held::Ours)
             }
-            Taken::Held(left) => Ok(Held::Others(left)),
-            Taken::Lapsed => Ok(Held::Lapsed),
+            Ok(Taken::Held(left)) => Ok(Held::Others(left)),
+            Ok(Taken::Lapsed) => Ok(Held::Lapsed),
+            Err(StoreError::Away(why)) => return Err(why),
+            Err(error) => Err(error.to_string()),
+        };
+        if taken.is_err() {
+            // It may be this one's all the same: of a record that cannot be read, nobody may be kept away.
+            self.lease = Some(now.boot);
+            self.release().await;
         }
+        taken
     }
 
     /// Gives the lease back. If that cannot be said, it lapses.
@@ -206,7 +226,7 @@ impl Keeper {
         }
     }
 
-    async fn told<T: Content>(&mut self, there: Option<Record>, now: Now) -> Result<News<T>, String> {
+    fn told<T: Content>(&mut self, there: Option<Record>, now: Now) -> Result<News<T>, String> {
         let version = there.as_ref().map_or_else(Version::default, |there| there.version);
         if version == self.version {
             return Ok(News::None);
@@ -216,43 +236,37 @@ impl Keeper {
             (self.version, self.unclear) = (version, false);
             return Ok(News::None);
         }
-        let back = version.number <= self.version.number;
-        let theirs = self.learn(there, now).await.map_err(|error| error.to_string())?;
-        Ok(match theirs {
-            Some(theirs) if !back => News::Theirs(theirs),
-            theirs => News::Back(theirs),
-        })
-    }
-
-    /// What is there is what the next save has to know.
-    async fn learn<T: Content>(&mut self, there: Option<Record>, now: Now) -> Result<Option<T>, StoreError> {
-        let version = there.as_ref().map_or_else(Version::default, |there| there.version);
-        let theirs: Option<T> = there.map(|there| self.read(Some(&*self.stores.main), there, now)).transpose()?;
+        let theirs = self.read(&*self.stores.main, there, now).map_err(|error| error.to_string())?;
+        // That is what the next save has to know of.
         self.version = version;
-        // By the clocks of this machine: nobody will know any more how old it was.
-        if let Some(Ok(plain)) = theirs.as_ref().map(serde_json::to_vec) {
-            self.copy(&Zeroizing::new(plain)).await;
-        }
-        Ok(theirs)
+        Ok(theirs.map_or(News::Gone, News::Theirs))
     }
 
-    fn read<T: Content>(&self, store: Option<&dyn Store>, record: Record, now: Now) -> Result<T, StoreError> {
-        let place = |store: &dyn Store| store.place(&self.record, record.version);
-        let unreadable = || StoreError::unreadable(&self.record, store.map(place).unwrap_or_default());
-        let mut content: T = serde_json::from_slice(&record.plain).map_err(|_| unreadable())?;
-        if let Some(age) = record.age {
+    /// `None` if there is none, or if it was forgotten.
+    fn read<T: Content>(&self, store: &dyn Store, record: Option<Record>, now: Now) -> Result<Option<T>, StoreError> {
+        let Some(record) = record else { return Ok(None) };
+        let unreadable = |_| StoreError::unreadable(&self.record, store.place(&self.record, record.version));
+        let mut content: Option<T> = serde_json::from_slice(&record.plain).map_err(unreadable)?;
+        if let (Some(content), Some(age)) = (&mut content, record.age) {
             content.rebase(age, now, &self.clock);
         }
         Ok(content)
     }
 
-    /// Into the directory of this process alone. A failure is said, and no more: the shared store has it, or is tried again.
-    async fn copy(&mut self, plain: &Zeroizing<Vec<u8>>) {
-        let Some(copy) = &self.stores.copy else { return };
-        self.copied += 1;
-        let version = Version { number: self.copied, tag: 0 };
-        if let Err(error) = copy.save(&self.record, Version::default(), version, plain.clone()).await {
-            warn!(record = self.record, %error, "the local copy of what the shared store has could not be written");
+    /// Into the directory of this process alone.
+    pub async fn copy(&mut self, content: &impl Content) {
+        if let (Some(_), Ok(plain)) = (&self.stores.copy, serde_json::to_vec(content)) {
+            self.copied += 1;
+            write_copy(self.stores.copy.clone(), &self.record, self.copied, &Zeroizing::new(plain)).await;
         }
+    }
+}
+
+/// A failure is said, and no more: the shared store has it, or is tried again.
+async fn write_copy(copy: Option<Arc<dyn Store>>, record: &str, number: u64, plain: &Zeroizing<Vec<u8>>) {
+    let Some(copy) = copy else { return };
+    let version = Version { number, tag: 0 };
+    if let Err(error) = copy.save(record, Version::default(), version, plain.clone()).await {
+        warn!(record, %error, "the local copy of what the shared store has could not be written");
     }
 }

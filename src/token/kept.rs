@@ -31,6 +31,9 @@ pub struct Kept {
     /// A person gave up what there was.
     pub given_up: bool,
     pub refresh_token: Option<KeptRefresh>,
+    /// Grows with every token that comes or goes; about the second in which what brought it was sent, so that of two states of which
+    /// neither knew of the other, the later one has more.
+    pub epoch: u64,
     /// Digests of the refresh tokens that it came after, the newest last.
     pub replaced: Vec<[u8; 32]>,
     /// Digest of the configured refresh token that it comes from.
@@ -131,6 +134,15 @@ impl Kept {
         serde_json::from_slice(plain).ok()
     }
 
+    /// What takes the place of a record that a person had forgotten, where others would put it back.
+    pub fn forgotten(record: &str, plain: Option<&[u8]>, now: Timestamp) -> Vec<u8> {
+        if record.starts_with("secret.") {
+            return b"null".to_vec();
+        }
+        let epoch = next_epoch(plain.and_then(Self::read).map_or(0, |kept| kept.epoch), now);
+        serde_json::to_vec(&Self { epoch, ..Self::default() }).unwrap_or_else(|_| b"null".to_vec())
+    }
+
     /// Did this one's refresh token come after the other's?
     fn follows(&self, other: &Self) -> bool {
         let digest = other.refresh_token.as_ref().map(|token| token.secret().digest());
@@ -139,19 +151,10 @@ impl Kept {
 }
 
 impl Content for Kept {
-    /// By what the refresh token comes from; else by the access token, and then by when it was saved. One that a person had
-    /// forgotten was never saved, and is newer than any.
+    /// By what the refresh token comes from; else by the order in which tokens came and went.
     fn is_newer_than(&self, other: &Self) -> bool {
-        if self.saved.is_none() || other.saved.is_none() {
-            return other.saved.is_some();
-        }
         let (follows, followed) = (self.follows(other), other.follows(self));
-        if follows != followed {
-            return follows;
-        }
-        let obtained = |kept: &Self| kept.access.as_ref().map(|access| access.obtained.wall);
-        let saved = |kept: &Self| kept.saved.map(|saved| saved.wall);
-        (obtained(self), saved(self)) > (obtained(other), saved(other))
+        if follows == followed { self.epoch > other.epoch } else { follows }
     }
 
     fn rebase(&mut self, age: Duration, now: Now, clock: &Clock) {
@@ -247,4 +250,9 @@ impl From<KeptError> for TokenError {
         error.vendor = kept.vendor;
         error
     }
+}
+
+/// After that one, and about the second that it is.
+pub fn next_epoch(epoch: u64, now: Timestamp) -> u64 {
+    epoch.saturating_add(1).max(now.as_second().try_into().unwrap_or(0))
 }

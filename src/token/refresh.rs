@@ -11,6 +11,7 @@ mod logout;
 mod manage;
 mod orders;
 mod rotate;
+mod row;
 mod shared;
 mod show;
 mod unattended;
@@ -21,7 +22,6 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
 use lease::Begin;
 pub use login::Code;
@@ -34,9 +34,9 @@ use work::{own_task, unsaved, unwritable};
 use super::Token;
 use super::cache::{Slot, Snapshot, Wishes};
 use super::keeper::Keeper;
-use super::kept::{Kept, KeptAccess};
+use super::kept::{Kept, KeptAccess, next_epoch};
 use super::refusals::Credential;
-use super::schedule::{Lives, Next, Policy, Schedule, Then};
+use super::schedule::{Lives, Next, Policy, Schedule};
 use super::source::{Exchange, With};
 use crate::clock::Clock;
 use crate::oauth::file::Op;
@@ -92,6 +92,7 @@ pub struct Refresher<E> {
     purpose: String,
     /// A person gave up what there was, and nothing came since.
     given_up: bool,
+    epoch: u64,
     /// Set while the store does not have what is here.
     unsaved: Option<durable::Unsaved>,
     revocations: Vec<Revocation>,
@@ -113,6 +114,7 @@ impl<E: Exchange> Refresher<E> {
             access: None,
             purpose: String::new(),
             given_up: false,
+            epoch: 0,
             unsaved: (!saved && kept.is_some()).then(durable::Unsaved::default),
             revocations: Vec::new(),
             peers: Peers::default(),
@@ -148,8 +150,12 @@ impl<E: Exchange> Refresher<E> {
                 },
                 Next::Wait(next) => wait = wait.min(next),
             }
-            wait = wait.min(self.rotate().await);
+            // Nothing may keep it from the token that another obtains.
+            if !self.peers.decided || self.snapshot.usable(self.task.clock.now()) {
+                wait = wait.min(self.rotate().await);
+            }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(wait) => {}
                 () = self.task.slot.woken() => {}
                 () = stop.cancelled() => {}
@@ -193,59 +199,6 @@ impl<E: Exchange> Refresher<E> {
         next
     }
 
-    /// One exchange with what follows on it directly, between two snapshots.
-    async fn exchange(&mut self, cut: &CancellationToken) {
-        self.pending = Wishes::default();
-        self.with = self.exchange.with();
-        self.snapshot.exchanging = true;
-        self.task.slot.publish(self.snapshot.clone());
-        self.peers.overtaken = false;
-        let failure = self.attempts(cut).await;
-        if failure.is_some() {
-            self.save(failure.as_ref()).await;
-        }
-        if std::mem::take(&mut self.peers.overtaken) {
-            self.snapshot.finished += 1;
-            return self.show(self.snapshot.error.clone());
-        }
-        self.publish(failure);
-    }
-
-    /// An exchange, the repetition of a lost answer, the login after a refused renewal: at most four in a row. `None` is a
-    /// success.
-    async fn attempts(&mut self, cut: &CancellationToken) -> Option<TokenError> {
-        let exchange = Arc::clone(&self.exchange);
-        let seed = own_task(Outcome::NotSent, async move { exchange.seed().await }).await;
-        let configured = seed.as_ref().ok().and_then(Option::as_ref);
-        let mut op = self.schedule.start(self.task.clock.now(), configured);
-        if self.peers.alone {
-            // A refresh token is the others' too.
-            op = Op::Acquire;
-        }
-        if op == Op::Renew && self.schedule.refresh_token().is_none() {
-            let error = seed.err().unwrap_or_else(|| self.nothing_to_renew());
-            // Nothing was sent: no refresh token is to blame.
-            self.schedule.failed(Op::Acquire, Credential::none(), &error, self.task.clock.now(), &mut self.task.rng);
-            return Some(error);
-        }
-        let mut before = None;
-        loop {
-            let now = self.task.clock.now();
-            if let Some(error) = self.schedule.over_budget(now, self.snapshot.usable(now)) {
-                return before.or(Some(error));
-            }
-            let Err((error, credential)) = self.once(op, None, None).await else { return None };
-            match self.schedule.failed(op, credential, &error, self.task.clock.now(), &mut self.task.rng) {
-                Then::Now(next) if !cut.is_cancelled() => {
-                    info!(token = self.task.name, %error, "trying again at once");
-                    (op, before) = (next, Some(error));
-                }
-                // What bars it for good says more than what was last said about it.
-                Then::Now(_) | Then::Later => return Some(self.schedule.barred(&credential).cloned().unwrap_or(error)),
-            }
-        }
-    }
-
     /// One exchange, with that client secret in the place of the one in use. Security: what may panic, such as a parser, runs
     /// in a task of its own: it costs one exchange, not the token.
     async fn once(
@@ -254,6 +207,7 @@ impl<E: Exchange> Refresher<E> {
         code: Option<&Code>,
         instead: Option<Secret>,
     ) -> Result<(), (TokenError, Credential)> {
+        self.peers.overtaken = false;
         let (exchange, (secret, _)) = (Arc::clone(&self.exchange), self.schedule.secrets());
         let prepared = own_task(Outcome::NotSent, async move { exchange.prepare(op, secret).await }).await;
         let mut prepared = prepared.map_err(|error| (error, Credential::none()))?;
@@ -273,17 +227,7 @@ impl<E: Exchange> Refresher<E> {
         if let Some(error) = self.schedule.barred(&credential) {
             return Err(failed(error.clone().of(Outcome::NotSent)));
         }
-        self.holds().await.map_err(failed)?;
-        if self.schedule.begins(op, self.task.clock.now()) {
-            let (error, heard) = (self.snapshot.error.clone(), self.peers.heard);
-            let saved = self.save(error.as_deref()).await;
-            let needed = self.is_shared() && !self.peers.alone;
-            if heard != self.peers.heard || (needed && !saved) {
-                // Others would not know of it, or have done it already.
-                self.schedule.answered(self.task.clock.now(), false);
-                return Err(failed(unsaved()));
-            }
-        }
+        self.reserve(op).await.map_err(failed)?;
         let sent = self.task.clock.now();
         let exchange = Arc::clone(&self.exchange);
         // It may have been sent by the time it breaks off.
@@ -297,6 +241,7 @@ impl<E: Exchange> Refresher<E> {
         self.task.metrics.refreshed(&self.task.name, refused.map_or("success", |error| error.class.as_str()));
         let answer = answer.map_err(failed)?;
         self.schedule.took(&answer, sent, op);
+        self.epoch = next_epoch(self.epoch, sent.wall);
         let refresh = answer.refresh_lifetime;
         let access = match answer.access {
             Ok(access) => access,
@@ -316,7 +261,8 @@ impl<E: Exchange> Refresher<E> {
         self.schedule.succeeded(&credential, lives, sent, self.task.clock.now(), same, &mut self.task.rng);
         self.access = Some(KeptAccess::new(&access.token, sent, token.expires, self.schedule.due()));
         (self.purpose, self.given_up) = (self.with.purpose.clone(), false);
-        // Durable before used: the answer may have ended the refresh token before.
+        // Durable before used: the answer may have ended the refresh token before. What others saved before does not count.
+        self.peers.overtaken = false;
         self.save(None).await;
         if !self.peers.overtaken {
             self.keep(op, token, same, access.warning.as_deref());

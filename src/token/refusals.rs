@@ -110,8 +110,17 @@ impl Refusals {
 
     /// From another's record, of which nothing else is gone on with.
     pub fn learn(&mut self, kept: &[KeptRefusal]) {
-        let known = |what: &[u8; 32]| self.0.iter().any(|entry| entry.credential.what == *what);
-        let new: Vec<_> = kept.iter().filter(|kept| !known(&kept.what)).cloned().collect();
+        let mut new = Vec::new();
+        for kept in kept {
+            match self.0.iter_mut().find(|entry| entry.credential.what == kept.what) {
+                Some(entry) => {
+                    let same = entry.credential.with == kept.with;
+                    entry.times = if same { entry.times.max(kept.times) } else { entry.times };
+                    entry.total = entry.total.max(kept.total);
+                }
+                None => new.push(kept.clone()),
+            }
+        }
         let room = ENTRIES_MAX - self.0.len().min(ENTRIES_MAX);
         self.0.extend(Self::restore(new).0.into_iter().take(room));
     }

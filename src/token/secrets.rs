@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::rotation::{Event, Held, Problem, Rotation, State};
 use crate::secret::Secret;
-use crate::store::{StoreError, Stores};
+use crate::store::{self, StoreError, Stores};
 
 /// What was asked for and is not yet begun.
 const ORDERS_MAX: usize = 4;
@@ -56,6 +56,11 @@ pub enum Verb {
     Rotate,
     Import,
     Delete,
+}
+
+/// Is there anything in the record of a client's secrets? What cannot be read is not known to be of use.
+pub fn holds_a_secret(found: Result<Option<store::Record>, StoreError>) -> bool {
+    found.ok().flatten().is_some_and(|found| found.plain.as_slice() != b"null")
 }
 
 /// What the record of a token's client is called in the store: the same for all tokens of that client.
@@ -133,6 +138,8 @@ pub(super) struct Work {
     pub follow_at: Duration,
     /// The shared store has forgotten what is here.
     pub unsaved: bool,
+    /// The directory of this process does not have what another has saved.
+    pub uncopied: bool,
 }
 
 impl Work {
@@ -268,7 +275,8 @@ impl Secrets {
     /// Another replica has saved that: it is gone on with.
     fn adopt(&self, work: &mut Work, kept: KeptSecrets) {
         self.keep(kept.clone());
-        (work.kept, work.machine, work.unsaved) = (Some(kept), None, false);
+        (work.kept, work.machine) = (Some(kept), None);
+        (work.unsaved, work.uncopied) = (false, true);
         (work.written, work.parked) = (false, None);
     }
 
@@ -276,14 +284,10 @@ impl Secrets {
     pub(super) fn hear(&self, work: &mut Work, news: News<KeptSecrets>) {
         match news {
             News::None => {}
-            News::Theirs(theirs) => self.adopt(work, theirs),
-            News::Back(theirs) => {
-                let ours = work.kept.as_ref().zip(theirs.as_ref()).map(|(ours, theirs)| ours.is_newer_than(theirs));
-                match theirs {
-                    Some(theirs) if ours != Some(true) => self.adopt(work, theirs),
-                    _ => work.unsaved = work.kept.is_some(),
-                }
+            News::Theirs(theirs) if !work.kept.as_ref().is_some_and(|ours| ours.is_newer_than(&theirs)) => {
+                self.adopt(work, theirs);
             }
+            News::Theirs(_) | News::Gone => work.unsaved = work.kept.is_some(),
         }
     }
 

@@ -24,15 +24,15 @@ use crate::support::{
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// A vendor, its API, and the files of a configuration.
-struct Site<V> {
-    vendor: Arc<V>,
+pub struct Site<V> {
+    pub vendor: Arc<V>,
     shown: Shown,
     directory: TempDir,
-    config: String,
+    pub config: String,
 }
 
 /// As the client of this vendor, with a redirect URI that is registered there.
-fn netrex(lifetime: Duration) -> Site<Netrex> {
+pub fn netrex(lifetime: Duration) -> Site<Netrex> {
     let mut site = Site::start(Netrex::new, lifetime);
     let redirect_uri = format!("http://127.0.0.1:{}/callback", free_port());
     site.vendor.register(&redirect_uri);
@@ -65,7 +65,7 @@ impl<V: Vendor> Site<V> {
     }
 
     /// A broker with the files of this directory, which it leaves behind.
-    fn broker(&self, adjust: impl FnOnce(&mut Command)) -> Broker {
+    pub fn broker(&self, adjust: impl FnOnce(&mut Command)) -> Broker {
         let inner = TempDir::with_prefix("broker").unwrap();
         for entry in std::fs::read_dir(self.directory.path()).unwrap() {
             let entry = entry.unwrap();
@@ -173,7 +173,7 @@ fn person(url: &str, user: (&str, &str), answer: &str) -> String {
 const VIEWER: (&str, &str) = (Netrex::USERNAME, Netrex::PASSWORD);
 
 /// Somebody logs in, beside a running broker.
-fn log_in(broker: &Broker) -> String {
+pub fn log_in(broker: &Broker) -> String {
     let login = Login::beside(broker, &["login", "cams"]);
     let back = person(&login.url, VIEWER, "allow");
     assert_eq!(login.come_back(&back).status, 200);

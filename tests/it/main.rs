@@ -76,6 +76,8 @@ mod redis;
 mod refresh;
 /// A configuration, certificates, CA and secret files that change under a running broker.
 mod reload;
+/// Several brokers that share a Redis: one acts for all, whatever stops, sleeps, or is away meanwhile.
+mod replicas;
 /// The rotation of a client secret, with a vendor in miniature, crashes and faults at every point, and a clock of its own.
 mod rotation;
 /// Many sidecars at one token server, in simulated time.

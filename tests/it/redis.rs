@@ -1,6 +1,7 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokenbroker::store::{Lease, Record, Redis, RedisStore, Saved, Seal, SealErro
 use zeroize::Zeroizing;
 
 use crate::exchange::OAuth;
+use crate::leaks::Scan;
 use crate::store::PASSWORD;
 use crate::support::{Broker, RUNTIME, RedisServer, binary, eventually, write};
 
@@ -216,13 +218,13 @@ fn what_is_forgotten_is_empty_then_and_a_damaged_record_can_be_forgotten() {
     let Some(redis) = RedisServer::start(&[]) else { return };
     let store = redis.store();
     assert!(matches!(save(&store, Version::default(), first(), "one"), Ok(Saved::Done)));
-    RUNTIME.block_on(store.forget(NAME)).unwrap();
+    RUNTIME.block_on(store.forget(NAME, b"{}")).unwrap();
     let held = load(&store).unwrap();
     assert_eq!((held.as_ref().unwrap().version.number, text(held).as_str()), (2, "{}"));
     for damage in [["HSET", HELD, "d", "garbage"], ["HSET", HELD, "v", "nonsense"]] {
         redis.cli(&damage);
         assert!(matches!(load(&store), Err(StoreError::Record { .. })), "{damage:?}");
-        RUNTIME.block_on(store.forget(NAME)).unwrap();
+        RUNTIME.block_on(store.forget(NAME, b"{}")).unwrap();
         assert_eq!(text(load(&store).unwrap()), "{}", "{damage:?}");
     }
 }
@@ -320,7 +322,7 @@ fn a_user_who_may_do_what_the_documentation_says_and_nothing_else_is_enough() {
     assert_eq!(text(load(&store).unwrap()), "one");
     assert_eq!(RUNTIME.block_on(store.version(NAME)).unwrap(), first());
     assert_eq!(RUNTIME.block_on(store.names()).unwrap(), [NAME]);
-    RUNTIME.block_on(store.forget(NAME)).unwrap();
+    RUNTIME.block_on(store.forget(NAME, b"{}")).unwrap();
     RUNTIME.block_on(store.release(NAME, 1)).unwrap();
     assert!(redis.cli(&["CLIENT", "LIST"]).contains("name=tokenbroker"));
 
@@ -359,6 +361,9 @@ fn a_wrong_a_missing_and_an_unwanted_password_are_told_apart_and_a_new_one_is_re
     assert!(away(&opened(user)).contains("or the user name in url"));
     let error = away(&opened(settings(Some(SecretSource::File("/no/such/file".into())))));
     assert!(error.starts_with("store.password: cannot read the file /no/such/file"), "{error}");
+    let slow = SecretSource::Exec("sleep".into(), vec!["60".into()]);
+    let error = away(&opened(settings(Some(slow))));
+    assert_eq!(error, "store.password: the command \"sleep\" has not ended within 2 s");
     // The password is gone, and so is everybody's connection.
     redis.password = "right".into();
     redis.cli(&["CONFIG", "SET", "requirepass", "newer"]);
@@ -392,7 +397,10 @@ fn tls_with_a_private_ca_works_and_with_another_it_is_refused() {
     let error = away(&opened(redis.secure(&other.ca(), None)));
     assert!(error.contains("no CA that is trusted has signed its certificate; name its CA with `ca`"), "{error}");
     let error = away(&redis.store());
-    assert!(error.contains("has ended the connection") && error.ends_with("and without TLS?"), "{error}");
+    assert!(
+        error.contains("has ended the connection") && error.ends_with("is it up? If it speaks TLS, write rediss://"),
+        "{error}"
+    );
     let Some(plain) = RedisServer::start(&[]) else { return };
     let error = away(&opened(plain.secure(&ca, None)));
     assert!(error.contains("within 1.9 s, the TLS handshake did not end; is this port really TLS?"), "{error}");
@@ -471,6 +479,20 @@ fn a_redis_that_is_killed_is_told_of_and_works_again_when_it_is_back() {
 }
 
 #[test]
+fn a_connection_that_was_closed_while_it_was_idle_is_made_anew_and_nobody_is_told() {
+    let Some(redis) = RedisServer::start(&[]) else { return };
+    let store = redis.store();
+    for _ in 0..20 {
+        assert!(load(&store).is_ok_and(|record| record.is_none()));
+        redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+        eventually("it is closed", || !redis.cli(&["CLIENT", "LIST"]).contains("name=tokenbroker"));
+        take(&store, 1, LEASE);
+        redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+        RUNTIME.block_on(store.release(NAME, 1)).unwrap();
+    }
+}
+
+#[test]
 fn many_at_once_share_one_connection() {
     let Some(redis) = RedisServer::start(&[]) else { return };
     let store = Arc::new(redis.store());
@@ -518,7 +540,7 @@ fn in_place_of_redis(greeting: &'static str, answer: &'static str) -> Redis {
 #[test]
 fn whatever_else_is_said_instead_of_an_answer_tells_what_to_do() {
     for (greeting, answer, expected) in [
-        ("", "", "has ended the connection (unexpected end of file); is it up, and without TLS?"),
+        ("", "", "has ended the connection (unexpected end of file); is it up? If it speaks TLS, write rediss://"),
         ("HTTP/1.1 400 Bad Request", "", "gives an answer that is none; is this a Redis, version 5 or later?"),
         ("-DENIED Redis is running in protected mode", "", "is in protected mode; set a password there"),
         ("-ERR max number of clients reached", "", "has too many clients; raise maxclients there"),
@@ -582,11 +604,15 @@ impl Home {
     }
 
     fn broker(&self) -> Broker {
+        self.broker_as(|_| {})
+    }
+
+    fn broker_as(&self, adjust: impl FnOnce(&mut Command)) -> Broker {
         let directory = TempDir::with_prefix("broker").unwrap();
-        for name in ["secret", "password", "store_key"] {
+        for name in ["secret", "password", "store_key", "redis_password"] {
             std::os::unix::fs::symlink(self.directory.path().join(name), directory.path().join(name)).unwrap();
         }
-        Broker::start_in(directory, &self.config, |_| {})
+        Broker::start_in(directory, &self.config, adjust)
     }
 
     /// A command of the program: exit status, stdout and stderr.
@@ -699,4 +725,41 @@ fn what_a_running_broker_keeps_beside_redis_is_forgotten_by_it() {
     eventually("it has another", || {
         broker.token("api")["state"] == "valid" && broker.token("api")["fingerprint"] != before
     });
+}
+
+#[test]
+fn nothing_that_the_broker_shows_has_the_password_of_redis_or_the_key_of_the_store() {
+    let Some(redis) = RedisServer::start(&[]) else { return };
+    redis.cli(&["ACL", "SETUSER", "broker", "on", ">redis-password-canary", "~*", "+@all"]);
+    let oauth = OAuth::start(Duration::from_secs(2));
+    let mut home = Home::new(&oauth, &redis, "password = { file = \"redis_password\" }");
+    home.config = home.config.replace("redis://", "redis://broker@");
+    write(home.directory.path(), "redis_password", "redis-password-canary");
+    write(home.directory.path(), "store_key", "store-key-canary-of-more-than-thirty-two-bytes");
+    let broker = home.broker_as(|command| {
+        command.args(["--log-level", "trace"]).env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full");
+    });
+    broker.wait_for_state("api", "valid");
+    eventually("it is shared", || redis.cli(&["KEYS", "*"]).contains("token.api."));
+    let mut scan = Scan::default();
+    let canaries = ["redis-password-canary", "store-key-canary-of-more-than-thirty-two-bytes", "other-password-canary"];
+    scan.secrets.extend(canaries.map(str::to_owned));
+    scan.look(&home.run(&["store", "list"]).1);
+    scan.look(&home.run(&["store", "list", "--json"]).1);
+    scan.look(&home.run(&["check", "--json"]).1);
+    for target in ["/metrics", "/api/status", "/healthz?verbose"] {
+        scan.answer(&broker.admin("GET", target));
+    }
+    write(home.directory.path(), "redis_password", "other-password-canary");
+    redis.cli(&["CLIENT", "KILL", "USER", "broker"]);
+    eventually("it is told", || broker.log().contains("refuses the password; correct [store] password"));
+    for target in ["/metrics", "/api/status", "/healthz?verbose"] {
+        scan.answer(&broker.admin("GET", target));
+    }
+    let (code, stdout, stderr) = home.run(&["store", "list"]);
+    assert_eq!(code, 1, "{stdout}");
+    scan.look(&(stdout + &stderr));
+    scan.look(&home.run(&["check"]).2);
+    scan.look(&broker.log());
+    scan.nothing_came_out();
 }

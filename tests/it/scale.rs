@@ -264,7 +264,7 @@ impl Store for Shared {
         Box::pin(async { Ok(names) })
     }
 
-    fn forget<'a>(&'a self, name: &'a str) -> store::Answer<'a, ()> {
+    fn forget<'a>(&'a self, name: &'a str, _instead: &'a [u8]) -> store::Answer<'a, ()> {
         self.answer(name, |entry| entry.saved = None)
     }
 

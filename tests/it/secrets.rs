@@ -15,14 +15,14 @@ use tokenbroker::standin::{Budget, Comap, Covata, Quirk, Slot, Vanco};
 
 use crate::support::{ADMIN_KEY, HOUR, RedisServer, Reply, Setup, Stand, binary, call, eventually, issuer, write};
 
-const QUICK: &str = "grace = \"1s\", settle = \"1s\", verify = { times = 3, every = \"1s\" }";
+pub const QUICK: &str = "grace = \"1s\", settle = \"1s\", verify = { times = 3, every = \"1s\" }";
 /// Brokers that are killed.
 const KILLS: usize = 8;
 const MANY: Duration = Duration::from_secs(1);
-const STORE: &str = "store = { kind = \"file\", path = \"store\", key = { file = \"store_key\" } }\n";
+pub const STORE: &str = "store = { kind = \"file\", path = \"store\", key = { file = \"store_key\" } }\n";
 
 /// A vendor with a token that may do more than its own limit allows, and how its secret is rotated.
-fn comap(rotate: &str) -> Setup<Comap> {
+pub fn comap(rotate: &str) -> Setup<Comap> {
     let mut vendor = Comap::new(issuer(HOUR));
     vendor.budget = Budget::new(1000, MANY);
     let mut setup = Setup::new("comap", vendor);
@@ -50,7 +50,7 @@ fn run<V>(stand: &Stand<V>, arguments: &[&str], stdin: &str) -> (i32, String, St
     finished(command, stdin)
 }
 
-fn finished(mut command: Command, stdin: &str) -> (i32, String, String) {
+pub fn finished(mut command: Command, stdin: &str) -> (i32, String, String) {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     // One that reads nothing may be gone already.

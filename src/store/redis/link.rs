@@ -32,6 +32,8 @@ pub struct Link {
     /// Held by whoever connects.
     connecting: tokio::sync::Mutex<()>,
     made: AtomicU64,
+    /// The last connection on which anything was answered.
+    proven: AtomicU64,
     failures: AtomicU32,
 }
 
@@ -53,7 +55,15 @@ struct Open {
 impl Link {
     pub fn new(server: Redis, dialer: Arc<Dialer>) -> Self {
         let (state, connecting) = Default::default();
-        Self { server, dialer, state, connecting, made: AtomicU64::new(0), failures: AtomicU32::new(0) }
+        Self {
+            server,
+            dialer,
+            state,
+            connecting,
+            made: AtomicU64::new(1),
+            proven: AtomicU64::new(0),
+            failures: AtomicU32::new(0),
+        }
     }
 
     pub fn server(&self) -> &Redis {
@@ -65,30 +75,39 @@ impl Link {
         self.state().away.as_ref().map(|(_, why)| why.clone())
     }
 
-    /// The answer to a command, or why there is none, for the operator.
+    /// The answer to a command, which does no harm twice; or why there is none, for the operator.
     pub async fn ask(&self, command: &Cmd) -> Result<Value, String> {
         let deadline = Instant::now() + ANSWER_MAX;
-        let (mut connection, number) = self.connection(deadline).await?;
-        match timeout_at(deadline, command.query_async(&mut connection)).await {
-            Ok(Ok(value)) => {
-                self.failures.store(0, Ordering::Relaxed);
-                Ok(value)
-            }
-            Ok(Err(error)) => {
-                let Fault { text, over } = fault(&self.server, &error, false);
-                if over {
-                    self.lost(number, &text);
-                } else {
-                    self.failures.store(0, Ordering::Relaxed);
+        let mut again = false;
+        loop {
+            let (mut connection, number) = self.connection(deadline).await?;
+            let answer = timeout_at(deadline, command.query_async(&mut connection)).await;
+            let Fault { text, over } = match answer {
+                Ok(Ok(value)) => {
+                    self.answered(number);
+                    return Ok(value);
                 }
-                Err(text)
+                // One that worked and was closed meanwhile, as idle ones are, says nothing of the server.
+                Ok(Err(error)) if error.code().is_none() && !again && self.proven.load(Ordering::Relaxed) == number => {
+                    self.lost(number, None);
+                    again = true;
+                    continue;
+                }
+                Ok(Err(error)) => fault(&self.server, &error, false),
+                Err(_) => Fault { text: self.late(), over: true },
+            };
+            if over {
+                self.lost(number, Some(&text));
+            } else {
+                self.answered(number);
             }
-            Err(_) => {
-                let text = self.late();
-                self.lost(number, &text);
-                Err(text)
-            }
+            return Err(text);
         }
+    }
+
+    fn answered(&self, number: u64) {
+        self.failures.store(0, Ordering::Relaxed);
+        self.proven.store(number, Ordering::Relaxed);
     }
 
     async fn connection(&self, deadline: Instant) -> Result<(MultiplexedConnection, u64), String> {
@@ -144,7 +163,8 @@ impl Link {
             // Who nobody is yet may not even ask.
             Ok(line) if ["+PONG", "-NOAUTH", "-NOPERM"].iter().any(|word| line.starts_with(word)) => {}
             Ok(line) => return Err(said(server, line.strip_prefix('-').ok_or_else(|| no_redis(server))?, false).text),
-            Err(error) => return Err(ended(server, &error)),
+            Err(error) if server.endpoint.tls.is_some() => return Err(ended(server, &error)),
+            Err(error) => return Err(ended(server, &error) + " If it speaks TLS, write rediss://"),
         }
         // What this says of itself, and how it logs in, is up to us: the crate's own errors tell less.
         let nothing = RedisConnectionInfo::default().set_skip_set_lib_name();
@@ -174,11 +194,14 @@ impl Link {
         Ok(Open { connection, number, _driver: driving })
     }
 
-    fn lost(&self, number: u64, text: &str) {
+    /// A pause follows, if there is a reason.
+    fn lost(&self, number: u64, text: Option<&str>) {
         let mut state = self.state();
         if state.open.as_ref().is_some_and(|open| open.number == number) {
             state.open = None;
-            self.pause(&mut state, text);
+            if let Some(text) = text {
+                self.pause(&mut state, text);
+            }
         }
     }
 

@@ -10,10 +10,11 @@ mod words;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::{Cmd, Value, cmd};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use self::link::Link;
@@ -23,14 +24,12 @@ use crate::secret::source::SecretSource;
 
 /// No record is longer, sealed.
 const RECORD_MAX: usize = 1 << 20;
-/// More records than these are none of ours; and so many steps through the other keys of the database.
+/// More records than these are none of ours. All keys of the database are looked at for them, so many at a time, for so long.
 const NAMES_MAX: usize = 10_000;
-const STEPS_MAX: usize = 1_000;
 const STEP: usize = 1_000;
+const LISTING_MAX: Duration = Duration::from_secs(10);
 /// Tries to be the last who writes.
 const FORGET_TRIES: u32 = 5;
-/// What stands in the place of a record that was forgotten.
-const EMPTY: &[u8] = b"{}";
 
 /// What each script begins with. `record` is what the key holds now; a record that is too long does not leave Redis.
 const BEGINS: &str = "
@@ -92,12 +91,14 @@ pub struct Redis {
 pub struct RedisStore {
     link: Link,
     seal: Seal,
+    /// Why it took nothing when it was last asked to.
+    refuses: Mutex<Option<String>>,
 }
 
 impl RedisStore {
     /// Connects at the first use.
     pub fn new(server: Redis, seal: Seal, dialer: Arc<Dialer>) -> Self {
-        Self { link: Link::new(server, dialer), seal }
+        Self { link: Link::new(server, dialer), seal, refuses: Mutex::default() }
     }
 
     fn key(&self, name: &str) -> String {
@@ -110,6 +111,13 @@ impl RedisStore {
 
     async fn ask(&self, command: &Cmd) -> Result<Value, StoreError> {
         self.link.ask(command).await.map_err(StoreError::Away)
+    }
+
+    /// As [`Self::ask`], of what changes something.
+    async fn change(&self, command: &Cmd) -> Result<Value, StoreError> {
+        let answer = self.link.ask(command).await;
+        *self.refuses.lock().unwrap_or_else(PoisonError::into_inner) = answer.as_ref().err().cloned();
+        answer.map_err(StoreError::Away)
     }
 
     /// The version as it is written there; empty if there is none.
@@ -127,20 +135,20 @@ impl RedisStore {
             return Err(self.record_fault(name, SealError::Long));
         }
         let saved = self.script(name, SAVE).arg(before).arg(text(version)).arg(sealed).take();
-        match answer(self.ask(&saved).await?) {
+        match answer(self.change(&saved).await?) {
             Some((b"done", _)) => Ok(Saved::Done),
             Some((b"stale", Some(held))) => self.opened(name, held).map(Saved::Stale),
             _ => Err(self.odd()),
         }
     }
 
-    async fn forgotten(&self, name: &str) -> Result<(), StoreError> {
+    async fn forgotten(&self, name: &str, instead: &[u8]) -> Result<(), StoreError> {
         for _ in 0..FORGET_TRIES {
             // Of a record that cannot be opened, too.
             let before = self.written(name).await?;
             let number = version(&before).map_or(0, |version| version.number);
             let version = Version { number: number + 1, tag: fastrand::u64(..) };
-            let saved = self.write(name, &before, version, EMPTY).await;
+            let saved = self.write(name, &before, version, instead).await;
             match saved {
                 Ok(Saved::Done) => return Ok(()),
                 Ok(Saved::Stale(_)) | Err(StoreError::Record { .. }) => {}
@@ -155,7 +163,8 @@ impl RedisStore {
         let server = self.link.server();
         let mut names = BTreeSet::new();
         let mut cursor = b"0".to_vec();
-        for _ in 0..STEPS_MAX {
+        let began = Instant::now();
+        while began.elapsed() < LISTING_MAX && names.len() <= NAMES_MAX {
             let scan = cmd("SCAN").arg(cursor).arg("MATCH").arg(pattern(&server.prefix)).arg("COUNT").arg(STEP).take();
             let Value::Array(answer) = self.ask(&scan).await? else { return Err(self.odd()) };
             let Ok([Value::BulkString(next), Value::Array(keys)]) = <[Value; 2]>::try_from(answer) else {
@@ -166,10 +175,7 @@ impl RedisStore {
                 let name = key.strip_prefix(server.prefix.as_bytes());
                 names.extend(name.and_then(|name| Some(std::str::from_utf8(name).ok()?.to_owned())));
             }
-            if names.len() > NAMES_MAX {
-                break;
-            }
-            if next == b"0" {
+            if next == b"0" && names.len() <= NAMES_MAX {
                 return Ok(names.into_iter().collect());
             }
             cursor = next;
@@ -210,7 +216,8 @@ impl Store for RedisStore {
     }
 
     fn trouble(&self) -> Option<String> {
-        self.link.trouble()
+        let refuses = || self.refuses.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.link.trouble().or_else(refuses)
     }
 
     fn place(&self, name: &str, _version: Version) -> String {
@@ -242,7 +249,7 @@ impl Store for RedisStore {
         Box::pin(async move {
             let long = lease.lasts.saturating_add(lease.after).as_millis().try_into().unwrap_or(u64::MAX);
             let take = self.script(name, TAKE).arg(hex(owner)).arg(long).arg(u8::from(lease.force)).take();
-            match answer(self.ask(&take).await?) {
+            match answer(self.change(&take).await?) {
                 Some((b"yes", Some(held))) => self.opened(name, held).map(Taken::Yes),
                 Some((b"held", Some(Value::Int(left)))) => Ok(Taken::Held(Duration::from_millis(left.unsigned_abs()))),
                 Some((b"lapsed", None)) => Ok(Taken::Lapsed),
@@ -255,8 +262,8 @@ impl Store for RedisStore {
         Box::pin(self.listed())
     }
 
-    fn forget<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
-        Box::pin(self.forgotten(name))
+    fn forget<'a>(&'a self, name: &'a str, instead: &'a [u8]) -> Answer<'a, ()> {
+        Box::pin(self.forgotten(name, instead))
     }
 
     fn release<'a>(&'a self, name: &'a str, owner: u128) -> Answer<'a, ()> {

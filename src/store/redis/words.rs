@@ -5,7 +5,7 @@ use std::error::Error;
 use redis::RedisError;
 
 use super::Redis;
-use crate::connect::{chain, tls_error};
+use crate::connect::tls_error;
 
 /// What every user of ours has to be allowed.
 const COMMANDS: &str = "+eval +time +hget +hmget +hset +hdel +hstrlen +scan +select";
@@ -88,9 +88,7 @@ pub fn ended(server: &Redis, error: &(dyn Error + 'static)) -> String {
         let (what, fix) = server.endpoint.explain(tls);
         return format!("{server} cannot be reached: {what}; {fix}");
     }
-    let why = chain(error);
-    let other = if server.endpoint.tls.is_some() { "" } else { ", and without TLS" };
-    format!("{server} has ended the connection ({why}); is it up{other}?")
+    format!("{server} has ended the connection ({error}); is it up?")
 }
 
 pub fn no_redis(server: &Redis) -> String {

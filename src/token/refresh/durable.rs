@@ -42,7 +42,7 @@ impl<E: Exchange> Refresher<E> {
         // Security: one that was obtained for something else must never be sent.
         let access = kept.access.take().filter(|_| knows && kept.purpose == self.with.purpose);
         self.revocations = kept.revocations.drain(..).map(Into::into).collect();
-        self.given_up = kept.given_up;
+        (self.given_up, self.epoch) = (kept.given_up, kept.epoch);
         let due = access.as_ref().and_then(|access| access.due).map(|due| due.moment(same_boot, now));
         self.schedule.restore(&mut kept, due, same_boot, now);
         if kept.inputs != self.with.inputs {
@@ -86,6 +86,7 @@ impl<E: Exchange> Refresher<E> {
             saved: Some(KeptMoment::at(now)),
             access: self.access.clone(),
             given_up: self.given_up,
+            epoch: self.epoch,
             error: error.map(KeptError::from),
             revocations: self.revocations.iter().map(Into::into).collect(),
             ..self.schedule.keep(now)
@@ -105,7 +106,7 @@ impl<E: Exchange> Refresher<E> {
                 Ok(()) => Ok(()),
                 Err(keeper::Unsaved::Failed(why)) => Err(why),
                 Err(keeper::Unsaved::Stale(news)) => match *news {
-                    News::Theirs(theirs) | News::Back(Some(theirs)) if self.settle(&theirs) => {
+                    News::Theirs(theirs) if self.settle(&theirs) => {
                         self.peers.overtaken = true;
                         return false;
                     }

@@ -14,7 +14,9 @@ use crate::token::secrets::Work;
 use crate::token::source::Exchange;
 
 /// Of the client's secrets: renewed at its half, while something is under way.
-const STEP_LEASE: Duration = Duration::from_secs(120);
+const STEP_LEASE: Duration = Duration::from_secs(180);
+/// What a step may take beside two requests.
+const STEP_MAX: Duration = Duration::from_secs(60);
 
 impl<E: Exchange> Refresher<E> {
     /// Another replica goes on with what is under way.
@@ -32,6 +34,11 @@ impl<E: Exchange> Refresher<E> {
             return;
         };
         work.follow_at = boot + LOOK_EVERY;
+        if std::mem::take(&mut work.uncopied)
+            && let Some(kept) = &work.kept
+        {
+            keeper.copy(kept).await;
+        }
         if work.unsaved
             && let Some(kept) = &work.kept
         {
@@ -56,7 +63,8 @@ impl<E: Exchange> Refresher<E> {
         if keeper.leased() > STEP_LEASE / 2 {
             return true;
         }
-        let lease = Lease { lasts: STEP_LEASE, after: self.task.policy.timeout, force: true };
+        let after = 2 * self.task.policy.timeout + STEP_MAX;
+        let lease = Lease { lasts: STEP_LEASE, after, force: true };
         match keeper.take(lease).await {
             Ok(Held::Ours(news)) => {
                 rotating.secrets.hear(work, news);

@@ -80,7 +80,7 @@ impl<E: Exchange> Refresher<E> {
         let may = policy.limit.is_none()
             && match policy.grant {
                 Grant::ClientCredentials | Grant::Static => true,
-                Grant::Password => !usable,
+                Grant::Password => !usable && self.schedule.refresh_token().is_none(),
                 _ => false,
             };
         if !may {
@@ -91,7 +91,13 @@ impl<E: Exchange> Refresher<E> {
         self.store_is_away(why);
         let left =
             self.snapshot.token.as_ref().and_then(|token| token.expires).map_or(Duration::ZERO, |end| end.left(now));
-        let spread = if usable && !self.pending.forced { SPREAD.min(left / 4) } else { Duration::ZERO };
+        let spread = match policy.grant {
+            _ if self.pending.forced => Duration::ZERO,
+            _ if usable => SPREAD.min(left / 4),
+            // Each of the others may do the same, with a password that may be wrong.
+            Grant::Password => SPREAD / 3,
+            _ => Duration::ZERO,
+        };
         let rng = &mut self.task.rng;
         let from = *self.peers.not_before.get_or_insert_with(|| now.boot + spread.mul_f64(rng.f64()));
         if now.boot < from {
@@ -127,15 +133,18 @@ impl<E: Exchange> Refresher<E> {
         self.peers.alone = false;
         let until = self.task.clock.now().boot + wait;
         loop {
-            match self.take(force).await {
+            let error = match self.take(force).await {
                 Ok(Held::Ours(news)) => {
                     self.hear(news);
                     return Ok(());
                 }
-                Ok(_) if self.task.clock.now().boot < until => tokio::time::sleep(LOOK_EVERY).await,
-                Ok(_) => return Err(busy()),
-                Err(why) => return Err(away(&why)),
+                Ok(_) => busy(),
+                Err(why) => away(&why),
+            };
+            if self.task.clock.now().boot >= until {
+                return Err(error);
             }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
@@ -146,15 +155,17 @@ impl<E: Exchange> Refresher<E> {
         if !shared || self.task.keeper.as_ref().is_some_and(|keeper| keeper.leased() >= needed) {
             return Ok(());
         }
-        match self.take(false).await {
-            Ok(Held::Ours(News::None)) => Ok(()),
+        let error = match self.take(false).await {
+            Ok(Held::Ours(News::None)) => return Ok(()),
             Ok(Held::Ours(news)) => {
                 self.hear(news);
-                Err(busy())
+                busy()
             }
-            Ok(_) => Err(busy()),
-            Err(why) => Err(away(&why)),
-        }
+            Ok(_) => busy(),
+            Err(why) => away(&why),
+        };
+        self.peers.overtaken = true;
+        Err(error)
     }
 
     pub(super) async fn release(&mut self) {
@@ -167,6 +178,7 @@ impl<E: Exchange> Refresher<E> {
         let lease = self.lease(force);
         let Some(keeper) = &mut self.task.keeper else { return Ok(Held::Ours(News::None)) };
         let held = keeper.take(lease).await;
+        self.peers.unwritable = held.is_err();
         if held.is_ok() {
             self.store_answers();
         }

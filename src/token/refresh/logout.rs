@@ -12,11 +12,11 @@ use super::{LOOK_AGAIN, Refresher, own_task};
 use crate::oauth::file::Grant;
 use crate::oauth::{Class, Outcome, TokenError};
 use crate::secret::Secret;
-use crate::token::kept::{KeptRefresh, KeptRevocation};
+use crate::token::kept::{KeptRefresh, KeptRevocation, next_epoch};
 use crate::token::source::Exchange;
 
 /// Tokens that wait to be ended; the oldest goes first.
-const QUEUE_MAX: usize = 16;
+pub(super) const QUEUE_MAX: usize = 16;
 /// From a second, doubling to an hour: four days in all.
 const TRIES_MAX: u32 = 100;
 const DELAY_MAX: Duration = Duration::from_secs(3600);
@@ -49,6 +49,11 @@ impl From<KeptRevocation> for Revocation {
 }
 
 impl Revocation {
+    /// Is it about the same token?
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.token == other.token
+    }
+
     /// Until it is tried again: not at all before the first time.
     pub(super) fn put_off(&mut self, boot: Duration, rng: &mut Rng) {
         let Some(doublings) = self.tries.checked_sub(1) else { return };
@@ -87,6 +92,7 @@ impl<E: Exchange> Refresher<E> {
         let error = logged_out(self.task.policy.grant, &self.task.name);
         info!(token = self.task.name, "logged out");
         (self.snapshot.token, self.given_up) = (None, true);
+        self.epoch = next_epoch(self.epoch, self.task.clock.now().wall);
         self.show(Some(Arc::new(error.clone())));
         // Durable before it is tried: a crash in between does not leave a token alive.
         self.save(Some(&error)).await;

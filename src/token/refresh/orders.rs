@@ -151,7 +151,7 @@ impl<E: Exchange> Refresher<E> {
         record.old.expires = record.old.expires.or(end);
         let superseded = vec![configured.seed];
         let configured = configured.each;
-        let kept = KeptSecrets { superseded, configured, instance, record, retry_at: None, saved: 0 };
+        let kept = KeptSecrets { superseded, configured, instance, record, retry_at: None, epoch: 0 };
         (work.kept, work.machine) = (Some(kept), None);
         rotating.secrets.is_overruled(work);
         Ok(())

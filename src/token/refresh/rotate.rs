@@ -15,7 +15,8 @@ use crate::oauth::file::{Grant, Op};
 use crate::oauth::{Class, Outcome, TokenError};
 use crate::rotation::{Action, Event, Failure, Held, Problem, Rotation, State, Which, plan};
 use crate::token::cache::Slot;
-use crate::token::keeper::{Content, Keeper, News, Unsaved};
+use crate::token::keeper::{News, Unsaved};
+use crate::token::kept::next_epoch;
 use crate::token::secrets::{KeptSecrets, Progress, Secrets, Work};
 use crate::token::source::{Configured, Exchange};
 
@@ -67,25 +68,16 @@ impl<E: Exchange> Refresher<E> {
         self.write_secret(&rotating, &mut work).await;
         self.plan_rotation(&rotating, &mut work).await;
         let wait = self.step(&rotating, &mut work).await;
+        let under_way = work.machine.as_ref().is_some_and(|machine| machine.record().state != State::Stable);
+        if !under_way || work.parked.is_some() {
+            // Another replica may be asked for something.
+            release(&mut work).await;
+        }
         self.show_rotation(&rotating, &mut work, Some(wait));
         wait
     }
 
     async fn step(&mut self, rotating: &Rotating, work: &mut Work) -> Duration {
-        let now = self.task.clock.now().wall;
-        let shared = work.keeper.as_ref().is_some_and(Keeper::is_shared);
-        let Some(machine) = self.machine(rotating, work).filter(|_| shared) else {
-            return self.lone_step(rotating, work).await;
-        };
-        let acts = !matches!(machine.next(now), Action::Done | Action::Park(_) | Action::Wait(_));
-        if acts && !self.leads(rotating, work).await {
-            return LOOK_AGAIN;
-        }
-        self.lone_step(rotating, work).await
-    }
-
-    /// One step; no other replica makes any meanwhile.
-    async fn lone_step(&mut self, rotating: &Rotating, work: &mut Work) -> Duration {
         let now = self.task.clock.now().wall;
         let Some(machine) = self.machine(rotating, work) else { return LOOK_AGAIN };
         let rests = machine.record().state == State::Stable;
@@ -99,23 +91,34 @@ impl<E: Exchange> Refresher<E> {
         let Some(machine) = self.machine(rotating, work) else { return LOOK_AGAIN };
         rotating.secrets.report(machine, now);
         let action = machine.next(now);
+        let left = match &action {
+            Action::Wait(until) => Duration::try_from(until.duration_since(now)).unwrap_or_default(),
+            _ => Duration::ZERO,
+        };
+        let rests = matches!(action, Action::Done | Action::Park(_)) || left > ADMIN_KEPT;
+        let waits = left > Duration::ZERO && !work.keeper.as_ref().is_some_and(|keeper| !keeper.leased().is_zero());
+        if !rests && !waits {
+            // One replica makes the steps, and goes on where it waits for a while.
+            if !self.leads(rotating, work).await {
+                return LOOK_AGAIN;
+            }
+            if work.machine.is_none() {
+                return Duration::ZERO;
+            }
+        }
         if !matches!(action, Action::Done) {
             work.parked = None;
         }
         let event = match &action {
             Action::Done => {
                 work.admin = None;
-                release(work).await;
                 return LOOK_AGAIN;
             }
             Action::Park(problem) => {
                 (work.parked, work.admin) = (Some(problem.clone()), None);
-                // Another replica may be asked to go on.
-                release(work).await;
                 return LOOK_AGAIN;
             }
-            Action::Wait(until) => {
-                let left = Duration::try_from(until.duration_since(now)).unwrap_or_default();
+            Action::Wait(_) => {
                 if left > ADMIN_KEPT {
                     work.admin = None;
                     release(work).await;
@@ -170,13 +173,14 @@ impl<E: Exchange> Refresher<E> {
         let (Some(machine), Some(kept), Some(keeper)) = (&work.machine, work.kept.clone(), &mut work.keeper) else {
             return Event::SaveFailed;
         };
-        let saved = self.task.clock.now().wall.as_second();
-        let mut kept = KeptSecrets { record: machine.record().clone(), saved, ..kept };
+        let (before, now) = (kept.epoch, self.task.clock.now().wall);
+        let mut kept = KeptSecrets { record: machine.record().clone(), epoch: next_epoch(before, now), ..kept };
         kept.supersedes();
         let mut saved = keeper.save(&kept).await;
         for _ in 0..SAVES_MAX {
             let Err(Unsaved::Stale(news)) = &saved else { break };
-            if !is_ours(&kept, news) {
+            if matches!(&**news, News::Theirs(theirs) if theirs.epoch > before) {
+                // Another has gone on from what this step was made from.
                 break;
             }
             // The store has forgotten what is here.
@@ -291,14 +295,6 @@ impl<E: Exchange> Refresher<E> {
             }
             work.told = Some(told);
         }
-    }
-}
-
-/// Is what is here newer than what the store has gone back to?
-fn is_ours(kept: &KeptSecrets, news: &News<KeptSecrets>) -> bool {
-    match news {
-        News::Back(theirs) => theirs.as_ref().is_none_or(|theirs| kept.is_newer_than(theirs)),
-        News::None | News::Theirs(_) => false,
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::logout::{QUEUE_MAX, Revocation};
 use super::{Refresher, durable};
 use crate::oauth::TokenError;
 use crate::token::Token;
@@ -23,14 +24,19 @@ pub(super) struct Peers {
     pub look_at: Duration,
     /// Why the store cannot be asked.
     pub away: Option<String>,
+    /// It answers, and takes nothing.
+    pub unwritable: bool,
     /// An exchange is due, and waits for the lease.
     pub decided: bool,
     /// Without the store, it is not sent before: since boot.
     pub not_before: Option<Duration>,
     /// The exchange at work has no lease.
     pub alone: bool,
-    /// Grows with each state of another that was taken into account.
+    /// Grows with each state of another that was gone on from; and with each that was looked at for that.
+    pub adopted: u64,
     pub heard: u64,
+    /// The copy in the directory of this process is not what was gone on from.
+    pub uncopied: bool,
     /// Another has saved something newer than what an exchange of this task brought.
     pub overtaken: bool,
     /// What is shown as the token's error is that of the store.
@@ -44,17 +50,27 @@ impl<E: Exchange> Refresher<E> {
 
     /// Looks whether another has changed the record, and goes on from that; how long to wait at most until the next look.
     pub(super) async fn follow(&mut self) -> Duration {
-        let Some(keeper) = self.task.keeper.as_mut().filter(|keeper| keeper.is_shared()) else {
+        if !self.is_shared() {
             return super::LOOK_AGAIN;
-        };
+        }
         let boot = self.task.clock.now().boot;
         if boot < self.peers.look_at {
             return self.peers.look_at - boot;
         }
+        if std::mem::take(&mut self.peers.uncopied) {
+            let error = self.snapshot.error.clone();
+            let kept = self.kept(error.as_deref());
+            if let Some(keeper) = &mut self.task.keeper {
+                keeper.copy(&kept).await;
+            }
+        }
+        let Some(keeper) = &mut self.task.keeper else { return super::LOOK_AGAIN };
         let wait = LOOK_EVERY.mul_f64(0.9 + 0.2 * self.task.rng.f64());
         match keeper.news().await {
             Ok(news) => {
-                self.store_answers();
+                if !self.peers.unwritable {
+                    self.store_answers();
+                }
                 self.hear(news);
             }
             Err(why) => self.store_is_away(why),
@@ -63,38 +79,52 @@ impl<E: Exchange> Refresher<E> {
         wait
     }
 
-    /// Goes on from what another has made of the record; false if that leaves what is here as the newer.
-    pub(super) fn hear(&mut self, news: News<Kept>) -> bool {
+    /// Goes on from what another has made of the record, unless what is here is newer: the store may have gone back to an older
+    /// state.
+    pub(super) fn hear(&mut self, news: News<Kept>) {
         match news {
-            News::None => true,
-            News::Theirs(theirs) if self.unsaved.is_none() => {
-                self.adopt(theirs);
-                true
+            News::None => {}
+            News::Theirs(theirs) => {
+                self.settle(&theirs);
             }
-            // Neither was written with knowledge of the other.
-            News::Theirs(theirs) | News::Back(Some(theirs)) => self.settle(&theirs),
-            News::Back(None) => {
-                warn!(token = self.task.name, "the shared store has forgotten the record: it is saved again");
-                self.unsaved = Some(durable::Unsaved::default());
-                false
+            News::Gone => {
+                warn!(token = self.task.name, "the shared store has no record any more: it is saved again");
+                self.peers.heard += 1;
+                self.unsaved.get_or_insert_default();
             }
         }
     }
 
-    /// Which of two states is gone on with, theirs or what is here? True if it is theirs.
+    /// Which of two states is gone on with, theirs or what is here? True if it is theirs. What was refused and what was spent
+    /// counts whichever it is.
     pub(super) fn settle(&mut self, theirs: &Kept) -> bool {
+        let now = self.task.clock.now();
         let error = self.snapshot.error.clone();
-        if self.kept(error.as_deref()).is_newer_than(theirs) {
+        let ours = self.kept(error.as_deref());
+        self.peers.heard += 1;
+        if ours.is_newer_than(theirs) {
             warn!(token = self.task.name, "the shared store has an older state than is known here: it is saved again");
-            let now = self.task.clock.now();
-            self.peers.heard += 1;
             self.schedule.learn(theirs, self.task.clock.is_of(&theirs.boot), now);
+            self.learn_revocations(theirs);
             self.unsaved.get_or_insert_default();
             return false;
         }
-        self.unsaved = None;
+        let unsaved = self.unsaved.take().is_some();
         self.adopt(theirs.clone());
+        if unsaved {
+            self.schedule.learn(&ours, true, now);
+            self.learn_revocations(&ours);
+            self.unsaved.get_or_insert_default();
+        }
         true
+    }
+
+    /// Of a state that is not gone on with, the vendor is told all the same.
+    fn learn_revocations(&mut self, other: &Kept) {
+        let new = other.revocations.iter().cloned().map(Revocation::from);
+        let new: Vec<_> = new.filter(|new| !self.revocations.iter().any(|known| known.is(new))).collect();
+        self.revocations.extend(new);
+        self.revocations.truncate(QUEUE_MAX);
     }
 
     fn adopt(&mut self, mut theirs: Kept) {
@@ -112,8 +142,10 @@ impl<E: Exchange> Refresher<E> {
         let due = access.as_ref().and_then(|access| access.due).map(|due| due.moment(same_boot, now));
         let due = if own { due } else { self.schedule.due() };
         let forgotten = theirs.given_up || theirs.saved.is_none();
-        self.given_up = theirs.given_up;
-        self.peers.heard += 1;
+        // What this task saves next may be the first that another one sees of it.
+        self.given_up = forgotten;
+        self.peers.adopted += 1;
+        (self.epoch, self.peers.uncopied) = (theirs.epoch, true);
         self.schedule.restore(&mut theirs, due, same_boot, now);
         match access {
             Some(access) if own => {

@@ -22,9 +22,9 @@ pub struct KeptSecrets {
     pub record: Record,
     /// An unattended rotation that failed is not tried again before: seconds since 1970.
     pub retry_at: Option<i64>,
-    /// When this was saved: seconds since 1970.
+    /// Grows with every step; about the second in which it was made.
     #[serde(default)]
-    pub saved: i64,
+    pub epoch: u64,
 }
 
 /// So many values are known for former ones.
@@ -61,15 +61,8 @@ impl KeptSecrets {
 }
 
 impl Content for KeptSecrets {
-    /// The one that knows a secret which the other does not; else the one that was saved later.
     fn is_newer_than(&self, other: &Self) -> bool {
-        let knows_more =
-            |one: &Self, than: &Self| one.superseded.iter().any(|digest| !than.superseded.contains(digest));
-        match (knows_more(self, other), knows_more(other, self)) {
-            (true, false) => true,
-            (false, true) => false,
-            _ => self.saved > other.saved,
-        }
+        self.epoch > other.epoch
     }
 
     /// Its times are days, by the vendor's clock.

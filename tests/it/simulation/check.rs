@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokenbroker::oauth::file::{Grant, Op};
 
 use super::idp::Call;
-use super::store::STORE_WAITS;
+use super::remote::STORE_WAITS;
 use super::world::{Inner, Who, World};
 
 /// A refresh token is sent once: a second time only if nobody could know what came of the first.
@@ -22,6 +22,8 @@ const GOOD: &str = "no token after its end, or for another purpose";
 const SERVED: &str = "served whenever a valid token exists";
 /// In no window more requests than the budget has.
 const BUDGET: &str = "the budget is kept";
+/// Replicas share what one of them obtains.
+const ONE: &str = "where nothing goes wrong, one exchange serves all, and nothing is excused";
 /// When all is well, everybody serves.
 const CALM: &str = "all replicas serve once the faults are over";
 
@@ -58,7 +60,10 @@ impl Inner {
     }
 
     fn is_leased(&mut self, who: Who, token: &str, now: Duration) {
-        let Some(entry) = self.records.all.values().next() else { return self.excuse("the store lost everything") };
+        if self.records.broken_lock {
+            return;
+        }
+        let Some(entry) = self.records.token() else { return self.excuse("the store lost everything") };
         if entry.owner.is_some_and(|(_, owner)| owner == who) {
             return;
         }
@@ -68,14 +73,14 @@ impl Inner {
         };
         let since = |then: Option<Duration>| then.is_some_and(|then| then >= granted);
         match () {
-            () if since(self.records.forgot) => self.excuse("the store forgot a lease"),
+            () if self.records.forgot(granted, now) => self.excuse("the store forgot a lease"),
             () if since(self.records.jumped) => self.excuse("the clock of the store was set"),
             () if since(self.replicas[who.replica].stood) => self.excuse("the holder stood still"),
             () => self.breaks(now, LEASED, format!("{who} sends {token}, the lease is {owner}'s")),
         }
     }
 
-    fn excuse(&mut self, what: &'static str) {
+    pub fn excuse(&mut self, what: &'static str) {
         *self.excuses.entry(what).or_default() += 1;
     }
 
@@ -97,7 +102,7 @@ impl Inner {
             return Ok("a request was on its way for longer than its sender waited");
         }
         let granted = two.granted.unwrap_or(two.sent);
-        if self.records.forgot.is_some_and(|forgot| forgot >= one.sent && forgot <= two.sent) {
+        if self.records.forgot(granted.min(one.granted.unwrap_or(one.sent)), two.sent) {
             return Ok("the store forgot what was saved, or the lease");
         }
         let Some(told) = one.told.filter(|told| *told <= granted) else {
@@ -144,9 +149,10 @@ impl Inner {
         let late = calls.iter().any(|call| call.arrived.is_some_and(|at| at > from && at > call.sent + self.waits));
         let asked = calls[call].by;
         match () {
-            () if self.records.forgot.is_some_and(|forgot| forgot + budget.per + 2 * self.waits >= now) => {
+            () if self.records.forgot(from.saturating_sub(2 * self.waits), now) => {
                 self.excuse("the store forgot what was spent");
             }
+            () if self.records.jumped.is_some_and(|at| at > from) => self.excuse("the clock of the store was set"),
             () if late => self.excuse("a request was on its way for longer than its sender waited"),
             () => self.breaks(now, BUDGET, format!("{count} requests in {:?}, the last by {asked}", budget.per)),
         }
@@ -159,17 +165,20 @@ impl Inner {
                 let family = &self.idp.families[family];
                 (family.newest.clone(), family.dead || family.lost)
             };
-            let last = family + 1 == self.idp.families.len();
-            if over || !last || self.is_somewhere(&newest) {
+            // What a login brought may be given up for what another login brought; what a person got, for what he got later.
+            let person = self.idp.refresh[&format!("rt-{family}-0")].by.is_none();
+            let instead = if person {
+                family + 1 < self.idp.families.len()
+            } else {
+                self.idp.families.iter().any(|other| !other.dead && self.is_held(&other.newest))
+            };
+            if over || instead || self.is_held(&newest) {
                 continue;
             }
             let Some(call) = self.idp.refresh[&newest].by else { continue };
             let call = self.idp.calls[call].clone();
-            if call.told.is_none() && call.gave_up.is_none() && self.lives(call.by) {
-                continue;
-            }
             let had = self.records.had.get(&newest).copied();
-            let forgot = had.zip(self.records.forgot).is_some_and(|(had, forgot)| forgot >= had);
+            let forgot = had.is_some_and(|had| self.records.forgot(had, now));
             match () {
                 () if call.told.is_none() => self.excuse("the answer with it was lost"),
                 () if forgot => self.excuse("the store forgot it, and those who knew it died"),
@@ -180,7 +189,14 @@ impl Inner {
         }
     }
 
-    fn is_somewhere(&self, token: &str) -> bool {
+    /// Does somebody have it, or wait for the answer with it?
+    fn is_held(&self, token: &str) -> bool {
+        let call = self.idp.refresh[token].by.map(|call| &self.idp.calls[call]);
+        let comes = call.is_some_and(|call| call.told.is_none() && call.gave_up.is_none() && self.lives(call.by));
+        comes || self.is_somewhere(token)
+    }
+
+    pub fn is_somewhere(&self, token: &str) -> bool {
         self.records.all.values().any(|entry| entry.holds.contains(token))
             || self.replicas.iter().any(|replica| {
                 let knows = replica.alive && replica.knows.contains_key(token);
@@ -208,9 +224,17 @@ impl World {
         }
     }
 
-    /// After the faults: does everybody serve?
+    /// After the faults: does everybody serve? And where there were none: did one exchange serve all, each time?
     pub fn calm(&self, now: Duration) {
         let mut inner = self.lock();
+        if self.scenario.is_quiet() && !self.scenario.rotates {
+            let (exchanges, excuses) = (inner.idp.calls.len(), inner.excuses.clone());
+            // A token is replaced after three quarters of its life, a twentieth earlier or later.
+            let most = now.as_secs_f64() / (self.scenario.lifetime.as_secs_f64() * 0.7) + 2.0;
+            if exchanges as f64 > most || !excuses.is_empty() {
+                inner.breaks(now, ONE, format!("{exchanges} exchanges, {most} at most; {excuses:?}"));
+            }
+        }
         for replica in 0..inner.replicas.len() {
             if inner.replicas[replica].serves.is_none() {
                 let why = format!("replica {replica} has no token");
@@ -222,7 +246,7 @@ impl World {
 
 impl Inner {
     fn is_good(&mut self, replica: usize, token: &str, now: Duration) {
-        let Some((ends, purpose)) = self.idp.access.get(token).cloned() else {
+        let Some(super::idp::Granted { ends, purpose, .. }) = self.idp.access.get(token).cloned() else {
             return self.breaks(now, GOOD, format!("replica {replica} gives {token}, which nobody issued"));
         };
         let machine = &self.replicas[replica];
@@ -247,21 +271,28 @@ impl Inner {
     fn is_served(&mut self, replica: usize, given: Option<String>, now: Duration) {
         let machine = &mut self.replicas[replica];
         let before = std::mem::replace(&mut machine.serves, given.clone());
-        if given.is_some() {
+        if let Some(given) = given {
+            let by = self.idp.access.get(&given).map(|access| access.by.replica);
+            if before.as_ref() != Some(&given) && by.is_some_and(|by| by != replica) {
+                self.count("token of another replica served");
+            }
             return;
         }
         let machine = &self.replicas[replica];
         let good = |token: &String| {
-            self.idp.access.get(token).is_some_and(|(ends, purpose)| *ends > now + ENDS && *purpose == machine.purpose)
+            self.idp
+                .access
+                .get(token)
+                .is_some_and(|access| access.ends > now + ENDS && access.purpose == machine.purpose)
         };
         let reaches = machine.reaches_store.is_some_and(|since| since + FOLLOWS < now);
         let runs = machine.born + FOLLOWS < now && machine.stood.is_none_or(|stood| stood + FOLLOWS < now);
-        let entry = self.records.all.values().next().filter(|entry| entry.since + FOLLOWS < now && reaches && runs);
+        let entry = self.records.token().filter(|entry| entry.since + FOLLOWS < now && reaches && runs);
         let there = entry.and_then(|entry| entry.access.clone()).filter(good);
         let Some(token) = before.clone().filter(good).or_else(|| there.clone()) else { return };
         // Whichever clock says so ends it, also that of whoever saved it.
-        let issued = self.idp.access[&token].0.saturating_sub(self.lifetime);
-        if self.set.is_some_and(|set| set >= issued) {
+        let issued = self.idp.access[&token].ends.saturating_sub(self.lifetime);
+        if self.set.max(self.records.jumped).is_some_and(|set| set + 2 * self.waits >= issued) {
             return self.excuse("a clock was set, which ended the token");
         }
         self.breaks(now, SERVED, format!("replica {replica} had {before:?}, and has nothing; the store has {there:?}"));

@@ -5,12 +5,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokenbroker::clock::Clock;
 use tokenbroker::oauth::file::{ClientAuth, Grant, Op};
+use tokenbroker::oauth::inputs::Given;
+use tokenbroker::oauth::manage::Item;
 use tokenbroker::oauth::request::Inputs;
 use tokenbroker::oauth::response::{Access, Answer};
 use tokenbroker::oauth::{Class, Outcome, TokenError};
 use tokenbroker::secret::Secret;
-use tokenbroker::token::source::{Exchange, Prepared, With};
+use tokenbroker::token::secrets::Secrets;
+use tokenbroker::token::source::{Configured, Exchange, Prepared, Unmanaged, With};
 use tokenbroker::units::Budget;
 
 use super::plan::Scenario;
@@ -22,14 +26,21 @@ pub struct TokenRequest {
     pub op: Op,
     pub refresh_token: Option<String>,
     pub purpose: String,
+    pub secret: String,
     /// Which of [`Idp::calls`] it is.
     pub call: usize,
 }
 
 #[derive(Clone)]
 pub enum TokenAnswer {
-    Tokens { access: String, lifetime: Duration, refresh: Option<String> },
+    Tokens {
+        access: String,
+        lifetime: Duration,
+        refresh: Option<String>,
+    },
     Refused,
+    /// The client secret is none.
+    Unknown,
     Busy(Duration),
     Broken,
 }
@@ -62,6 +73,14 @@ pub struct Call {
     pub granted: Option<Duration>,
 }
 
+/// An access token.
+#[derive(Clone, Debug)]
+pub struct Granted {
+    pub ends: Duration,
+    pub purpose: String,
+    pub by: Who,
+}
+
 /// A refresh token.
 #[derive(Clone, Debug)]
 pub struct Issued {
@@ -89,8 +108,7 @@ pub struct Idp {
     pub budget: Option<Budget>,
     pub families: Vec<Family>,
     pub refresh: BTreeMap<String, Issued>,
-    /// Access tokens: when they end, and what for.
-    pub access: BTreeMap<String, (Duration, String)>,
+    pub access: BTreeMap<String, Granted>,
     pub calls: Vec<Call>,
     /// When requests came, for the budget.
     pub came: Vec<Duration>,
@@ -121,9 +139,10 @@ impl Idp {
         token
     }
 
-    fn issue(&mut self, purpose: &str, refresh: Option<String>, now: Duration) -> TokenAnswer {
+    fn issue(&mut self, by: Who, purpose: &str, refresh: Option<String>, now: Duration) -> TokenAnswer {
         let access = format!("at-{}", self.access.len());
-        self.access.insert(access.clone(), (now + self.lifetime, purpose.to_owned()));
+        let granted = Granted { ends: now + self.lifetime, purpose: purpose.to_owned(), by };
+        self.access.insert(access.clone(), granted);
         TokenAnswer::Tokens { access, lifetime: self.lifetime, refresh }
     }
 
@@ -155,13 +174,18 @@ impl Inner {
             Mood::Busy => return TokenAnswer::Busy(Duration::from_secs(2)),
             _ => {}
         }
+        if !self.vendor.accepts(&request.secret) {
+            self.event(now, format_args!("idp: {who} is not known by {}", request.secret));
+            self.count("client secret refused");
+            return TokenAnswer::Unknown;
+        }
         let Some(token) = request.refresh_token.clone().filter(|_| request.op == Op::Renew) else {
             if request.op == Op::Renew {
                 return TokenAnswer::Refused;
             }
             let refresh = self.idp.renews.then(|| self.idp.login(Some(request.call)));
             self.idp.calls[request.call].made.clone_from(&refresh);
-            let answer = self.idp.issue(&request.purpose, refresh.clone(), now);
+            let answer = self.idp.issue(who, &request.purpose, refresh.clone(), now);
             self.event(now, format_args!("idp: {who} logs in: {}", refresh.unwrap_or_default()));
             return answer;
         };
@@ -195,7 +219,7 @@ impl Inner {
         }
         self.event(now, format_args!("idp: {who} uses {token}, gets {next}"));
         self.idp.calls[request.call].made = Some(next.clone());
-        self.idp.issue(&request.purpose, Some(next), now)
+        self.idp.issue(who, &request.purpose, Some(next), now)
     }
 }
 
@@ -214,6 +238,13 @@ pub async fn answer(world: Arc<World>, who: Who, ask: Ask) -> Option<Reply> {
             tokio::time::sleep(Duration::from_millis(behind)).await;
             (mood != Mood::Mute).then_some(Reply::Token(answer))
         }
+        (Ask::Manage(asked), _) => {
+            let late = if mood == Mood::Slow { fastrand::u64(0..6000) } else { 0 };
+            tokio::time::sleep(Duration::from_millis(late)).await;
+            let now = world.now();
+            let answer = world.lock().manages(who, &asked, now);
+            (mood != Mood::Mute).then_some(Reply::Managed(answer))
+        }
         (Ask::Store(_), _) => None,
     }
 }
@@ -223,10 +254,13 @@ pub struct Client {
     pub wire: Wire,
     pub grant: Grant,
     pub wait: Duration,
+    pub clock: Clock,
+    /// `None`: the client secret stays what it is.
+    pub secrets: Option<Arc<Secrets>>,
 }
 
 impl Client {
-    fn configured(&self) -> (Option<String>, String, u64) {
+    fn settings(&self) -> (Option<String>, String, u64) {
         let inner = self.wire.world.lock();
         let replica = &inner.replicas[self.wire.who.replica];
         (replica.seed.clone(), replica.purpose.clone(), replica.stamp)
@@ -261,11 +295,12 @@ fn error(class: Class, outcome: Outcome) -> TokenError {
 
 impl Exchange for Client {
     async fn seed(&self) -> Result<Option<Secret>, TokenError> {
-        Ok(self.configured().0.map(Secret::new))
+        Ok(self.settings().0.map(Secret::new))
     }
 
     async fn prepare(&self, _: Op, secret: usize) -> Result<Prepared, TokenError> {
-        let client_secret = Some(Secret::new("s".to_owned()));
+        let (client_secret, secret, secrets, rotated) = self.secret(secret);
+        let client_secret = Some(client_secret);
         let inputs = Inputs {
             client_id: Some("c".to_owned()),
             client_secret: client_secret.clone(),
@@ -273,7 +308,7 @@ impl Exchange for Client {
             password: (self.grant == Grant::Password).then(|| Secret::new("p".to_owned())),
             ..Inputs::new(self.grant, ClientAuth::ClientSecretBasic)
         };
-        Ok(Prepared { inputs, access_token: None, secret, secrets: 1, rotated: false, proof: client_secret })
+        Ok(Prepared { inputs, access_token: None, secret, secrets, rotated, proof: client_secret })
     }
 
     async fn exchange(&self, op: Op, prepared: &Prepared) -> Result<Answer, TokenError> {
@@ -283,10 +318,11 @@ impl Exchange for Client {
             return Err(error(Class::Transient, Outcome::NotSent));
         }
         let refresh_token = prepared.inputs.refresh_token.as_ref().map(|token| token.expose().to_owned());
-        let purpose = self.configured().1;
+        let purpose = self.settings().1;
         let now = world.now();
         let call = world.lock().sends(who, op, refresh_token.as_deref(), now);
-        let request = TokenRequest { op, refresh_token, purpose, call };
+        let secret = prepared.inputs.client_secret.as_ref().map_or("", |secret| secret.expose()).to_owned();
+        let request = TokenRequest { op, refresh_token, purpose, secret, call };
         let reply = self.wire.ask("idp", Ask::Token(request), self.wait).await;
         let Some(Reply::Token(answer)) = reply else {
             self.told(call, None);
@@ -300,6 +336,7 @@ impl Exchange for Client {
                 refresh_lifetime: None,
             }),
             TokenAnswer::Refused => Err(error(Class::GrantRejected, Outcome::Refused)),
+            TokenAnswer::Unknown => Err(error(Class::ClientRejected, Outcome::Refused)),
             TokenAnswer::Broken => Err(error(Class::Transient, Outcome::NotJudged)),
             TokenAnswer::Busy(wait) => {
                 let mut busy = error(Class::RateLimited, Outcome::NotJudged);
@@ -309,12 +346,25 @@ impl Exchange for Client {
         }
     }
 
+    async fn configured(&self) -> Result<Configured, TokenError> {
+        Ok(Self::configured_secret())
+    }
+
+    async fn manage(
+        &self,
+        what: &str,
+        access: &Secret,
+        values: Vec<(&'static str, Given)>,
+    ) -> Result<Vec<Item>, Unmanaged> {
+        self.asked(what, access, values).await
+    }
+
     fn stamp(&self) -> u64 {
-        self.configured().2
+        self.settings().2
     }
 
     fn with(&self) -> With {
-        let (_, purpose, _) = self.configured();
+        let (_, purpose, _) = self.settings();
         With { account: "0123456789abcdef".to_owned(), purpose, inputs: String::new() }
     }
 }

@@ -10,26 +10,33 @@ use tokenbroker::units::Budget;
 
 use super::{idp, store};
 
+const SECOND: Duration = Duration::from_secs(1);
 /// A step of the simulation: messages take one at least.
 pub const TICK: Duration = Duration::from_millis(100);
-/// How long all is well at the end, before everybody has to serve.
-pub const CALM: Duration = Duration::from_secs(75);
+/// After the faults there may be a pause for a minute that a server asked for, or that failures made.
+const REST: Duration = Duration::from_secs(68);
 
 #[derive(Clone, Debug)]
 pub struct Scenario {
     pub seed: u64,
+    /// How far a step goes. Runs cost by the step, so most make longer ones.
+    pub tick: Duration,
     pub machines: Vec<Machine>,
     pub grant: Grant,
     pub leeway: Duration,
     pub lifetime: Duration,
     pub timeout: Duration,
     pub limit: Option<Budget>,
+    /// Is the client secret rotated, when an operator asks?
+    pub rotates: bool,
     pub latency: Duration,
     /// How often the link breaks that a message is sent over.
     pub loss: f64,
     /// When, and what.
     pub faults: Vec<(Duration, Fault)>,
+    /// From then on all is well, and for how long, before everybody has to serve.
     pub calm: Duration,
+    pub rest: Duration,
     /// Break the lock of the store, to see whether the checks see it.
     pub broken_lock: bool,
 }
@@ -82,6 +89,7 @@ pub enum Fault {
     StoreClock(Duration),
     Idp(idp::Mood),
     Refresh(usize),
+    Rotate(usize),
     Refused(usize),
     /// A person logs in again, and gives everybody the new refresh token, one after the other.
     Login,
@@ -112,12 +120,17 @@ impl Scenario {
     pub fn of(seed: u64) -> Self {
         let rng = &mut Rng::with_seed(seed);
         let mut scenario = Self::quiet(seed, rng);
-        let quiet = rng.u8(..) < 13;
-        if quiet {
+        if scenario.rotates {
+            for _ in 0..rng.usize(1..4) {
+                let one = rng.usize(0..scenario.machines.len());
+                let at = Duration::from_millis(rng.u64(2000..30_000));
+                scenario.faults.push((at, Fault::Rotate(one)));
+            }
+        }
+        if rng.u8(..) < 13 {
             scenario.loss = 0.0;
         } else {
-            let worst = rng.usize(1..=24);
-            for _ in 0..worst {
+            for _ in 0..rng.usize(1..=24) {
                 scenario.add(rng);
             }
         }
@@ -128,7 +141,27 @@ impl Scenario {
         scenario
     }
 
-    /// Without any fault.
+    /// Does nothing go wrong?
+    pub fn is_quiet(&self) -> bool {
+        self.loss == 0.0
+            && self.faults.iter().all(|(_, fault)| matches!(fault, Fault::Over | Fault::Mended | Fault::Rotate(_)))
+    }
+
+    /// Three replicas that share a refresh token, for a short while, without any fault. An exchange takes place in the first
+    /// second, and two more within the time.
+    pub fn story(journal: bool) -> Self {
+        let mut story = Self::quiet(1, &mut Rng::with_seed(1));
+        let machine = |number: i64| Machine { journal, wall_ms: number * 1000, boot: Duration::from_secs(5000) };
+        story.machines = (0..3).map(machine).collect();
+        (story.grant, story.limit, story.loss, story.rotates) = (Grant::RefreshToken, None, 0.0, false);
+        story.tick = TICK;
+        (story.leeway, story.lifetime, story.timeout) = (Duration::ZERO, 10 * SECOND, SECOND);
+        (story.latency, story.calm, story.rest) = (Duration::from_millis(2), 11 * SECOND, 16 * SECOND);
+        story.faults = vec![(story.calm, Fault::Over), (story.calm + 2 * SECOND, Fault::Mended)];
+        story
+    }
+
+    /// As a seed has it, without any fault.
     pub fn quiet(seed: u64, rng: &mut Rng) -> Self {
         let replicas = match rng.u8(0..100) {
             0..10 => 1,
@@ -156,10 +189,29 @@ impl Scenario {
         let loss = if rng.u8(0..3) == 0 { rng.f64() * 0.01 } else { 0.0 };
         let latency = Duration::from_millis(rng.u64(2..300));
         let timeout = Duration::from_secs(rng.u64(1..4));
-        let calm = Duration::from_secs(rng.u64(40..120));
+        let calm = Duration::from_secs(rng.u64(30..90));
+        let tick = if rng.u8(0..3) == 0 { TICK } else { 2 * TICK };
         let faults = Vec::new();
+        let rotates = rng.u8(0..3) == 0;
         let broken_lock = false;
-        Self { seed, machines, grant, leeway, lifetime, timeout, limit, latency, loss, faults, calm, broken_lock }
+        let rest = REST;
+        Self {
+            seed,
+            tick,
+            machines,
+            grant,
+            leeway,
+            lifetime,
+            timeout,
+            limit,
+            rotates,
+            latency,
+            loss,
+            faults,
+            calm,
+            rest,
+            broken_lock,
+        }
     }
 
     /// One more thing that goes wrong, and when it is over.

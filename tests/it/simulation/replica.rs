@@ -8,12 +8,14 @@ use tokenbroker::store::{Store, Stores};
 use tokenbroker::token::cache::Slot;
 use tokenbroker::token::keeper::{Keeper, record};
 use tokenbroker::token::kept::Kept;
-use tokenbroker::token::refresh::{Refresher, Task};
+use tokenbroker::token::refresh::{Refresher, Rotating, Task};
+use tokenbroker::token::secrets::{Asked, Secrets, Verb};
 use tokio_util::sync::CancellationToken;
 
 use super::gate::Gated;
 use super::idp::Client;
-use super::store::{Local, Remote};
+use super::remote::{Local, Remote};
+use super::vendor::ROTATED;
 use super::wire::Wire;
 use super::world::{Order, Who, World};
 
@@ -48,20 +50,31 @@ async fn live(world: &Arc<World>, replica: usize) {
         }
     };
     let scenario = &world.scenario;
+    let secrets = match Secrets::open(Some(&stores).filter(|_| scenario.rotates), "secret.c".to_owned(), &clock).await {
+        Ok(secrets) => Some(Arc::new(secrets)).filter(|_| scenario.rotates),
+        Err(error) => {
+            world.event(format_args!("{who} cannot start: {error}"));
+            return tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let rotating = secrets.clone().map(|secrets| {
+        secrets.drive("t", &slot);
+        Rotating { secrets, config: Arc::clone(&ROTATED), slots: Arc::default() }
+    });
     let task = Task {
         name: "t".to_owned(),
         policy: scenario.policy(),
         formats: vec![Template::parse("{access_token}", &["access_token"]).unwrap()],
         slot: Arc::clone(&slot),
-        clock,
+        clock: clock.clone(),
         rng: fastrand::Rng::with_seed(fastrand::u64(..)),
         metrics: Arc::clone(&world.metrics),
         keeper: Some(found.keeper),
-        rotating: None,
+        rotating,
     };
-    let exchange = Client { wire, grant: scenario.grant, wait: scenario.timeout };
+    let exchange = Client { wire, grant: scenario.grant, wait: scenario.timeout, clock, secrets: secrets.clone() };
     let refresher = Refresher::new(exchange, task, found.content, found.saved);
-    let application = application(world, who, &slot, &ordered);
+    let application = application(world, who, &slot, &ordered, secrets.as_deref());
     tokio::select! {
         biased;
         ended = refresher.run(stop.clone(), stop.clone()) => {
@@ -73,7 +86,13 @@ async fn live(world: &Arc<World>, replica: usize) {
 }
 
 /// Asks now and then, and does what the harness orders.
-async fn application(world: &Arc<World>, who: Who, slot: &Slot, ordered: &tokio::sync::Notify) {
+async fn application(
+    world: &Arc<World>,
+    who: Who,
+    slot: &Slot,
+    ordered: &tokio::sync::Notify,
+    secrets: Option<&Secrets>,
+) {
     loop {
         let wait = Duration::from_millis(fastrand::u64(500..6000));
         let _ = tokio::time::timeout(wait, ordered.notified()).await;
@@ -81,6 +100,13 @@ async fn application(world: &Arc<World>, who: Who, slot: &Slot, ordered: &tokio:
         for order in orders {
             match order {
                 Order::Refresh => drop(slot.refresh(PATIENCE).await),
+                Order::Rotate => {
+                    let asked = secrets.and_then(|secrets| secrets.ask(Verb::Rotate, Asked::default()).ok());
+                    if let Some(answer) = asked {
+                        let said = tokio::time::timeout(4 * PATIENCE, answer).await;
+                        world.event(format_args!("{who} was asked to rotate: {said:?}"));
+                    }
+                }
                 Order::Refused => {
                     let generation = slot.snapshot().generation;
                     let _ = slot.replacement(0, generation, PATIENCE).await;

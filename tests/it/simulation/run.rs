@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 use turmoil::Sim;
 
 use super::gate::Gate;
-use super::plan::{CALM, Fault, Scenario, TICK};
-use super::store::Journal;
+use super::plan::{Fault, Scenario};
+use super::remote::Journal;
+use super::vendor::ROTATED;
 use super::world::{Broken, Inner, Order, Who, World};
 use super::{idp, replica, store, wire};
 
@@ -25,25 +26,21 @@ pub struct Report {
     /// How often what happened, and how often what was excused.
     pub counts: BTreeMap<&'static str, u64>,
     pub excuses: BTreeMap<&'static str, u64>,
-    pub steps: u64,
 }
 
 fn host(replica: usize) -> String {
     format!("replica-{replica}")
 }
 
-/// Runs what a seed stands for, until its end or the first promise that is broken.
+/// Runs it until its end, or until the first promise is broken.
 pub fn run(scenario: Scenario, metrics: &Arc<Metrics>) -> Report {
-    run_with(scenario, metrics, |_, _| None)
-}
-
-/// The same with one more fault at chosen steps.
-pub fn run_with(scenario: Scenario, metrics: &Arc<Metrics>, more: impl Fn(u64, &World) -> Option<Fault>) -> Report {
+    // It makes a directory whose name is drawn by chance.
+    std::sync::LazyLock::force(&ROTATED);
     fastrand::seed(scenario.seed);
     let world = World::new(scenario, Arc::clone(metrics));
     let scenario = &world.scenario;
     let mut sim = turmoil::Builder::new()
-        .tick_duration(TICK)
+        .tick_duration(scenario.tick)
         .simulation_duration(Duration::MAX)
         .rng_seed(scenario.seed)
         .min_message_latency(Duration::from_millis(1))
@@ -71,7 +68,7 @@ pub fn run_with(scenario: Scenario, metrics: &Arc<Metrics>, more: impl Fn(u64, &
         let world = Arc::clone(&world);
         sim.host(host(one), move || replica::software(Arc::clone(&world), one));
     }
-    let steps = drive(&mut sim, &world, more);
+    drive(&mut sim, &world);
     drop(sim);
     let mut inner = world.lock();
     let tail = inner.tail(60).to_owned();
@@ -81,39 +78,33 @@ pub fn run_with(scenario: Scenario, metrics: &Arc<Metrics>, more: impl Fn(u64, &
         log: std::mem::take(&mut inner.log),
         counts: std::mem::take(&mut inner.counts),
         excuses: std::mem::take(&mut inner.excuses),
-        steps,
     }
 }
 
-fn drive(sim: &mut Sim<'_>, world: &Arc<World>, more: impl Fn(u64, &World) -> Option<Fault>) -> u64 {
+fn drive(sim: &mut Sim<'_>, world: &Arc<World>) {
     let scenario = &world.scenario;
     let mut faults = scenario.faults.iter().peekable();
-    let end = scenario.calm + CALM;
-    let mut steps = 0;
-    while sim.elapsed() < end {
+    let end = scenario.calm + scenario.rest;
+    loop {
         world.stepped(sim.elapsed());
         while let Some((_, fault)) = faults.next_if(|(at, _)| *at <= sim.elapsed()) {
             apply(sim, world, *fault);
         }
-        if let Some(fault) = more(steps, world) {
-            apply(sim, world, fault);
-        }
         if let Err(error) = sim.step() {
             world.lock().breaks(sim.elapsed(), "no process breaks off", error.to_string());
         }
-        steps += 1;
         let now = sim.elapsed();
         world.stepped(now);
         world.lock().credentials(now);
+        world.lock().works(now);
         world.tokens(now);
         if now >= end {
             world.calm(now);
         }
-        if world.lock().broken.is_some() {
+        if now >= end || world.lock().broken.is_some() {
             break;
         }
     }
-    steps
 }
 
 /// Does it, and says so.
@@ -200,6 +191,7 @@ fn name(fault: Fault) -> &'static str {
         Fault::Idp(idp::Mood::Busy) => "idp busy",
         Fault::Idp(idp::Mood::Mute) => "idp mute",
         Fault::Refresh(_) => "operator's refresh",
+        Fault::Rotate(_) => "operator's rotation",
         Fault::Refused(_) => "token refused by an API",
         Fault::Login => "person logs in",
         Fault::Seed(_) => "another refresh token configured",
@@ -287,6 +279,7 @@ impl Inner {
             }
             Fault::Idp(mood) => self.idp.mood = mood,
             Fault::Refresh(one) => self.orders(one, Order::Refresh),
+            Fault::Rotate(one) => self.orders(one, Order::Rotate),
             Fault::Refused(one) => self.orders(one, Order::Refused),
             Fault::Login if self.newest_login.is_some() => self.person(),
             Fault::Seed(one) => self.configure(one),

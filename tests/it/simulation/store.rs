@@ -1,18 +1,14 @@
-//! The store that replicas share: records and leases by its own clock, what goes wrong with it, and the way to it. And the
-//! journal of one replica.
+//! The store that replicas share: records and leases by its own clock, and what goes wrong with it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokenbroker::store::{Answer, Lease, Record, Saved, Store, StoreError, Taken, Version};
-use zeroize::Zeroizing;
+use tokenbroker::store::Version;
 
-use super::wire::{Ask, Reply, Wire};
-use super::world::{Inner, Who, World, refresh_tokens};
+use super::wire::{Ask, Reply};
+use super::world::{Inner, Who, World, credentials};
 
-/// Within which the way to the store answers or fails.
-pub const STORE_WAITS: Duration = Duration::from_secs(2);
 /// What a fail-over may forget at most.
 const HISTORY: usize = 8;
 
@@ -48,9 +44,9 @@ pub enum Granted {
 
 #[derive(Clone)]
 pub struct Found {
-    version: Version,
-    plain: Vec<u8>,
-    age: Duration,
+    pub version: Version,
+    pub plain: Vec<u8>,
+    pub age: Duration,
 }
 
 /// One record on the server.
@@ -91,17 +87,22 @@ pub struct Records {
     pub ahead: Duration,
     /// When each refresh token came to be in a record.
     pub had: BTreeMap<String, Duration>,
-    /// When it last went back, or lost everything.
-    pub forgot: Option<Duration>,
+    /// When it went back, or lost everything.
+    forgot: Vec<Duration>,
     /// When its clock was set.
     pub jumped: Option<Duration>,
-    /// A lock that locks nothing, to see whether the checks see it.
-    broken_lock: bool,
+    /// A lock that locks nothing, to see whether the other checks see it.
+    pub broken_lock: bool,
 }
 
 impl Records {
     pub fn new(broken_lock: bool) -> Self {
         Self { broken_lock, ..Self::default() }
+    }
+
+    /// The record of the token.
+    pub fn token(&self) -> Option<&Entry> {
+        self.all.iter().find(|(name, _)| name.starts_with("token.")).map(|(_, entry)| entry)
     }
 
     /// Loses the last changes.
@@ -116,14 +117,19 @@ impl Records {
                 None => drop(self.all.remove(&name)),
             }
         }
-        self.forgot = Some(now);
+        self.forgot.push(now);
     }
 
     /// Loses everything.
     pub fn wipe(&mut self, now: Duration) {
         self.all.clear();
         self.before.clear();
-        self.forgot = Some(now);
+        self.forgot.push(now);
+    }
+
+    /// Did it forget anything then?
+    pub fn forgot(&self, from: Duration, to: Duration) -> bool {
+        self.forgot.iter().any(|forgot| (from..=to).contains(forgot))
     }
 
     fn change(&mut self, name: &str) -> &mut Entry {
@@ -169,7 +175,7 @@ impl Inner {
             self.count("save that came too late");
             return StoreAnswer::Saved(Some(self.records.found(name, now)));
         }
-        let holds = refresh_tokens(&plain);
+        let holds = credentials(&plain);
         for token in &holds {
             self.records.had.entry(token.clone()).or_insert(now);
         }
@@ -197,7 +203,8 @@ impl Inner {
                 let holds = (entry.holds.iter().next_back().cloned().unwrap_or_default(), entry.access.clone());
                 let text = if done { "saves" } else { "saves too late, there is" };
                 let (refresh, access) = (holds.0, holds.1.unwrap_or_default());
-                self.event(now, format_args!("{who} {text} {}: {refresh} {access}", entry.version.number));
+                let (number, kind) = (entry.version.number, kind(&name));
+                self.event(now, format_args!("{who} {text} {kind} {number}: {refresh} {access}"));
                 answer
             }
             StoreRequest::Take { name, owner, lasts, after, force } => {
@@ -209,7 +216,7 @@ impl Inner {
                     Granted::Held(_) => "may not have the lease",
                     Granted::Lapsed => "waits for the one who let the lease lapse",
                 };
-                self.event(now, format_args!("{who} {how}"));
+                self.event(now, format_args!("{who} {how} of the {}", kind(&name)));
                 self.count(if lapsed { "lease taken by force" } else { "lease asked for" });
                 StoreAnswer::Taken(granted)
             }
@@ -217,7 +224,7 @@ impl Inner {
                 let own = self.records.all.get(&name).is_some_and(|entry| entry.owner.is_some_and(|by| by.0 == owner));
                 if own {
                     self.records.change(&name).owner = None;
-                    self.event(now, format_args!("{who} gives the lease back"));
+                    self.event(now, format_args!("{who} gives the lease of the {} back", kind(&name)));
                 }
                 StoreAnswer::Done
             }
@@ -228,6 +235,11 @@ impl Inner {
             }
         }
     }
+}
+
+/// Of a record.
+fn kind(name: &str) -> &str {
+    name.split('.').next().unwrap_or_default()
 }
 
 /// The software of the store's host.
@@ -242,215 +254,4 @@ pub async fn answer(world: Arc<World>, who: Who, ask: Ask) -> Option<Reply> {
     let now = world.now();
     let reply = world.lock().store(who, request, now);
     (mood != Mood::Mute).then_some(Reply::Store(reply))
-}
-
-/// A process's way to the store.
-pub struct Remote {
-    pub wire: Wire,
-}
-
-impl Remote {
-    async fn ask(&self, request: StoreRequest) -> Result<StoreAnswer, StoreError> {
-        let (world, who) = (&self.wire.world, self.wire.who);
-        let reply = self.wire.ask("store", Ask::Store(request), STORE_WAITS).await;
-        let now = world.now();
-        let mut inner = world.lock();
-        let replica = &mut inner.replicas[who.replica];
-        match reply {
-            Some(Reply::Store(StoreAnswer::Refuses)) => {
-                replica.reaches_store = None;
-                Err(StoreError::Away("the store refuses to write".to_owned()))
-            }
-            Some(Reply::Store(answer)) => {
-                replica.reaches_store.get_or_insert(now);
-                Ok(answer)
-            }
-            _ => {
-                replica.reaches_store = None;
-                inner.count("store not reached");
-                Err(StoreError::Away("the store has not answered".to_owned()))
-            }
-        }
-    }
-
-    /// A record has come: what this process knows from now on.
-    fn came(&self, found: Option<Found>) -> Option<Record> {
-        let found = found?;
-        let now = self.wire.world.now();
-        self.wire.world.lock().learns(self.wire.who, &refresh_tokens(&found.plain), now);
-        Some(Record { version: found.version, plain: Zeroizing::new(found.plain), age: Some(found.age) })
-    }
-
-    async fn saved(&self, request: StoreRequest) -> Result<Saved, StoreError> {
-        let (world, replica) = (&self.wire.world, self.wire.who.replica);
-        let from = world.now();
-        world.lock().replicas[replica].saving = Some(from);
-        let answer = self.ask(request).await;
-        let now = world.now();
-        {
-            let mut inner = world.lock();
-            let replica = &mut inner.replicas[replica];
-            replica.saving = None;
-            if !matches!(answer, Ok(StoreAnswer::Saved(None))) {
-                replica.unsaved.push((from, now));
-            }
-        }
-        match answer? {
-            StoreAnswer::Saved(None) => Ok(Saved::Done),
-            StoreAnswer::Saved(Some(there)) => Ok(Saved::Stale(self.came(there))),
-            _ => Err(odd()),
-        }
-    }
-}
-
-fn odd() -> StoreError {
-    StoreError::Away("an answer to something else".to_owned())
-}
-
-impl Store for Remote {
-    fn is_shared(&self) -> bool {
-        true
-    }
-
-    fn place(&self, name: &str, _version: Version) -> String {
-        name.to_owned()
-    }
-
-    fn load<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Record>> {
-        Box::pin(async move {
-            match self.ask(StoreRequest::Load(name.to_owned())).await? {
-                StoreAnswer::Record(found) => Ok(self.came(found)),
-                _ => Err(odd()),
-            }
-        })
-    }
-
-    fn version<'a>(&'a self, name: &'a str) -> Answer<'a, Version> {
-        Box::pin(async move {
-            match self.ask(StoreRequest::Version(name.to_owned())).await? {
-                StoreAnswer::Version(version) => Ok(version),
-                _ => Err(odd()),
-            }
-        })
-    }
-
-    fn save<'a>(
-        &'a self,
-        name: &'a str,
-        before: Version,
-        version: Version,
-        plain: Zeroizing<Vec<u8>>,
-    ) -> Answer<'a, Saved> {
-        let (name, plain) = (name.to_owned(), plain.to_vec());
-        Box::pin(self.saved(StoreRequest::Save { name, before, version, plain }))
-    }
-
-    fn take<'a>(&'a self, name: &'a str, owner: u128, lease: Lease) -> Answer<'a, Taken> {
-        let Lease { lasts, after, force } = lease;
-        Box::pin(async move {
-            let request = StoreRequest::Take { name: name.to_owned(), owner, lasts, after, force };
-            let asked = self.wire.world.now();
-            match self.ask(request).await? {
-                StoreAnswer::Taken(Granted::Yes(there)) => {
-                    self.wire.world.lock().replicas[self.wire.who.replica].granted = Some(asked);
-                    Ok(Taken::Yes(self.came(there)))
-                }
-                StoreAnswer::Taken(Granted::Held(left)) => Ok(Taken::Held(left)),
-                StoreAnswer::Taken(Granted::Lapsed) => Ok(Taken::Lapsed),
-                _ => Err(odd()),
-            }
-        })
-    }
-
-    fn names(&self) -> Answer<'_, Vec<String>> {
-        Box::pin(async {
-            match self.ask(StoreRequest::Names).await? {
-                StoreAnswer::Names(names) => Ok(names),
-                _ => Err(odd()),
-            }
-        })
-    }
-
-    fn forget<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
-        Box::pin(async move { self.ask(StoreRequest::Forget(name.to_owned())).await.map(drop) })
-    }
-
-    fn release<'a>(&'a self, name: &'a str, owner: u128) -> Answer<'a, ()> {
-        Box::pin(async move { self.ask(StoreRequest::Release { name: name.to_owned(), owner }).await.map(drop) })
-    }
-}
-
-/// The directory of one replica, which outlives its processes.
-#[derive(Default)]
-pub struct Journal(pub Mutex<BTreeMap<String, (u64, Vec<u8>)>>);
-
-impl Journal {
-    pub fn holds(&self, token: &str) -> bool {
-        self.0.lock().unwrap().values().any(|(_, plain)| refresh_tokens(plain).contains(token))
-    }
-}
-
-/// One process's way to its journal.
-pub struct Local {
-    pub journal: Arc<Journal>,
-    pub wire: Wire,
-}
-
-impl Store for Local {
-    fn is_shared(&self) -> bool {
-        false
-    }
-
-    fn place(&self, name: &str, _version: Version) -> String {
-        name.to_owned()
-    }
-
-    fn load<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Record>> {
-        Box::pin(async move {
-            let found = self.journal.0.lock().unwrap().get(name).cloned();
-            let Some((number, plain)) = found else { return Ok(None) };
-            let now = self.wire.world.now();
-            self.wire.world.lock().learns(self.wire.who, &refresh_tokens(&plain), now);
-            Ok(Some(Record { version: Version { number, tag: 0 }, plain: Zeroizing::new(plain), age: None }))
-        })
-    }
-
-    fn version<'a>(&'a self, name: &'a str) -> Answer<'a, Version> {
-        Box::pin(async move { Ok(self.load(name).await?.map_or_else(Version::default, |record| record.version)) })
-    }
-
-    fn save<'a>(
-        &'a self,
-        name: &'a str,
-        _before: Version,
-        version: Version,
-        plain: Zeroizing<Vec<u8>>,
-    ) -> Answer<'a, Saved> {
-        Box::pin(async move {
-            // The disk takes a moment: a crash may come before, and may come after.
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(1..60))).await;
-            self.wire.gate.passed().await;
-            self.journal.0.lock().unwrap().insert(name.to_owned(), (version.number, plain.to_vec()));
-            Ok(Saved::Done)
-        })
-    }
-
-    fn take<'a>(&'a self, name: &'a str, _owner: u128, _lease: Lease) -> Answer<'a, Taken> {
-        Box::pin(async move { Ok(Taken::Yes(self.load(name).await?)) })
-    }
-
-    fn names(&self) -> Answer<'_, Vec<String>> {
-        Box::pin(async { Ok(self.journal.0.lock().unwrap().keys().cloned().collect()) })
-    }
-
-    fn forget<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
-        Box::pin(async move {
-            self.journal.0.lock().unwrap().remove(name);
-            Ok(())
-        })
-    }
-
-    fn release<'a>(&'a self, _name: &'a str, _owner: u128) -> Answer<'a, ()> {
-        Box::pin(async { Ok(()) })
-    }
 }

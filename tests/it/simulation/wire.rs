@@ -5,11 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokenbroker::oauth::manage::Item;
 use turmoil::net::UdpSocket;
 
 use super::gate::Gate;
 use super::idp::{TokenAnswer, TokenRequest};
 use super::store::{StoreAnswer, StoreRequest};
+use super::vendor::Managed;
 use super::world::{Who, World};
 
 pub const PORT: u16 = 1;
@@ -20,6 +22,7 @@ pub enum Ask {
     Hello,
     Store(StoreRequest),
     Token(TokenRequest),
+    Manage(Managed),
 }
 
 #[derive(Clone)]
@@ -27,6 +30,7 @@ pub enum Reply {
     Hello,
     Store(StoreAnswer),
     Token(TokenAnswer),
+    Managed(Result<Vec<Item>, u16>),
 }
 
 pub enum Packet {

@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 use super::gate::Gate;
 use super::idp::Idp;
 use super::plan::Scenario;
-use super::store::{Journal, Records};
+use super::remote::Journal;
+use super::store::Records;
+use super::vendor::Vendor;
 use super::wire::Packet;
 
 /// A process: the replica, and which of its lives.
@@ -66,7 +68,7 @@ pub struct Replica {
     pub stop: Option<CancellationToken>,
     pub orders: Vec<Order>,
     pub ordered: Arc<Notify>,
-    /// The refresh tokens that this process has seen, and since when.
+    /// The refresh tokens and client secrets that this process has seen, and since when.
     pub knows: BTreeMap<String, Duration>,
     /// When it asked for the lease that it got last.
     pub granted: Option<Duration>,
@@ -84,6 +86,7 @@ pub struct Replica {
 #[derive(Clone, Copy, Debug)]
 pub enum Order {
     Refresh,
+    Rotate,
     Refused,
 }
 
@@ -91,6 +94,7 @@ pub struct Inner {
     pub replicas: Vec<Replica>,
     pub records: Records,
     pub idp: Idp,
+    pub vendor: Vendor,
     pub packets: BTreeMap<u64, Packet>,
     next_packet: u64,
     pub broken: Option<Broken>,
@@ -104,6 +108,8 @@ pub struct Inner {
     /// When the clocks of any machine last went on after they had stood still, and when any were set.
     pub froze: Option<Duration>,
     pub set: Option<Duration>,
+    /// It was said already that no client secret works.
+    pub none_works: bool,
     /// How long a process waits for the token server, and how long access tokens live.
     pub waits: Duration,
     pub lifetime: Duration,
@@ -150,6 +156,8 @@ impl World {
             replicas: replicas.collect(),
             records: Records::new(scenario.broken_lock),
             idp: Idp::new(&scenario),
+            vendor: Vendor::default(),
+            none_works: false,
             packets: BTreeMap::new(),
             next_packet: 0,
             broken: None,
@@ -238,7 +246,7 @@ impl Inner {
         replica.alive && replica.life == who.life
     }
 
-    /// A process has seen these refresh tokens.
+    /// A process has seen these refresh tokens and client secrets.
     pub fn learns(&mut self, who: Who, tokens: &BTreeSet<String>, now: Duration) {
         let replica = &mut self.replicas[who.replica];
         if replica.life == who.life {
@@ -249,9 +257,9 @@ impl Inner {
     }
 }
 
-/// The refresh tokens that a record or an answer holds in clear text.
-pub fn refresh_tokens(plain: &[u8]) -> BTreeSet<String> {
+/// The refresh tokens and client secrets that a record or an answer holds in clear text.
+pub fn credentials(plain: &[u8]) -> BTreeSet<String> {
     let text = String::from_utf8_lossy(plain);
-    let found = text.match_indices("\"rt-").map(|(at, _)| text[at + 1..].split('"').next().unwrap().to_owned());
-    found.collect()
+    let of = |kind| text.match_indices(kind).map(|(at, _)| text[at + 1..].split('"').next().unwrap().to_owned());
+    of("\"rt-").chain(of("\"sec-")).collect()
 }

@@ -3,6 +3,7 @@
 mod broker;
 mod buffered;
 mod client;
+mod gate;
 mod redis;
 mod stand;
 mod upstream;
@@ -18,6 +19,7 @@ pub use self::redis::RedisServer;
 pub use broker::{ADMIN_KEY, Broker, binary, in_namespace, run_to_end, through, write};
 pub use buffered::Buffered;
 pub use client::{Reply, Wire, call, exchange};
+pub use gate::{Gate, Way};
 pub use stand::{HOUR, Setup, Stand, issuer};
 pub use upstream::{Action, RawRequest, Upstream};
 
