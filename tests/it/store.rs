@@ -170,7 +170,8 @@ fn a_crash_loop_obeys_what_the_server_asked_for() {
         kill(broker);
     }
     assert_eq!(oauth.oauth.faults.calls(), 1);
-    assert!(waits.iter().all(|wait| (90..=120).contains(wait)), "{waits:?}");
+    // And up to a quarter longer: it says the same to all.
+    assert!(waits.iter().all(|wait| (90..=150).contains(wait)), "{waits:?}");
 }
 
 #[test]
