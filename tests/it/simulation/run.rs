@@ -158,6 +158,12 @@ fn over(sim: &mut Sim<'_>, world: &Arc<World>) {
 /// A person mends what only a person can.
 fn mend(world: &World) {
     let mut inner = world.lock();
+    // After three logins without an answer none is sent for ten minutes, unless a person asks.
+    if inner.idp.calls.iter().filter(|call| call.gave_up.is_some()).count() >= 3 {
+        let none = |one: &usize| inner.replicas[*one].serves.is_none();
+        let ask: Vec<_> = (0..inner.replicas.len()).filter(none).collect();
+        ask.into_iter().for_each(|one| inner.orders(one, Order::Refresh));
+    }
     if !inner.may_serve(world.scenario.grant) {
         inner.person();
         (0..world.scenario.machines.len()).for_each(|one| inner.configure(one));
