@@ -168,6 +168,9 @@ fn a_broker_that_starts_without_redis_goes_on_from_its_own_copy() {
     }
     fleet.all_have("rotating", &before);
     fleet.gate.set(Way::Pass);
+    for broker in &fleet.brokers {
+        broker.logs("the shared store answers again");
+    }
     fleet.refreshed(0, "rotating");
     fleet.refreshed(1, "rotating");
     assert_eq!((fleet.sent().len(), fleet.replays()), (3, 0));
