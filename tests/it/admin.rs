@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokenbroker::standin::Fault;
 
 use crate::exchange::OAuth;
@@ -56,7 +56,8 @@ fn status_shows_states_times_and_fingerprints_and_no_token() {
     let status = reply.json();
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
     let set = |names: &str| names.split(' ').map(str::to_owned).collect::<BTreeSet<_>>();
-    assert_eq!(keys(&status), set("version started_at config tokens routes expiring"));
+    assert_eq!(keys(&status), set("version started_at config store tokens routes expiring"));
+    assert_eq!(status["store"], json!({ "kind": "memory", "error": null }));
     assert_eq!(keys(&status["config"]), set("loaded_at error"));
     let token = &status["tokens"]["api"];
     let names = "state class dialect fingerprint obtained_at expires_at refreshes_at refresh_expires_at secret_expires_at \
