@@ -184,7 +184,7 @@ async fn forget_in(stores: &Stores, name: &str) -> Result<Vec<String>, String> {
         return Err(format!("there is no record {name}; there are: {}", known.join(", ")));
     }
     for known in &meant {
-        if known.starts_with("secret.") && holds_a_secret(stores.main.load(known).await) {
+        if known.starts_with("secret.") && holds_a_secret(stores.main.load(known).await).map_err(|e| e.to_string())? {
             return Err(StoreError::Kept((*known).clone()).to_string());
         }
     }

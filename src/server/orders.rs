@@ -17,7 +17,7 @@ impl Running {
     /// Forgets what the store has under that name, such as `token.api`, and starts that token anew. The records that there were.
     pub async fn forget(&mut self, record: &str) -> Result<Vec<String>, StoreError> {
         let Some(stores) = self.app.stores.clone() else { return Ok(Vec::new()) };
-        if record.starts_with("secret.") && holds_a_secret(stores.main.load(record).await) {
+        if record.starts_with("secret.") && holds_a_secret(stores.main.load(record).await)? {
             // Security: it may hold the only secret that works.
             return Err(StoreError::Kept(record.to_owned()));
         }

@@ -6,6 +6,7 @@ mod file;
 mod redis;
 mod seal;
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,12 +28,19 @@ pub struct Version {
 }
 
 /// A record, opened.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Record {
     pub version: Version,
     pub plain: Zeroizing<Vec<u8>>,
     /// Since it was saved, by the store's own clock, if it has one.
     pub age: Option<Duration>,
+}
+
+/// Security: without what it holds.
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record").field("version", &self.version).field("age", &self.age).finish_non_exhaustive()
+    }
 }
 
 /// What became of a save.

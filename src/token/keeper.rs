@@ -38,6 +38,10 @@ pub struct Keeper {
     owner: u128,
     /// Until when the lease is, since boot.
     lease: Option<Duration>,
+    /// Whose lease could not be given back: it is, once the store answers.
+    late: Option<u128>,
+    /// Was what was last learned saved by somebody who did not know of what was known here?
+    back: bool,
 }
 
 /// What somebody else has made of a record.
@@ -130,6 +134,8 @@ impl Keeper {
             copied: 0,
             owner: fastrand::u128(..),
             lease: None,
+            late: None,
+            back: false,
         }
     }
 
@@ -141,6 +147,11 @@ impl Keeper {
     /// Do others write here too?
     pub fn is_shared(&self) -> bool {
         self.stores.main.is_shared()
+    }
+
+    /// Has the store gone back behind what was known here, as far as was last seen?
+    pub fn went_back(&self) -> bool {
+        self.back
     }
 
     /// What is left of the lease.
@@ -187,6 +198,9 @@ impl Keeper {
     /// What others have made of the record since it was last looked at.
     pub async fn news<T: Content>(&mut self) -> Result<News<T>, String> {
         let looked = self.stores.main.version(&self.record).await.map_err(|error| error.to_string())?;
+        if let Some(late) = self.late {
+            self.late = self.stores.main.release(&self.record, late).await.is_err().then_some(late);
+        }
         if looked == self.version {
             return Ok(News::None);
         }
@@ -200,7 +214,7 @@ impl Keeper {
         if !self.is_shared() {
             return Ok(Held::Ours(News::None));
         }
-        let now = self.clock.now();
+        let (now, had) = (self.clock.now(), self.lease.is_some());
         let taken = match self.stores.main.take(&self.record, self.owner, lease).await {
             Ok(Taken::Yes(there)) => {
                 self.lease = Some(now.boot + lease.lasts);
@@ -211,7 +225,7 @@ impl Keeper {
             Err(StoreError::Away(why)) => return Err(why),
             Err(error) => Err(error.to_string()),
         };
-        if taken.is_err() {
+        if taken.is_err() && !had {
             // It may be this one's all the same: of a record that cannot be read, nobody may be kept away.
             self.lease = Some(now.boot);
             self.release().await;
@@ -223,7 +237,7 @@ impl Keeper {
     pub async fn release(&mut self) {
         if self.lease.take().is_some() && self.stores.main.release(&self.record, self.owner).await.is_err() {
             // It may arrive late, and must not give back what is taken from now on.
-            self.owner = fastrand::u128(..);
+            self.late = Some(std::mem::replace(&mut self.owner, fastrand::u128(..)));
         }
     }
 
@@ -239,6 +253,7 @@ impl Keeper {
         }
         let theirs = self.read(&*self.stores.main, there, now).map_err(|error| error.to_string())?;
         // That is what the next save has to know of.
+        self.back = version.number <= self.version.number;
         self.version = version;
         Ok(theirs.map_or(News::Gone, News::Theirs))
     }

@@ -143,6 +143,14 @@ impl Kept {
         serde_json::to_vec(&Self { epoch, ..Self::default() }).unwrap_or_else(|_| b"null".to_vec())
     }
 
+    /// The same as a list of what the vendor is to end.
+    pub fn to_revoke(&self) -> Self {
+        let refresh = self.refresh_token.clone().map(|token| KeptRevocation { token, refresh: true, tries: 0 });
+        let access = self.access.as_ref().map(|access| KeptRefresh::new(&access.secret(), None));
+        let access = access.map(|token| KeptRevocation { token, refresh: false, tries: 0 });
+        Self { revocations: refresh.into_iter().chain(access).collect(), ..Self::default() }
+    }
+
     /// Did this one's refresh token come after the other's?
     fn follows(&self, other: &Self) -> bool {
         let digest = other.refresh_token.as_ref().map(|token| token.secret().digest());

@@ -183,7 +183,7 @@ impl<E: Exchange> Refresher<E> {
             self.schedule.files_changed();
         }
         self.pending.merge(self.task.slot.wishes());
-        if self.peers.decided {
+        if self.peers.decided && !self.pending.forced {
             return Next::Exchange;
         }
         if std::mem::take(&mut self.pending.mended) {

@@ -58,9 +58,13 @@ pub enum Verb {
     Delete,
 }
 
-/// Is there anything in the record of a client's secrets? What cannot be read is not known to be of use.
-pub fn holds_a_secret(found: Result<Option<store::Record>, StoreError>) -> bool {
-    found.ok().flatten().is_some_and(|found| found.plain.as_slice() != b"null")
+/// Is there anything in the record of a client's secrets? One that cannot be opened is of no use to anybody.
+pub fn holds_a_secret(found: Result<Option<store::Record>, StoreError>) -> Result<bool, StoreError> {
+    match found {
+        Ok(found) => Ok(found.is_some_and(|found| found.plain.as_slice() != b"null")),
+        Err(StoreError::Record { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// What the record of a token's client is called in the store: the same for all tokens of that client.
@@ -136,6 +140,8 @@ pub(super) struct Work {
     pub told: Option<String>,
     /// When the shared store is looked at next, since boot.
     pub follow_at: Duration,
+    /// No step is made before, unless somebody asks or another replica made one: since boot.
+    pub step_at: Duration,
     /// The shared store has forgotten what is here.
     pub unsaved: bool,
     /// The directory of this process does not have what another has saved.
@@ -226,6 +232,11 @@ impl Secrets {
         Ok(answer)
     }
 
+    /// Is there something that a person asked for?
+    pub(super) fn is_asked(&self) -> bool {
+        !self.waiting().is_empty()
+    }
+
     pub(super) fn next_order(&self) -> Option<Order> {
         self.waiting().pop_front()
     }
@@ -276,7 +287,7 @@ impl Secrets {
     fn adopt(&self, work: &mut Work, kept: KeptSecrets) {
         self.keep(kept.clone());
         (work.kept, work.machine) = (Some(kept), None);
-        (work.unsaved, work.uncopied) = (false, true);
+        (work.unsaved, work.uncopied, work.step_at) = (false, true, Duration::ZERO);
         (work.written, work.parked) = (false, None);
     }
 

@@ -106,13 +106,17 @@ impl<E: Exchange> Refresher<E> {
             saved = match keeper.save(&kept).await {
                 Ok(()) => Ok(()),
                 Err(keeper::Unsaved::Failed(why)) => Err(why),
-                Err(keeper::Unsaved::Stale(news)) => match *news {
-                    News::Theirs(theirs) if self.settle(&theirs) => {
-                        self.peers.overtaken = true;
-                        return false;
+                Err(keeper::Unsaved::Stale(news)) => {
+                    // What this was to bring is nowhere yet.
+                    self.unsaved.get_or_insert_default();
+                    match *news {
+                        News::Theirs(theirs) if self.settle(&theirs) => {
+                            self.peers.overtaken = true;
+                            return false;
+                        }
+                        _ => continue,
                     }
-                    _ => continue,
-                },
+                }
             };
             break;
         }

@@ -8,6 +8,7 @@ use tracing::debug;
 use super::Refresher;
 use super::rotate::Rotating;
 use super::shared::LOOK_EVERY;
+use crate::rotation::Action;
 use crate::store::Lease;
 use crate::token::keeper::{Held, Unsaved};
 use crate::token::secrets::Work;
@@ -22,7 +23,10 @@ impl<E: Exchange> Refresher<E> {
     /// Another replica goes on with what is under way.
     pub(super) async fn stop_leading(&mut self) {
         let Some(rotating) = self.task.rotating.clone() else { return };
-        if let Some(mut work) = rotating.secrets.steps(&self.task.name) {
+        let now = self.task.clock.now().wall;
+        if let Some(mut work) = rotating.secrets.steps(&self.task.name)
+            && !work.machine.as_mut().is_some_and(|machine| machine.next(now) == Action::Save)
+        {
             release(&mut work).await;
         }
     }

@@ -98,6 +98,9 @@ impl<E: Exchange> Refresher<E> {
             Grant::Password => SPREAD / 3,
             _ => Duration::ZERO,
         };
+        if self.pending.forced {
+            self.peers.not_before = None;
+        }
         let rng = &mut self.task.rng;
         let from = *self.peers.not_before.get_or_insert_with(|| now.boot + spread.mul_f64(rng.f64()));
         if now.boot < from {
@@ -198,7 +201,7 @@ fn away(why: &str) -> TokenError {
     TokenError::new(Class::Transient, problem, fix).of(Outcome::NotSent)
 }
 
-fn busy() -> TokenError {
+pub(super) fn busy() -> TokenError {
     let problem = "another replica is at work on this token";
     TokenError::new(Class::Transient, problem, "nothing: what it brings is used here too").of(Outcome::NotSent)
 }

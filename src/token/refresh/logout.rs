@@ -7,6 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tracing::{info, warn};
 
+use super::lease::busy;
 use super::shared::LOOK_EVERY;
 use super::{LOOK_AGAIN, Refresher, own_task};
 use crate::oauth::file::Grant;
@@ -49,6 +50,14 @@ impl From<KeptRevocation> for Revocation {
 }
 
 impl Revocation {
+    /// As known here, unless another has tried it since.
+    pub(super) fn go_on(&mut self, known: &[Self], boot: Duration, rng: &mut Rng) {
+        match known.iter().find(|known| known.is(self) && known.tries == self.tries) {
+            Some(known) => self.next = known.next,
+            None => self.put_off(boot, rng),
+        }
+    }
+
     /// Is it about the same token?
     pub(super) fn is(&self, other: &Self) -> bool {
         self.token == other.token
@@ -75,7 +84,8 @@ impl<E: Exchange> Refresher<E> {
         self.begin_now().await?;
         let done = self.give_up().await;
         self.release().await;
-        Ok(done)
+        // Another has saved something newer meanwhile: that goes on.
+        if self.given_up { Ok(done) } else { Err(busy()) }
     }
 
     async fn give_up(&mut self) -> LoggedOut {

@@ -30,8 +30,10 @@ impl<E: Exchange> Refresher<E> {
         let given = asked.admin_token.take().map(|token| Secret::new(token.to_string()));
         let before = work.admin.clone();
         work.admin = given.or(work.admin.take());
+        work.said = if verb == Verb::List { work.said.take() } else { None };
         let done = match verb {
             Verb::Rotate | Verb::Import | Verb::Delete if !self.leads(rotating, work).await => {
+                work.admin.clone_from(&before);
                 let why = work.said.clone().unwrap_or_else(|| "another replica is at work on it".to_owned());
                 Err(format!("{why}; ask again in two minutes"))
             }

@@ -61,8 +61,14 @@ impl<E: Exchange> Refresher<E> {
         let Some(rotating) = self.task.rotating.clone() else { return LOOK_AGAIN };
         let Some(mut work) = rotating.secrets.steps(&self.task.name) else { return LOOK_AGAIN };
         self.follow_secrets(&rotating, &mut work).await;
+        let boot = self.task.clock.now().boot;
+        if work.step_at > boot && !rotating.secrets.is_asked() {
+            // It is looked at the record all the time; a step is made when it is time.
+            return work.step_at - boot;
+        }
         if let Some(order) = rotating.secrets.next_order() {
             self.carry_out(&rotating, &mut work, order).await;
+            work.step_at = Duration::ZERO;
             return Duration::ZERO;
         }
         self.write_secret(&rotating, &mut work).await;
@@ -74,6 +80,9 @@ impl<E: Exchange> Refresher<E> {
             release(&mut work).await;
         }
         self.show_rotation(&rotating, &mut work, Some(wait));
+        if self.is_shared() {
+            work.step_at = self.task.clock.now().boot + wait;
+        }
         wait
     }
 
@@ -250,6 +259,7 @@ impl<E: Exchange> Refresher<E> {
         let (error, credential) = match tried {
             Ok(()) => {
                 self.release().await;
+                self.peers.decided = false;
                 // Whoever waits for an exchange of their own waits on.
                 self.show(None);
                 work.said = None;

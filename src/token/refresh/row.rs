@@ -16,13 +16,18 @@ use crate::token::source::Exchange;
 impl<E: Exchange> Refresher<E> {
     /// One exchange with what follows on it directly, between two snapshots.
     pub(super) async fn exchange(&mut self, cut: &CancellationToken) {
-        self.pending = Wishes::default();
+        let wishes = std::mem::take(&mut self.pending);
         self.with = self.exchange.with();
         self.snapshot.exchanging = true;
         self.task.slot.publish(self.snapshot.clone());
         self.peers.overtaken = false;
         let failure = self.attempts(cut).await;
-        if failure.is_some() && !self.peers.overtaken {
+        if failure.is_some() && self.peers.overtaken {
+            // Nothing was sent: whoever asked waits on.
+            self.pending = Wishes { suspect: false, ..wishes };
+            return self.show(self.snapshot.error.clone());
+        }
+        if failure.is_some() {
             self.save(failure.as_ref()).await;
         }
         if std::mem::take(&mut self.peers.overtaken) {

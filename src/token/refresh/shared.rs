@@ -109,11 +109,17 @@ impl<E: Exchange> Refresher<E> {
             self.unsaved.get_or_insert_default();
             return false;
         }
-        let unsaved = self.unsaved.take().is_some();
+        // What the others do not know of.
+        let back = self.task.keeper.as_ref().is_some_and(Keeper::went_back);
+        let unsaved = self.unsaved.take().is_some() || back;
         self.adopt(theirs.clone());
         if unsaved {
             self.schedule.learn(&ours, true, now);
             self.learn_revocations(&ours);
+            if theirs.given_up && !ours.given_up {
+                // It came while a person gave up what there was.
+                self.learn_revocations(&ours.to_revoke());
+            }
             self.unsaved.get_or_insert_default();
         }
         true
@@ -132,9 +138,10 @@ impl<E: Exchange> Refresher<E> {
         let same_boot = self.task.clock.is_of(&theirs.boot);
         theirs.process = Some(self.schedule.process());
         let error = theirs.error.take().map(|error| Arc::new(TokenError::from(error)));
+        let known = std::mem::take(&mut self.revocations);
         self.revocations = theirs.revocations.drain(..).map(Into::into).collect();
         for one in &mut self.revocations {
-            one.put_off(now.boot, &mut self.task.rng);
+            one.go_on(&known, now.boot, &mut self.task.rng);
         }
         // Security: one that was obtained for something else must never be sent.
         let own = theirs.purpose == self.with.purpose;
