@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tracing::debug;
 
-use super::Refresher;
-use super::rotate::Rotating;
+use super::rotate::{ADMIN_KEPT, Rotating};
 use super::shared::LOOK_EVERY;
+use super::{LOOK_AGAIN, Refresher};
 use crate::rotation::Action;
 use crate::store::Lease;
 use crate::token::keeper::{Held, Unsaved};
@@ -80,6 +80,27 @@ impl<E: Exchange> Refresher<E> {
                 false
             }
         }
+    }
+
+    /// Is that another replica's to do? Then this one looks again after so long. One makes the steps, and keeps the lease where it
+    /// waits for a while.
+    pub(super) async fn leaves_it(
+        &mut self,
+        rotating: &Rotating,
+        work: &mut Work,
+        action: &Action,
+        left: Duration,
+    ) -> Option<Duration> {
+        let rests = matches!(action, Action::Done | Action::Park(_)) || left > ADMIN_KEPT;
+        let led = work.keeper.as_ref().is_some_and(|keeper| !keeper.leased().is_zero());
+        if rests || (left > Duration::ZERO && !led) {
+            return None;
+        }
+        if !self.leads(rotating, work).await {
+            return Some(LOOK_AGAIN);
+        }
+        // What was learned with the lease may have changed everything.
+        work.machine.is_none().then_some(Duration::ZERO)
     }
 }
 

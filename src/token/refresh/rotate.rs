@@ -23,7 +23,7 @@ use crate::token::source::{Configured, Exchange};
 /// Where a server that is asked too often does not say for how long.
 pub(super) const BUSY: Duration = Duration::from_secs(60);
 /// An administrator's token that was given by hand is not kept over a longer pause.
-const ADMIN_KEPT: Duration = Duration::from_secs(300);
+pub(super) const ADMIN_KEPT: Duration = Duration::from_secs(300);
 /// So often is a record tried that a shared store has forgotten.
 const SAVES_MAX: u32 = 3;
 
@@ -156,27 +156,6 @@ impl<E: Exchange> Refresher<E> {
             }
         }
         Duration::ZERO
-    }
-
-    /// Is that another replica's to do? Then this one looks again after so long. One makes the steps, and keeps the lease where it
-    /// waits for a while.
-    async fn leaves_it(
-        &mut self,
-        rotating: &Rotating,
-        work: &mut Work,
-        action: &Action,
-        left: Duration,
-    ) -> Option<Duration> {
-        let rests = matches!(action, Action::Done | Action::Park(_)) || left > ADMIN_KEPT;
-        let led = work.keeper.as_ref().is_some_and(|keeper| !keeper.leased().is_zero());
-        if rests || (left > Duration::ZERO && !led) {
-            return None;
-        }
-        if !self.leads(rotating, work).await {
-            return Some(LOOK_AGAIN);
-        }
-        // What was learned with the lease may have changed everything.
-        work.machine.is_none().then_some(Duration::ZERO)
     }
 
     /// Reads what is configured, and whether that wins over what is here. Security: what may panic, such as a parser, runs in a
