@@ -29,7 +29,7 @@ pub use logout::LoggedOut;
 use logout::Revocation;
 pub use rotate::{Rotating, Slots};
 use shared::Peers;
-use work::{own_task, unsaved, unwritable};
+use work::{busy, own_task, unsaved, unwritable};
 
 use super::Token;
 use super::cache::{Slot, Snapshot, Wishes};
@@ -47,6 +47,9 @@ use crate::telemetry::metrics::Metrics;
 
 /// The clocks and the secret files are looked at again at least this often: the machine may have slept.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// How often a record that others write too is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Tries to save, half a second apart, before the task ends.
 const LAST_SAVES: u32 = 4;

@@ -149,6 +149,13 @@ pub(super) struct Work {
 }
 
 impl Work {
+    /// Gives the lease back: another replica may be asked for something.
+    pub async fn release(&mut self) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.release().await;
+        }
+    }
+
     /// Gives up what is not durable yet.
     pub fn forgo(&mut self, durable: Option<KeptSecrets>, why: &str, fix: &str) {
         (self.kept, self.machine) = (durable, None);

@@ -6,8 +6,7 @@ use std::time::Duration;
 use tracing::debug;
 
 use super::rotate::{ADMIN_KEPT, Rotating};
-use super::shared::LOOK_EVERY;
-use super::{LOOK_AGAIN, Refresher};
+use super::{LOOK_AGAIN, LOOK_EVERY, Refresher};
 use crate::rotation::Action;
 use crate::store::Lease;
 use crate::token::keeper::{Held, Unsaved};
@@ -27,7 +26,7 @@ impl<E: Exchange> Refresher<E> {
         if let Some(mut work) = rotating.secrets.steps(&self.task.name)
             && !work.machine.as_mut().is_some_and(|machine| machine.next(now) == Action::Save)
         {
-            release(&mut work).await;
+            work.release().await;
         }
     }
 
@@ -101,11 +100,5 @@ impl<E: Exchange> Refresher<E> {
         }
         // What was learned with the lease may have changed everything.
         work.machine.is_none().then_some(Duration::ZERO)
-    }
-}
-
-pub(super) async fn release(work: &mut Work) {
-    if let Some(keeper) = &mut work.keeper {
-        keeper.release().await;
     }
 }

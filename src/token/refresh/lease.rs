@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::Refresher;
-use super::shared::LOOK_EVERY;
+use super::{LOOK_EVERY, Refresher, busy};
 use crate::clock::Moment;
 use crate::oauth::file::Grant;
 use crate::oauth::{Class, Outcome, TokenError};
@@ -199,9 +198,4 @@ fn away(why: &str) -> TokenError {
     let problem = format!("the shared store: {why}");
     let fix = "mend the store: without it nothing is sent that another replica may send too";
     TokenError::new(Class::Transient, problem, fix).of(Outcome::NotSent)
-}
-
-pub(super) fn busy() -> TokenError {
-    let problem = "another replica is at work on this token";
-    TokenError::new(Class::Transient, problem, "nothing: what it brings is used here too").of(Outcome::NotSent)
 }

@@ -7,9 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tracing::{info, warn};
 
-use super::lease::busy;
-use super::shared::LOOK_EVERY;
-use super::{LOOK_AGAIN, Refresher, own_task};
+use super::{LOOK_AGAIN, LOOK_EVERY, Refresher, busy, own_task};
 use crate::oauth::file::Grant;
 use crate::oauth::{Class, Outcome, TokenError};
 use crate::secret::Secret;

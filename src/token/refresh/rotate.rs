@@ -8,7 +8,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tracing::{error, info, warn};
 
-use super::lead::release;
 use super::{LOOK_AGAIN, Refresher, own_task};
 use crate::config;
 use crate::oauth::file::{Grant, Op};
@@ -76,8 +75,7 @@ impl<E: Exchange> Refresher<E> {
         let wait = self.step(&rotating, &mut work).await;
         let under_way = work.machine.as_ref().is_some_and(|machine| machine.record().state != State::Stable);
         if !under_way || work.parked.is_some() {
-            // Another replica may be asked for something.
-            release(&mut work).await;
+            work.release().await;
         }
         self.show_rotation(&rotating, &mut work, Some(wait));
         if self.is_shared() {
@@ -122,7 +120,7 @@ impl<E: Exchange> Refresher<E> {
             Action::Wait(_) => {
                 if left > ADMIN_KEPT {
                     work.admin = None;
-                    release(work).await;
+                    work.release().await;
                 }
                 return left.clamp(Duration::from_millis(100), LOOK_AGAIN);
             }

@@ -7,15 +7,12 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::logout::{QUEUE_MAX, Revocation};
-use super::{Refresher, durable};
+use super::{LOOK_EVERY, Refresher, durable};
 use crate::oauth::TokenError;
 use crate::token::Token;
 use crate::token::keeper::{Content, Keeper, News};
 use crate::token::kept::Kept;
 use crate::token::source::Exchange;
-
-/// How often the record is looked at.
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How this task stands to the others. Nothing of it outlives the process.
 #[derive(Default)]

@@ -2,6 +2,11 @@
 
 use crate::oauth::{Class, Outcome, TokenError};
 
+pub(super) fn busy() -> TokenError {
+    let problem = "another replica is at work on this token";
+    TokenError::new(Class::Transient, problem, "nothing: what it brings is used here too").of(Outcome::NotSent)
+}
+
 pub(super) fn unsaved() -> TokenError {
     let problem = "the shared store did not take what has to be in it before anything is sent";
     TokenError::new(Class::Transient, problem, "see the log for why; it is tried again").of(Outcome::NotSent)
