@@ -5,13 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use http::{HeaderName, Method};
-use rustls_pki_types::ServerName;
 
 use super::url::Parts;
 use super::{Check, Named};
 use crate::config::file::{RouteFile, TokenRef};
 use crate::config::{Admin, Listen, Route, Token, Upstream};
-use crate::connect::Tls;
 use crate::fields;
 use crate::oauth::client::is_loopback;
 use crate::oauth::dialect::credential_format;
@@ -124,15 +122,10 @@ impl Check<'_> {
 
     /// The TLS to the API.
     fn secure(&mut self, name: &str, file: &RouteFile, named: &Named, parts: &Parts, upstream: &mut Upstream) {
-        let identity = self.identity_of(&["route", name], file.identity.as_deref(), named);
-        let roots = self.trust(&["route", name], file.ca.as_ref(), file.roots);
-        let client = self.tls(&["route", name], &roots, identity);
-        let server_name = self.server_name(&["route", name], file.server_name.as_deref());
+        let (identity, trusted) = (file.identity.as_deref(), (file.ca.as_ref(), file.roots));
+        let secured = self.secured(&["route", name], named, identity, trusted, file.server_name.as_deref());
         if parts.https {
-            let server = server_name.or_else(|| ServerName::try_from(parts.host.clone()).ok());
-            let certificate = file.identity.as_ref().zip(identity);
-            let certificate = certificate.map(|(name, identity)| format!("[identity.{name}], {}", identity.leaf));
-            upstream.endpoint.tls = server.map(|name| Tls { client, name, certificate });
+            upstream.endpoint.tls = secured.to(parts.host.clone());
             if upstream.endpoint.tls.is_none() {
                 self.problem(
                     &["route", name, "upstream"],
@@ -140,7 +133,7 @@ impl Check<'_> {
                     "written like https://api.example.com",
                 );
             }
-        } else if identity.is_some() {
+        } else if secured.identity.is_some() {
             self.wrong_key(
                 &["route", name, "identity"],
                 "a client certificate needs an https:// upstream",

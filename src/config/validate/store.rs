@@ -2,12 +2,11 @@
 
 use http::Uri;
 use percent_encoding::percent_decode_str;
-use rustls_pki_types::ServerName;
 
 use super::{Check, Named};
 use crate::config::Store;
 use crate::config::file::{RootsFile, StoreFile, StoreKind};
-use crate::connect::{Endpoint, Tls};
+use crate::connect::Endpoint;
 use crate::oauth::client::{host_and_port, is_loopback};
 use crate::store::{KEY_MIN, Redis};
 
@@ -71,10 +70,8 @@ impl Check<'_> {
 
     fn redis(&mut self, file: &StoreFile, named: &Named) -> Option<Redis> {
         let table = ["store"];
-        let identity = self.identity_of(&table, file.identity.as_deref(), named);
-        let roots = self.trust(&table, file.ca.as_ref(), file.roots);
-        let client = self.tls(&table, &roots, identity);
-        let server_name = self.server_name(&table, file.server_name.as_deref());
+        let (identity, trusted) = (file.identity.as_deref(), (file.ca.as_ref(), file.roots));
+        let secured = self.secured(&table, named, identity, trusted, file.server_name.as_deref());
         let password = file.password.clone().map(|password| self.secret(password, &["store", "password"], true));
         let prefix = file.prefix.clone().unwrap_or_else(|| PREFIX.to_owned());
         if prefix.is_empty() || prefix.len() > PREFIX_MAX || !prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -89,15 +86,12 @@ impl Check<'_> {
         }
         let mut endpoint = Endpoint { host: parts.host.clone(), port: parts.port, tls: None };
         if parts.tls {
-            let name = server_name.or_else(|| ServerName::try_from(parts.host).ok());
-            let certificate = file.identity.as_ref().zip(identity);
-            let certificate = certificate.map(|(name, identity)| format!("[identity.{name}], {}", identity.leaf));
-            endpoint.tls = name.map(|name| Tls { client, name, certificate });
+            endpoint.tls = secured.to(parts.host);
             if endpoint.tls.is_none() {
                 self.problem(&url, "its host is no valid name", HELP);
             }
         } else {
-            if identity.is_some() {
+            if secured.identity.is_some() {
                 self.wrong_key(&["store", "identity"], "a client certificate needs a rediss:// url", "remove it");
             }
             if password.is_some() && !is_loopback(&parts.host) {

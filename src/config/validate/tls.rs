@@ -7,8 +7,27 @@ use rustls_pki_types::ServerName;
 
 use super::{Check, Named};
 use crate::config::file::{IdentityFile, RootsFile};
+use crate::connect::Tls;
 use crate::expiry::{Expiring, Kind};
 use crate::identity::{ClientTls, Identity, Roots, client_tls};
+
+/// TLS to a server, but for its host.
+pub(super) struct Secured<'n> {
+    pub identity: Option<&'n Identity>,
+    pub client: ClientTls,
+    /// That is not the host's.
+    pub server_name: Option<ServerName<'static>>,
+    /// What the client certificate is, for messages.
+    certificate: Option<String>,
+}
+
+impl Secured<'_> {
+    /// To that host; `None` if it has no name that a certificate could bear.
+    pub fn to(self, host: String) -> Option<Tls> {
+        let name = self.server_name.or_else(|| ServerName::try_from(host).ok())?;
+        Some(Tls { client: self.client, name, certificate: self.certificate })
+    }
+}
 
 impl Check<'_> {
     pub(super) fn identity(&mut self, name: &str, file: &IdentityFile) -> Option<Arc<Identity>> {
@@ -43,8 +62,25 @@ impl Check<'_> {
         identity
     }
 
-    /// Whom a token or a route trusts.
-    pub(super) fn trust(&mut self, table: &[&str], ca: Option<&PathBuf>, roots: RootsFile) -> Roots {
+    /// TLS to a server, as the keys of that table say.
+    pub(super) fn secured<'n>(
+        &mut self,
+        table: &[&str],
+        named: &'n Named,
+        identity: Option<&str>,
+        (ca, roots): (Option<&PathBuf>, RootsFile),
+        server_name: Option<&str>,
+    ) -> Secured<'n> {
+        let found = self.identity_of(table, identity, named);
+        let roots = self.trust(table, ca, roots);
+        let client = self.tls(table, &roots, found);
+        let server_name = self.server_name(table, server_name);
+        let certificate = identity.zip(found).map(|(name, found)| format!("[identity.{name}], {}", found.leaf));
+        Secured { identity: found, client, server_name, certificate }
+    }
+
+    /// Whom a table trusts.
+    fn trust(&mut self, table: &[&str], ca: Option<&PathBuf>, roots: RootsFile) -> Roots {
         if roots == RootsFile::Ca && ca.is_none() && !self.refused(&[table, &["ca"]].concat()) {
             self.problem(
                 &[table, &["roots"]].concat(),
@@ -68,12 +104,7 @@ impl Check<'_> {
         loaded
     }
 
-    pub(super) fn identity_of<'n>(
-        &mut self,
-        table: &[&str],
-        wanted: Option<&str>,
-        named: &'n Named,
-    ) -> Option<&'n Identity> {
+    fn identity_of<'n>(&mut self, table: &[&str], wanted: Option<&str>, named: &'n Named) -> Option<&'n Identity> {
         let wanted = wanted?;
         self.using("identity", wanted);
         match named.identities.get(wanted) {
@@ -85,7 +116,7 @@ impl Check<'_> {
         }
     }
 
-    pub(super) fn tls(&mut self, table: &[&str], roots: &Roots, identity: Option<&Identity>) -> ClientTls {
+    fn tls(&mut self, table: &[&str], roots: &Roots, identity: Option<&Identity>) -> ClientTls {
         client_tls(roots, identity).unwrap_or_else(|e| {
             self.problem(&[table, &["ca"]].concat(), &e.problem, e.hint);
             #[expect(clippy::unwrap_used, reason = "no roots and no certificate: nothing that could be refused")]
@@ -93,7 +124,7 @@ impl Check<'_> {
         })
     }
 
-    pub(super) fn server_name(&mut self, table: &[&str], name: Option<&str>) -> Option<ServerName<'static>> {
+    fn server_name(&mut self, table: &[&str], name: Option<&str>) -> Option<ServerName<'static>> {
         let name = name?;
         let parsed = ServerName::try_from(name.to_owned()).ok();
         if parsed.is_none() {

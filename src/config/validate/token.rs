@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::request::Requests;
+use super::tls::Secured;
 use super::{Check, Named};
 use crate::config::Token;
 use crate::config::file::{SecretFile, TokenFile};
@@ -36,10 +37,9 @@ impl Check<'_> {
     }
 
     fn token(&mut self, name: &str, file: &TokenFile, named: &Named) -> Option<Token> {
-        let identity = self.identity_of(&["token", name], file.identity.as_deref(), named);
-        let roots = self.trust(&["token", name], file.ca.as_ref(), file.roots);
-        let tls = self.tls(&["token", name], &roots, identity);
-        let server_name = self.server_name(&["token", name], file.server_name.as_deref());
+        let (identity, trusted) = (file.identity.as_deref(), (file.ca.as_ref(), file.roots));
+        let secured = self.secured(&["token", name], named, identity, trusted, file.server_name.as_deref());
+        let Secured { identity, client: tls, server_name, .. } = secured;
         self.texts(name, file);
         let dialect = self.dialect_of(name, file, named)?;
         let grant = file.grant.or(dialect.grant).unwrap_or(Grant::ClientCredentials);
