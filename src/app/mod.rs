@@ -6,6 +6,7 @@ mod clients;
 mod plan;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -89,7 +90,10 @@ impl App {
     pub async fn open(config: &Config, clock: Clock) -> Result<Self, AppError> {
         let (metrics, dialer) = (Arc::new(Metrics::default()), Arc::new(Dialer::default()));
         let stores = match &config.store {
-            Some(store) => Some(open(store, &dialer).await?),
+            Some(store) => {
+                let key = store.key.read_bytes().await.map_err(AppError::StoreKey)?;
+                Some(self::stores(store, Seal::new(&key).ok_or(AppError::ShortKey)?, &dialer)?)
+            }
             None => None,
         };
         let started_at = clock.now().wall;
@@ -261,20 +265,16 @@ impl From<Ended> for Restored {
     }
 }
 
-async fn open(store: &config::Store, dialer: &Arc<Dialer>) -> Result<Stores, AppError> {
-    let key = store.key.read_bytes().await.map_err(AppError::StoreKey)?;
-    let seal = || Seal::new(&key).ok_or(AppError::ShortKey);
-    let files = match &store.path {
-        Some(path) => Some(Arc::new(FileStore::open(path, seal()?)?)),
-        None => None,
-    };
-    match (&store.redis, files) {
-        (Some(redis), files) => {
-            let redis = RedisStore::new(redis.clone(), seal()?, Arc::clone(dialer));
+/// The store, a directory of which is this process's from here on.
+pub fn stores(store: &config::Store, seal: Seal, dialer: &Arc<Dialer>) -> Result<Stores, StoreError> {
+    let files = |directory: &PathBuf| FileStore::open(directory, seal.clone()).map(Arc::new);
+    match &store.place {
+        config::Place::Directory(directory) => Ok(Stores::directory(files(directory)?)),
+        config::Place::Redis(redis, directory) => {
+            let files = directory.as_ref().map(files).transpose()?;
+            let redis = RedisStore::new(redis.clone(), seal.clone(), Arc::clone(dialer));
             Ok(Stores::shared(Arc::new(redis), files))
         }
-        (None, Some(files)) => Ok(Stores::directory(files)),
-        (None, None) => Err(AppError::ShortKey),
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::store::seal;
 use super::{CONFIG, Cli, DEFAULT_FILES, complain, count, lines, print};
 use crate::clock::Clock;
-use crate::config::{self, Config, Problem, Report, Store};
+use crate::config::{self, Problem, Report, Store};
 use crate::store::{FileStore, StoreError};
 use crate::token::kept::Kept;
 
@@ -48,23 +48,20 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
     };
     match config {
         None => ExitCode::from(CONFIG),
-        Some(Config { store: Some(store), .. }) if store.path.as_ref().is_some_and(|path| path.exists()) => {
-            sound(&store).map_or_else(
-                |text| {
-                    complain(&text);
-                    ExitCode::FAILURE
-                },
-                |()| printed,
-            )
-        }
-        Some(_) => printed,
+        Some(config) => config.store.map_or(Ok(()), |store| sound(&store)).map_or_else(
+            |text| {
+                complain(&text);
+                ExitCode::FAILURE
+            },
+            |()| printed,
+        ),
     }
 }
 
-/// Can everything in the store be opened? Changes nothing.
+/// Can everything in the directory of the store be opened? Changes nothing, asks no network.
 fn sound(store: &Store) -> Result<(), String> {
-    let Some(path) = &store.path else { return Ok(()) };
-    let store = FileStore::look(path, seal(store)?).map_err(|e| e.to_string())?;
+    let Some(directory) = store.directory().filter(|directory| directory.exists()) else { return Ok(()) };
+    let store = FileStore::look(directory, seal(store)?).map_err(|e| e.to_string())?;
     let mut damaged = Vec::new();
     for (name, entry) in store.newest().map_err(|e| e.to_string())? {
         match store.load(&name) {

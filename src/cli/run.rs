@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -222,7 +222,7 @@ fn failed(text: &str, code: ExitCode) -> ExitCode {
 /// A new admin key, in a private file: in the store, or where a process may keep files while it runs.
 fn make_key(admin: &Bound, store: Option<&Store>) -> Result<Option<(Secret, KeyFile)>, ExitCode> {
     let other = admin.listen.port().map_or_else(|| std::process::id().to_string(), |port| port.to_string());
-    let directory = store.and_then(|store| store.path.clone()).unwrap_or_else(key::runtime_directory);
+    let directory = store.and_then(Store::directory).map_or_else(key::runtime_directory, Path::to_owned);
     let made = Secret::random().and_then(|key| Ok((key::keep(&key, &directory, &other)?, key)));
     match made {
         Ok((file, key)) => {

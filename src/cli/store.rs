@@ -11,8 +11,9 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::{CONFIG, Cli, block_on, complain, print};
+use crate::app;
 use crate::clock::{Clock, rfc3339};
-use crate::config;
+use crate::config::{self, Place};
 use crate::store::{
     Disk, FileStore, KEY_MIN, Lease, Record, RedisStore, Seal, Store, StoreError, Stores, Taken, is_meant,
 };
@@ -81,12 +82,13 @@ pub(super) fn seal(store: &config::Store) -> Result<Seal, String> {
 
 /// To read in it, whoever owns it.
 pub(super) fn look(store: &config::Store, seal: Seal) -> Result<Arc<dyn Store>, String> {
-    if let Some(redis) = &store.redis {
-        return Ok(Arc::new(RedisStore::new(redis.clone(), seal, Arc::default())));
+    match &store.place {
+        Place::Redis(redis, _) => Ok(Arc::new(RedisStore::new(redis.clone(), seal, Arc::default()))),
+        Place::Directory(directory) => {
+            let files = FileStore::look(directory, seal).map_err(|e| e.to_string())?;
+            Ok(Arc::new(Disk::new(Arc::new(files))))
+        }
     }
-    let directory = store.path.as_deref().ok_or("the store has no directory")?;
-    let files = FileStore::look(directory, seal).map_err(|e| e.to_string())?;
-    Ok(Arc::new(Disk::new(Arc::new(files))))
 }
 
 async fn list(store: &dyn Store, as_json: bool) -> Result<ExitCode, String> {
@@ -155,14 +157,10 @@ fn described(kept: &KeptSecrets) -> (Value, String) {
 }
 
 fn forget(cli: &Cli, store: &config::Store, seal: Seal, name: &str) -> Result<ExitCode, String> {
-    let files = match store.path.as_deref().map(|directory| FileStore::open(directory, seal.clone())).transpose() {
-        Ok(files) => files.map(Arc::new),
+    let stores = match app::stores(store, seal, &Arc::default()) {
+        Ok(stores) => stores,
         Err(StoreError::Owned { .. }) => return by_broker(cli, name),
         Err(other) => return Err(other.to_string()),
-    };
-    let stores = match &store.redis {
-        Some(redis) => Stores::shared(Arc::new(RedisStore::new(redis.clone(), seal, Arc::default())), files),
-        None => Stores::directory(files.ok_or("the store has no directory")?),
     };
     let forgotten = block_on(forget_in(&stores, name))??;
     Ok(print(&format!("forgotten: {}\n", forgotten.join(", "))))

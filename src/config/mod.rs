@@ -67,12 +67,28 @@ pub struct Certificates {
 /// What outlives the process, and where.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Store {
-    /// A directory of this process alone: the store itself, or, beside a shared one, what it knows of that.
-    pub path: Option<PathBuf>,
+    pub place: Place,
     /// What records are sealed with.
     pub key: SecretSource,
-    /// `None`: the directory is all there is.
-    pub redis: Option<Redis>,
+}
+
+/// Where records are kept.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Place {
+    /// A directory of this process alone.
+    Directory(PathBuf),
+    /// A Redis that replicas share, and perhaps a directory of this process alone, for what it knows of that.
+    Redis(Redis, Option<PathBuf>),
+}
+
+impl Store {
+    /// That of this process alone, if there is one.
+    pub fn directory(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Directory(directory) => Some(directory),
+            Place::Redis(_, directory) => directory.as_deref(),
+        }
+    }
 }
 
 /// The operator's listener.

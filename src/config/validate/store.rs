@@ -4,8 +4,8 @@ use http::Uri;
 use percent_encoding::percent_decode_str;
 
 use super::{Check, Named};
-use crate::config::Store;
 use crate::config::file::{RootsFile, StoreFile, StoreKind};
+use crate::config::{Place, Store};
 use crate::connect::Endpoint;
 use crate::oauth::client::{host_and_port, is_loopback};
 use crate::store::{KEY_MIN, Redis};
@@ -31,7 +31,7 @@ impl Check<'_> {
             let hint = format!("{hint}; key is a secret, made with: openssl rand -base64 32");
             self.problem(&["store"], &format!("needs {}", missing.join(" and ")), &hint);
         }
-        let redis = (file.kind == StoreKind::Redis).then(|| self.redis(&file, named));
+        let redis = (file.kind == StoreKind::Redis).then(|| self.redis(&file, named)).flatten();
         let path = file.path.map(|path| self.path(&path));
         let (key, value) = self.secret_and_bytes(file.key?, &["store", "key"], true);
         if value.is_some_and(|value| value.len() < KEY_MIN) {
@@ -41,7 +41,11 @@ impl Check<'_> {
         if path.as_ref().is_some_and(|path| path.exists() && !path.is_dir()) {
             self.problem(&["store", "path"], "is not a directory", "name one, or one that is not there yet");
         }
-        there.then_some(Store { path, key, redis: redis.flatten() })
+        let place = match file.kind {
+            StoreKind::Redis => Place::Redis(redis?, path),
+            _ => Place::Directory(path?),
+        };
+        Some(Store { place, key })
     }
 
     /// Keys of another kind of store.
