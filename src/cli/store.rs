@@ -18,7 +18,7 @@ use crate::store::{
     Disk, FileStore, KEY_MIN, Lease, Record, RedisStore, Seal, Store, StoreError, Stores, Taken, is_meant,
 };
 use crate::token::kept::Kept;
-use crate::token::secrets::{KeptSecrets, Progress, holds_a_secret};
+use crate::token::secrets::{KeptSecrets, Progress, may_be_forgotten};
 
 /// While something is forgotten, no replica works on it. Whoever says so means a lease that was never given back, too.
 const ALONE: Lease = Lease { lasts: Duration::from_secs(10), after: Duration::ZERO, force: true };
@@ -182,9 +182,7 @@ async fn forget_in(stores: &Stores, name: &str) -> Result<Vec<String>, String> {
         return Err(format!("there is no record {name}; there are: {}", known.join(", ")));
     }
     for known in &meant {
-        if known.starts_with("secret.") && holds_a_secret(stores.main.load(known).await).map_err(|e| e.to_string())? {
-            return Err(StoreError::Kept((*known).clone()).to_string());
-        }
+        may_be_forgotten(stores, known).await.map_err(|e| e.to_string())?;
     }
     let owner = fastrand::u128(..);
     let mut taken = Ok(());
@@ -202,10 +200,8 @@ async fn forget_in(stores: &Stores, name: &str) -> Result<Vec<String>, String> {
             break;
         }
     }
-    let now = Clock::system().now().wall;
-    let instead = |record: &str, held: Option<&[u8]>| Kept::forgotten(record, held, now);
     let forgotten = match taken {
-        Ok(()) => stores.forget_all(name, instead).await.map_err(|e| e.to_string()),
+        Ok(()) => Kept::forget(stores, name, Clock::system().now().wall).await.map_err(|e| e.to_string()),
         Err(text) => Err(text),
     };
     for name in &meant {

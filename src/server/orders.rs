@@ -10,26 +10,21 @@ use crate::store::StoreError;
 use crate::token::clients::Clients;
 use crate::token::kept::Kept;
 use crate::token::refresh::{Code, LoggedOut, Refresher};
-use crate::token::secrets::holds_a_secret;
+use crate::token::secrets::may_be_forgotten;
 use crate::token::source::Source;
 
 impl Running {
     /// Forgets what the store has under that name, such as `token.api`, and starts that token anew. The records that there were.
     pub async fn forget(&mut self, record: &str) -> Result<Vec<String>, StoreError> {
         let Some(stores) = self.app.stores.clone() else { return Ok(Vec::new()) };
-        if record.starts_with("secret.") && holds_a_secret(stores.main.load(record).await)? {
-            // Security: it may hold the only secret that works.
-            return Err(StoreError::Kept(record.to_owned()));
-        }
+        may_be_forgotten(&stores, record).await?;
         let token = record.strip_prefix("token.").map_or("", |rest| rest.split('.').next().unwrap_or_default());
         let running = self.refreshing.take(token);
         let mut ended = match running {
             Some(running) => running.end().await,
             None => None,
         };
-        let now = self.app.clock.now().wall;
-        let instead = |record: &str, held: Option<&[u8]>| Kept::forgotten(record, held, now);
-        let forgotten = stores.forget_all(record, instead).await;
+        let forgotten = Kept::forget(&stores, record, self.app.clock.now().wall).await;
         if let Some(ended) = &mut ended {
             let own = |names: &Vec<String>| {
                 ended.keeper.as_ref().is_some_and(|keeper| names.iter().any(|name| name == keeper.record()))

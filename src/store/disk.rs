@@ -60,10 +60,6 @@ impl Store for Disk {
         Box::pin(async move { self.files.load(name) })
     }
 
-    fn version<'a>(&'a self, name: &'a str) -> Answer<'a, Version> {
-        Box::pin(async move { Ok(self.files.load(name)?.map_or_else(Version::default, |record| record.version)) })
-    }
-
     fn save<'a>(
         &'a self,
         name: &'a str,

@@ -82,7 +82,9 @@ pub trait Store: Send + Sync {
     fn load<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Record>>;
 
     /// Its version; zero if there never was one.
-    fn version<'a>(&'a self, name: &'a str) -> Answer<'a, Version>;
+    fn version<'a>(&'a self, name: &'a str) -> Answer<'a, Version> {
+        Box::pin(async move { Ok(self.load(name).await?.map_or_else(Version::default, |record| record.version)) })
+    }
 
     /// Saves a record, if what is there now is `before`. When this returns [`Saved::Done`], it is durable.
     fn save<'a>(

@@ -163,7 +163,7 @@ impl Keeper {
     pub async fn save<T: Content>(&mut self, content: &T) -> Result<(), Unsaved<T>> {
         let plain = serde_json::to_vec(content).map_err(|error| Unsaved::Failed(error.to_string()))?;
         let plain = Zeroizing::new(plain);
-        self.copied += u64::from(self.stores.copy.is_some());
+        self.copied += 1;
         let (copy, record, number) = (self.stores.copy.clone(), self.record.clone(), self.copied);
         // A disk that hangs must not keep the others waiting.
         let (saved, ()) = futures_util::join!(self.share(&plain), write_copy(copy, &record, number, &plain));

@@ -11,6 +11,7 @@ use super::keeper::Content;
 use crate::clock::{Clock, Moment, Now};
 use crate::oauth::{Class, TokenError};
 use crate::secret::Secret;
+use crate::store::{StoreError, Stores};
 
 /// Refreshes that refused tokens may cause in a window.
 pub(super) const SUSPECTS: usize = 2;
@@ -134,8 +135,13 @@ impl Kept {
         serde_json::from_slice(plain).ok()
     }
 
+    /// Forgets the records of that name, or below it, for a person. Those that there were.
+    pub async fn forget(stores: &Stores, name: &str, now: Timestamp) -> Result<Vec<String>, StoreError> {
+        stores.forget_all(name, |record, held| Self::forgotten(record, held, now)).await
+    }
+
     /// What takes the place of a record that a person had forgotten, where others would put it back.
-    pub fn forgotten(record: &str, plain: Option<&[u8]>, now: Timestamp) -> Vec<u8> {
+    fn forgotten(record: &str, plain: Option<&[u8]>, now: Timestamp) -> Vec<u8> {
         if record.starts_with("secret.") {
             return b"null".to_vec();
         }

@@ -19,12 +19,11 @@ pub use shown::{KeptSecrets, Progress};
 
 use super::cache::Slot;
 use super::keeper::{Content, Keeper, News};
-
 use crate::clock::Clock;
 use crate::config;
 use crate::rotation::{Event, Held, Problem, Rotation, State};
 use crate::secret::Secret;
-use crate::store::{self, StoreError, Stores};
+use crate::store::{StoreError, Stores};
 
 /// What was asked for and is not yet begun.
 const ORDERS_MAX: usize = 4;
@@ -58,11 +57,15 @@ pub enum Verb {
     Delete,
 }
 
-/// Is there anything in the record of a client's secrets? One that cannot be opened is of no use to anybody.
-pub fn holds_a_secret(found: Result<Option<store::Record>, StoreError>) -> Result<bool, StoreError> {
-    match found {
-        Ok(found) => Ok(found.is_some_and(|found| found.plain.as_slice() != b"null")),
-        Err(StoreError::Record { .. }) => Ok(false),
+/// Security: what may hold the only client secret that works is not to be forgotten. A record that cannot be opened is of no use
+/// to anybody.
+pub async fn may_be_forgotten(stores: &Stores, record: &str) -> Result<(), StoreError> {
+    if !record.starts_with("secret.") {
+        return Ok(());
+    }
+    match stores.main.load(record).await {
+        Ok(Some(found)) if found.plain.as_slice() != b"null" => Err(StoreError::Kept(record.to_owned())),
+        Ok(_) | Err(StoreError::Record { .. }) => Ok(()),
         Err(error) => Err(error),
     }
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 use tracing::{error, info};
 
 use super::{LOOK_AGAIN, Refresher};
+use crate::clock::Moment;
 use crate::oauth::TokenError;
 use crate::token::Token;
 use crate::token::keeper::{self, News};
-use crate::token::kept::{Kept, KeptError, KeptMoment};
+use crate::token::kept::{Kept, KeptAccess, KeptError, KeptMoment};
 use crate::token::source::Exchange;
 
 /// How often a disk that fails is complained of.
@@ -48,20 +49,31 @@ impl<E: Exchange> Refresher<E> {
         if kept.inputs != self.with.inputs {
             self.schedule.files_changed();
         }
-        if let Some(access) = access {
-            let expires = access.expires.map(|expires| expires.moment(same_boot, now));
-            let obtained = access.obtained.moment(same_boot, now).wall;
-            if let Some(token) = Token::restored(&access.secret(), &self.task.formats, obtained, expires)
-                && token.usable(now)
-            {
-                info!(token = self.task.name, fingerprint = %token.fingerprint, "going on with the token of before");
-                self.snapshot.token = Some(Arc::new(token));
-                self.snapshot.generation = self.snapshot.generation.max(1);
-                self.access = Some(access.at(expires, due));
-                self.purpose = kept.purpose;
-            }
+        if let Some((access, token)) = access.and_then(|access| self.serving(access, due, same_boot)) {
+            info!(token = self.task.name, fingerprint = %token.fingerprint, "going on with the token of before");
+            self.snapshot.token = Some(Arc::new(token));
+            self.snapshot.generation = self.snapshot.generation.max(1);
+            (self.access, self.purpose) = (Some(access), kept.purpose);
         }
         self.show(kept.error.map(|error| Arc::new(TokenError::from(error))));
+    }
+
+    /// The token of a record, if it serves still: and the record of it, at this task's clocks.
+    pub(super) fn serving(
+        &self,
+        access: KeptAccess,
+        due: Option<Moment>,
+        same_boot: bool,
+    ) -> Option<(KeptAccess, Token)> {
+        let now = self.task.clock.now();
+        let told = access.expires.map(|expires| expires.moment(same_boot, now));
+        // What is on its way grows no older: from hand to hand, a token would live longer and longer.
+        let known = self.snapshot.token.as_deref().filter(|known| *known.secret() == access.secret());
+        let known = known.and_then(|known| known.expires);
+        let expires = told.map(|told| known.map_or(told, |known| known.earlier(told)));
+        let obtained = access.obtained.moment(same_boot, now).wall;
+        let token = Token::restored(&access.secret(), &self.task.formats, obtained, expires)?;
+        token.usable(now).then(|| (access.at(expires, due), token))
     }
 
     /// Tries again to save what could not be, when it is time; how long to wait at most.

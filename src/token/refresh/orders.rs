@@ -30,7 +30,9 @@ impl<E: Exchange> Refresher<E> {
         let given = asked.admin_token.take().map(|token| Secret::new(token.to_string()));
         let before = work.admin.clone();
         work.admin = given.or(work.admin.take());
-        work.said = if verb == Verb::List { work.said.take() } else { None };
+        if verb != Verb::List {
+            work.said = None;
+        }
         let done = match verb {
             Verb::Rotate | Verb::Import | Verb::Delete if !self.leads(rotating, work).await => {
                 work.admin.clone_from(&before);

@@ -9,7 +9,6 @@ use tracing::{info, warn};
 use super::logout::{QUEUE_MAX, Revocation};
 use super::{LOOK_EVERY, Refresher, durable};
 use crate::oauth::TokenError;
-use crate::token::Token;
 use crate::token::keeper::{Content, Keeper, News};
 use crate::token::kept::Kept;
 use crate::token::source::Exchange;
@@ -153,15 +152,8 @@ impl<E: Exchange> Refresher<E> {
         self.schedule.restore(&mut theirs, due, same_boot, now);
         match access {
             Some(access) if own => {
-                let known = self.snapshot.token.as_deref().filter(|known| *known.secret() == access.secret());
-                let told = access.expires.map(|expires| expires.moment(same_boot, now));
-                // What is on its way grows no older: from hand to hand, a token would live longer and longer.
-                let expires =
-                    told.map(|told| known.and_then(|known| known.expires).map_or(told, |own| own.earlier(told)));
-                let obtained = access.obtained.moment(same_boot, now).wall;
-                let token = Token::restored(&access.secret(), &self.task.formats, obtained, expires);
-                if let Some(token) = token.filter(|token| token.usable(now)) {
-                    if known.is_none() {
+                if let Some((access, token)) = self.serving(access, due, same_boot) {
+                    if self.snapshot.token.as_deref().is_none_or(|known| *known.secret() != *token.secret()) {
                         info!(token = self.task.name, fingerprint = %token.fingerprint, "another replica obtained a token");
                         self.snapshot.generation += 1;
                         self.snapshot.finished += 1;
@@ -169,7 +161,7 @@ impl<E: Exchange> Refresher<E> {
                     }
                     self.pending.wanted = false;
                     self.snapshot.token = Some(Arc::new(token));
-                    (self.access, self.purpose) = (Some(access.at(expires, due)), theirs.purpose);
+                    (self.access, self.purpose) = (Some(access), theirs.purpose);
                 }
             }
             None if forgotten => (self.access, self.snapshot.token) = (None, None),

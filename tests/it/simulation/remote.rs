@@ -195,10 +195,6 @@ impl Store for Local {
         })
     }
 
-    fn version<'a>(&'a self, name: &'a str) -> Answer<'a, Version> {
-        Box::pin(async move { Ok(self.load(name).await?.map_or_else(Version::default, |record| record.version)) })
-    }
-
     fn save<'a>(
         &'a self,
         name: &'a str,
