@@ -15,6 +15,8 @@ use crate::token::source::Exchange;
 
 /// How often a disk that fails is complained of.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
+/// How long it is before a shared store is tried again, at most.
+const SHARED_AGAIN: Duration = Duration::from_secs(2);
 /// So often is a save that another one came before tried again at once.
 const STALE_MAX: u32 = 4;
 
@@ -145,7 +147,9 @@ impl<E: Exchange> Refresher<E> {
         if tell {
             error!(token = self.task.name, %error, "not durable: a restart now could lose the refresh token");
         }
-        let next = now + Duration::from_secs(1 << times.min(6) >> 1).min(LOOK_AGAIN);
+        // What others wait for is tried again soon: they may have nothing that serves.
+        let most = if self.is_shared() { SHARED_AGAIN } else { LOOK_AGAIN };
+        let next = now + Duration::from_secs(1 << times.min(6) >> 1).min(most);
         self.unsaved = Some(Unsaved { times, next, told: if tell { now } else { told.unwrap_or(now) } });
         false
     }
