@@ -272,7 +272,7 @@ pub fn stores(store: &config::Store, seal: Seal, dialer: &Arc<Dialer>) -> Result
         config::Place::Directory(directory) => Ok(Stores::directory(files(directory)?)),
         config::Place::Redis(redis, directory) => {
             let files = directory.as_ref().map(files).transpose()?;
-            let redis = RedisStore::new(redis.clone(), seal.clone(), Arc::clone(dialer));
+            let redis = RedisStore::new(*redis.clone(), seal.clone(), Arc::clone(dialer));
             Ok(Stores::shared(Arc::new(redis), files))
         }
     }

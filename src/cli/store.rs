@@ -83,7 +83,7 @@ pub(super) fn seal(store: &config::Store) -> Result<Seal, String> {
 /// To read in it, whoever owns it.
 pub(super) fn look(store: &config::Store, seal: Seal) -> Result<Arc<dyn Store>, String> {
     match &store.place {
-        Place::Redis(redis, _) => Ok(Arc::new(RedisStore::new(redis.clone(), seal, Arc::default()))),
+        Place::Redis(redis, _) => Ok(Arc::new(RedisStore::new(*redis.clone(), seal, Arc::default()))),
         Place::Directory(directory) => {
             let files = FileStore::look(directory, seal).map_err(|e| e.to_string())?;
             Ok(Arc::new(Disk::new(Arc::new(files))))

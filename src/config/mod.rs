@@ -78,7 +78,7 @@ pub enum Place {
     /// A directory of this process alone.
     Directory(PathBuf),
     /// A Redis that replicas share, and perhaps a directory of this process alone, for what it knows of that.
-    Redis(Redis, Option<PathBuf>),
+    Redis(Box<Redis>, Option<PathBuf>),
 }
 
 impl Store {

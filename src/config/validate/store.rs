@@ -42,7 +42,7 @@ impl Check<'_> {
             self.problem(&["store", "path"], "is not a directory", "name one, or one that is not there yet");
         }
         let place = match file.kind {
-            StoreKind::Redis => Place::Redis(redis?, path),
+            StoreKind::Redis => Place::Redis(Box::new(redis?), path),
             _ => Place::Directory(path?),
         };
         Some(Store { place, key })
