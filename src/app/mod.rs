@@ -92,7 +92,7 @@ impl App {
         let stores = match &config.store {
             Some(store) => {
                 let key = store.key.read_bytes().await.map_err(AppError::StoreKey)?;
-                Some(self::stores(store, Seal::new(&key).ok_or(AppError::ShortKey)?, &dialer)?)
+                Some(self::stores(store, Seal::new(&key).ok_or(AppError::ShortKey)?, &dialer, &clock)?)
             }
             None => None,
         };
@@ -266,13 +266,13 @@ impl From<Ended> for Restored {
 }
 
 /// The store, a directory of which is this process's from here on.
-pub fn stores(store: &config::Store, seal: Seal, dialer: &Arc<Dialer>) -> Result<Stores, StoreError> {
+pub fn stores(store: &config::Store, seal: Seal, dialer: &Arc<Dialer>, clock: &Clock) -> Result<Stores, StoreError> {
     let files = |directory: &PathBuf| FileStore::open(directory, seal.clone()).map(Arc::new);
     match &store.place {
         config::Place::Directory(directory) => Ok(Stores::directory(files(directory)?)),
         config::Place::Redis(redis, directory) => {
             let files = directory.as_ref().map(files).transpose()?;
-            let redis = RedisStore::new(*redis.clone(), seal.clone(), Arc::clone(dialer));
+            let redis = RedisStore::new(*redis.clone(), seal.clone(), Arc::clone(dialer), clock.clone());
             Ok(Stores::shared(Arc::new(redis), files))
         }
     }

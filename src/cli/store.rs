@@ -83,7 +83,7 @@ pub(super) fn seal(store: &config::Store) -> Result<Seal, String> {
 /// To read in it, whoever owns it.
 pub(super) fn look(store: &config::Store, seal: Seal) -> Result<Arc<dyn Store>, String> {
     match &store.place {
-        Place::Redis(redis, _) => Ok(Arc::new(RedisStore::new(*redis.clone(), seal, Arc::default()))),
+        Place::Redis(redis, _) => Ok(Arc::new(RedisStore::new(*redis.clone(), seal, Arc::default(), Clock::system()))),
         Place::Directory(directory) => {
             let files = FileStore::look(directory, seal).map_err(|e| e.to_string())?;
             Ok(Arc::new(Disk::new(Arc::new(files))))
@@ -157,7 +157,7 @@ fn described(kept: &KeptSecrets) -> (Value, String) {
 }
 
 fn forget(cli: &Cli, store: &config::Store, seal: Seal, name: &str) -> Result<ExitCode, String> {
-    let stores = match app::stores(store, seal, &Arc::default()) {
+    let stores = match app::stores(store, seal, &Arc::default(), &Clock::system()) {
         Ok(stores) => stores,
         Err(StoreError::Owned { .. }) => return by_broker(cli, name),
         Err(other) => return Err(other.to_string()),

@@ -66,6 +66,7 @@ impl Store for Disk {
         _before: Version,
         version: Version,
         plain: Zeroizing<Vec<u8>>,
+        _old: Duration,
     ) -> Answer<'a, Saved> {
         Box::pin(self.write(name, version.number, plain))
     }

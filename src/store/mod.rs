@@ -5,6 +5,7 @@ mod disk;
 mod file;
 mod redis;
 mod seal;
+mod time;
 
 use std::fmt;
 use std::pin::Pin;
@@ -17,6 +18,7 @@ pub use self::redis::{Redis, RedisStore};
 pub use disk::Disk;
 pub use file::{Entry, FileStore, StoreError};
 pub use seal::{KEY_MIN, Seal, SealError};
+pub use time::StoreTime;
 
 /// Which state of a record it is. Where others write too, two that have the same number differ in their tag.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,8 +34,17 @@ pub struct Version {
 pub struct Record {
     pub version: Version,
     pub plain: Zeroizing<Vec<u8>>,
-    /// Since it was saved, by the store's own clock, if it has one.
-    pub age: Option<Duration>,
+    /// By the store's own clock, if it has one.
+    pub age: Option<Age>,
+}
+
+/// How old a record is. How long it was on its way to the store is known only about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Age {
+    /// Since it was saved.
+    pub least: Duration,
+    /// Since it was put together.
+    pub most: Duration,
 }
 
 /// Security: without what it holds.
@@ -86,13 +97,15 @@ pub trait Store: Send + Sync {
         Box::pin(async move { Ok(self.load(name).await?.map_or_else(Version::default, |record| record.version)) })
     }
 
-    /// Saves a record, if what is there now is `before`. When this returns [`Saved::Done`], it is durable.
+    /// Saves a record that was put together so long ago, if what is there now is `before`. When this returns [`Saved::Done`], it is
+    /// durable.
     fn save<'a>(
         &'a self,
         name: &'a str,
         before: Version,
         version: Version,
         plain: Zeroizing<Vec<u8>>,
+        old: Duration,
     ) -> Answer<'a, Saved>;
 
     /// Takes the lease of a record, or makes it last anew. It stays with its owner for `lasts`, and nobody else gets it before

@@ -10,15 +10,15 @@ use tracing::warn;
 use zeroize::Zeroizing;
 
 use crate::clock::{Clock, Now};
-use crate::store::{Lease, Record, Saved, Store, StoreError, Stores, Taken, Version};
+use crate::store::{Age, Lease, Record, Saved, Store, StoreError, Stores, Taken, Version};
 
 /// What a record is made of.
 pub trait Content: Serialize + DeserializeOwned {
     /// Of two states of which neither was written with knowledge of the other: is this the newer one?
     fn is_newer_than(&self, other: &Self) -> bool;
 
-    /// Puts its times on this machine's clocks, given how long ago it was saved by the clock of the store.
-    fn rebase(&mut self, age: Duration, now: Now, clock: &Clock);
+    /// Puts its times on this machine's clocks, given how old it is by the clock of the store.
+    fn rebase(&mut self, age: Age, now: Now, clock: &Clock);
 }
 
 /// What loads and saves one record.
@@ -162,15 +162,16 @@ impl Keeper {
     /// Saves it, within the store's bound; durable when this returns.
     pub async fn save<T: Content>(&mut self, content: &T) -> Result<(), Unsaved<T>> {
         let plain = serde_json::to_vec(content).map_err(|error| Unsaved::Failed(error.to_string()))?;
-        let plain = Zeroizing::new(plain);
+        let (plain, made) = (Zeroizing::new(plain), self.clock.now().boot);
         self.copied += 1;
         let (copy, record, number) = (self.stores.copy.clone(), self.record.clone(), self.copied);
         // A disk that hangs must not keep the others waiting.
-        let (saved, ()) = futures_util::join!(self.share(&plain), write_copy(copy, &record, number, &plain));
+        let (saved, ()) = futures_util::join!(self.share(&plain, made), write_copy(copy, &record, number, &plain));
         saved
     }
 
-    async fn share<T: Content>(&mut self, plain: &Zeroizing<Vec<u8>>) -> Result<(), Unsaved<T>> {
+    /// Saves what was put together then, since boot.
+    async fn share<T: Content>(&mut self, plain: &Zeroizing<Vec<u8>>, made: Duration) -> Result<(), Unsaved<T>> {
         let failed = |error: StoreError| Unsaved::Failed(error.to_string());
         loop {
             let (tried, unclear) = (self.tried, self.unclear);
@@ -178,7 +179,8 @@ impl Keeper {
             self.tried = Version { number: self.version.number.max(tried.number) + 1, tag };
             let now = self.clock.now();
             self.unclear = true;
-            let saved = self.stores.main.save(&self.record, self.version, self.tried, plain.clone()).await;
+            let old = now.boot.saturating_sub(made);
+            let saved = self.stores.main.save(&self.record, self.version, self.tried, plain.clone(), old).await;
             match saved.map_err(failed)? {
                 Saved::Done => {
                     (self.version, self.unclear) = (self.tried, false);
@@ -259,12 +261,14 @@ impl Keeper {
     }
 
     /// `None` if there is none, or if it was forgotten.
-    fn read<T: Content>(&self, store: &dyn Store, record: Option<Record>, now: Now) -> Result<Option<T>, StoreError> {
+    fn read<T: Content>(&self, store: &dyn Store, record: Option<Record>, asked: Now) -> Result<Option<T>, StoreError> {
         let Some(record) = record else { return Ok(None) };
         let unreadable = |_| StoreError::unreadable(&self.record, store.place(&self.record, record.version));
         let mut content: Option<T> = serde_json::from_slice(&record.plain).map_err(unreadable)?;
         if let (Some(content), Some(age)) = (&mut content, record.age) {
-            content.rebase(age, now, &self.clock);
+            // It was asked for then, and may have been on its way since.
+            let way = self.clock.now().boot.saturating_sub(asked.boot);
+            content.rebase(Age { most: age.most + way, ..age }, self.clock.now(), &self.clock);
         }
         Ok(content)
     }
@@ -282,7 +286,7 @@ impl Keeper {
 async fn write_copy(copy: Option<Arc<dyn Store>>, record: &str, number: u64, plain: &Zeroizing<Vec<u8>>) {
     let Some(copy) = copy else { return };
     let version = Version { number, tag: 0 };
-    if let Err(error) = copy.save(record, Version::default(), version, plain.clone()).await {
+    if let Err(error) = copy.save(record, Version::default(), version, plain.clone(), Duration::ZERO).await {
         warn!(record, %error, "the local copy of what the shared store has could not be written");
     }
 }

@@ -56,7 +56,7 @@ impl RedisServer {
 }
 
 fn opened(settings: Redis) -> RedisStore {
-    RedisStore::new(settings, Seal::new(KEY.as_bytes()).unwrap(), Arc::default())
+    RedisStore::new(settings, Seal::new(KEY.as_bytes()).unwrap(), Arc::default(), Clock::system())
 }
 
 fn inline(password: &str) -> Option<SecretSource> {
@@ -68,7 +68,7 @@ fn plain(text: &str) -> Zeroizing<Vec<u8>> {
 }
 
 fn save(store: &RedisStore, before: Version, version: Version, text: &str) -> Result<Saved, StoreError> {
-    RUNTIME.block_on(store.save(NAME, before, version, plain(text)))
+    RUNTIME.block_on(store.save(NAME, before, version, plain(text), Duration::ZERO))
 }
 
 fn load(store: &RedisStore) -> Result<Option<Record>, StoreError> {
@@ -104,11 +104,31 @@ fn what_one_replica_saves_another_loads_with_its_age_by_the_clock_of_redis() {
     let saved: u64 = redis.cli(&["HGET", HELD, "t"]).parse().unwrap();
     redis.cli(&["HSET", HELD, "t", &(saved - 90_000).to_string()]);
     let age = load(&other).unwrap().unwrap().age.unwrap();
-    assert!((90..200).contains(&age.as_secs()), "{age:?}");
+    assert!((90..200).contains(&age.least.as_secs()) && age.most >= age.least, "{age:?}");
     // A clock that was set back makes nothing younger than new.
     redis.cli(&["HSET", HELD, "t", &(saved + 3_600_000).to_string()]);
-    assert_eq!(load(&other).unwrap().unwrap().age, Some(Duration::ZERO));
+    assert_eq!(load(&other).unwrap().unwrap().age.unwrap().least, Duration::ZERO);
     assert_eq!(redis.cli(&["KEYS", "*"]), HELD);
+}
+
+#[test]
+fn a_save_that_was_on_its_way_for_long_counts_from_when_it_was_sent() {
+    let Some(redis) = RedisServer::start(&[]) else { return };
+    let (one, other) = (redis.store(), redis.store());
+    assert!(load(&one).unwrap().is_none());
+    redis.signal(Signal::STOP);
+    // Redis has it, and does it only once it goes on.
+    assert!(matches!(save(&one, Version::default(), first(), "one"), Err(StoreError::Away(_))));
+    redis.signal(Signal::CONT);
+    eventually("it is saved", || load(&other).is_ok_and(|record| record.is_some()));
+    let age = load(&other).unwrap().unwrap().age.unwrap();
+    assert!(age.most - age.least >= Duration::from_secs(2), "nobody gave up before two seconds had passed: {age:?}");
+    // And so does what was put together long before it was sent.
+    let version = second();
+    let late = other.save(NAME, first(), version, plain("two"), MINUTE);
+    assert!(matches!(RUNTIME.block_on(late), Ok(Saved::Done)));
+    let age = load(&other).unwrap().unwrap().age.unwrap();
+    assert!(age.most - age.least >= MINUTE, "{age:?}");
 }
 
 #[test]
@@ -136,7 +156,9 @@ fn of_many_who_save_over_the_same_version_one_does() {
         let saves = (1..=8).map(|writer| {
             let (store, name) = (redis.store(), format!("token.{round}"));
             let version = Version { number: 1, tag: writer };
-            RUNTIME.spawn(async move { store.save(&name, Version::default(), version, plain("x")).await.unwrap() })
+            RUNTIME.spawn(async move {
+                store.save(&name, Version::default(), version, plain("x"), Duration::ZERO).await.unwrap()
+            })
         });
         let saves: Vec<_> = saves.collect();
         let saved = saves.into_iter().map(|save| RUNTIME.block_on(save).unwrap());
@@ -202,8 +224,8 @@ fn a_lease_that_was_given_back_leaves_nothing_behind() {
 fn the_names_are_those_below_the_prefix_and_no_sign_of_it_is_a_wildcard() {
     let Some(redis) = RedisServer::start(&[]) else { return };
     let store = opened(Redis { prefix: "a*[b]?:".into(), ..redis.settings() });
-    RUNTIME.block_on(store.save("token.b", Version::default(), first(), plain("x"))).unwrap();
-    RUNTIME.block_on(store.save("token.a", Version::default(), first(), plain("x"))).unwrap();
+    RUNTIME.block_on(store.save("token.b", Version::default(), first(), plain("x"), Duration::ZERO)).unwrap();
+    RUNTIME.block_on(store.save("token.a", Version::default(), first(), plain("x"), Duration::ZERO)).unwrap();
     redis.cli(&["SET", "axxb?:token.c", "another's"]);
     redis.cli(&["SET", "a*b?:token.d", "another's"]);
     redis.cli(&["EVAL", "for i = 1, 5000 do redis.call('SET', 'other:' .. i, i) end", "0"]);
@@ -244,8 +266,12 @@ fn a_record_counts_under_its_own_key_version_and_seal_only() {
     assert!(matches!(save(&store, Version::default(), first(), "one"), Ok(Saved::Done)));
     redis.cli(&["COPY", HELD, "tokenbroker:token.other"]);
     refused(&store, "token.other", SealError::Damaged);
-    let stranger =
-        RedisStore::new(redis.settings(), Seal::new(b"another key, which is long enough too").unwrap(), Arc::default());
+    let stranger = RedisStore::new(
+        redis.settings(),
+        Seal::new(b"another key, which is long enough too").unwrap(),
+        Arc::default(),
+        Clock::system(),
+    );
     refused(&stranger, NAME, SealError::Damaged);
     redis.cli(&["HSET", HELD, "v", "7-000000000000000a"]);
     refused(&store, NAME, SealError::Damaged);
@@ -501,7 +527,7 @@ fn many_at_once_share_one_connection() {
             let store = Arc::clone(&store);
             RUNTIME.spawn(async move {
                 let name = format!("token.{number}");
-                store.save(&name, Version::default(), first(), plain(&name)).await.unwrap();
+                store.save(&name, Version::default(), first(), plain(&name), Duration::ZERO).await.unwrap();
                 store.load(&name).await.unwrap().unwrap().plain == plain(&name)
             })
         })
@@ -549,7 +575,8 @@ fn whatever_else_is_said_instead_of_an_answer_tells_what_to_do() {
         ("+PONG", "", "has ended the connection"),
         ("+PONG", "+OK", "gives an answer that is none"),
         ("+PONG", ":1", "gives an answer that is none"),
-        ("+PONG", "*1\r\n$1\r\nx", "is damaged, or was sealed with another store key"),
+        ("+PONG", "*1\r\n$1\r\nx", "gives an answer that is none"),
+        ("+PONG", "*3\r\n$5\r\nthere\r\n:1\r\n*1\r\n$1\r\nx", "is damaged, or was sealed with another store key"),
         ("+PONG", "-MOVED 866 10.0.0.1:6379", "is a node of a cluster; point [store] url at a proxy"),
         ("+PONG", "-CLUSTERDOWN The cluster is down", "is a node of a cluster"),
         (
@@ -682,7 +709,7 @@ fn what_another_replica_works_on_is_not_forgotten_and_a_damaged_record_is() {
     assert_eq!((code, stdout), (0, format!("forgotten: {NAME}\n")), "{stderr}");
     assert_eq!(home.run(&["store", "list"]).0, 0);
     assert!(matches!(save(&store, Version::default(), first(), "{}"), Ok(Saved::Stale(Some(_)))));
-    RUNTIME.block_on(store.save("secret.api", Version::default(), first(), plain("{}"))).unwrap();
+    RUNTIME.block_on(store.save("secret.api", Version::default(), first(), plain("{}"), Duration::ZERO)).unwrap();
     let (code, _, stderr) = home.run(&["store", "forget", "secret.api"]);
     assert!(code == 1 && stderr.contains("may hold the only client secret that works"), "{stderr}");
 }

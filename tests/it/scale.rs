@@ -15,7 +15,7 @@ use tokenbroker::oauth::response::{Access, Answer};
 use tokenbroker::oauth::template::Template;
 use tokenbroker::oauth::{Class, Outcome, TokenError};
 use tokenbroker::secret::Secret;
-use tokenbroker::store::{self, Lease, Record, Saved, Store, StoreError, Stores, Taken, Version};
+use tokenbroker::store::{self, Age, Lease, Record, Saved, Store, StoreError, Stores, Taken, Version};
 use tokenbroker::telemetry::metrics::Metrics;
 use tokenbroker::token::cache::Slot;
 use tokenbroker::token::keeper::Keeper;
@@ -195,7 +195,11 @@ struct Entry {
 impl Entry {
     fn record(&self) -> Option<Record> {
         let (at, plain) = self.saved.as_ref()?;
-        Some(Record { version: self.version, plain: plain.clone(), age: Some(at.elapsed()) })
+        Some(Record {
+            version: self.version,
+            plain: plain.clone(),
+            age: Some(Age { least: at.elapsed(), most: at.elapsed() }),
+        })
     }
 }
 
@@ -237,6 +241,7 @@ impl Store for Shared {
         before: Version,
         version: Version,
         plain: Zeroizing<Vec<u8>>,
+        _old: Duration,
     ) -> store::Answer<'a, Saved> {
         self.answer(name, |entry| {
             if entry.version != before {

@@ -1,11 +1,12 @@
 //! A Redis that replicas share. A record is one key, a hash of its version (`v`), the sealed bytes (`d`), when it was saved
-//! (`t`), and its lease: whose it is (`o`), until when (`u`), and how long it is in all (`l`). Times are in ms, and Redis's own.
+//! (`t`) and how old it was then (`a`), and its lease: whose it is (`o`), until when (`u`), and how long it is in all (`l`). Times are in ms, and Redis's own.
 //!
 //! What must be one step is a script, so nothing is left half done; each can be sent again without harm. Values are sealed
 //! before they leave this process. A lease that is not given back stays, so that everybody sees that its owner may hold an
 //! answer that nobody else knows.
 
 mod link;
+mod scripts;
 mod words;
 
 use std::collections::BTreeSet;
@@ -18,7 +19,9 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use self::link::Link;
-use super::{Answer, Lease, Record, Saved, Seal, SealError, Store, StoreError, Taken, Version};
+use self::scripts::{BEGINS, LOAD, RELEASE, SAVE, TAKE};
+use super::{Age, Answer, Lease, Record, Saved, Seal, SealError, Store, StoreError, StoreTime, Taken, Version};
+use crate::clock::Clock;
 use crate::connect::{Dialer, Endpoint};
 use crate::secret::source::SecretSource;
 
@@ -30,50 +33,6 @@ const STEP: usize = 1_000;
 const LISTING_MAX: Duration = Duration::from_secs(10);
 /// Tries to be the last who writes.
 const FORGET_TRIES: u32 = 5;
-
-/// What each script begins with. `record` is what the key holds now; a record that is too long does not leave Redis.
-const BEGINS: &str = "
-local key = KEYS[1]
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local function record()
-  local held = redis.call('HMGET', key, 'v', 't')
-  if not held[1] then return {} end
-  local data = 0
-  if redis.call('HSTRLEN', key, 'd') <= 1048576 then data = redis.call('HGET', key, 'd') end
-  return {held[1], math.max(0, now - (held[2] or now)), data}
-end
-";
-const LOAD: &str = "return record()";
-/// The version that has to be there, the new one, the sealed bytes. One that was saved already is: its answer was lost.
-const SAVE: &str = "
-local held = redis.call('HGET', key, 'v') or ''
-if held == ARGV[2] then return {'done'} end
-if held ~= ARGV[1] then return {'stale', record()} end
-redis.call('HSET', key, 'v', ARGV[2], 'd', ARGV[3], 't', now)
-return {'done'}
-";
-/// The owner, for how long, whether a lapsed one may be taken. No lease has more left than it is long, except where the clock
-/// was set back: it begins anew.
-const TAKE: &str = "
-local held = redis.call('HMGET', key, 'o', 'u', 'l')
-if held[1] and held[1] ~= ARGV[1] then
-  local long = tonumber(held[3]) or 0
-  local left = (tonumber(held[2]) or 0) - now
-  if left > long then
-    left = long
-    redis.call('HSET', key, 'u', now + long)
-  end
-  if left > 0 then return {'held', left} end
-  if ARGV[3] ~= '1' then return {'lapsed'} end
-end
-redis.call('HSET', key, 'o', ARGV[1], 'u', now + ARGV[2], 'l', ARGV[2])
-return {'yes', record()}
-";
-const RELEASE: &str = "
-if redis.call('HGET', key, 'o') == ARGV[1] then redis.call('HDEL', key, 'o', 'u', 'l') end
-return {'done'}
-";
 
 /// Which Redis, and how it is spoken to. Shown as its address, without the user name.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,14 +50,15 @@ pub struct Redis {
 pub struct RedisStore {
     link: Link,
     seal: Seal,
+    time: StoreTime,
     /// Why it took nothing when it was last asked to.
     refuses: Mutex<Option<String>>,
 }
 
 impl RedisStore {
     /// Connects at the first use.
-    pub fn new(server: Redis, seal: Seal, dialer: Arc<Dialer>) -> Self {
-        Self { link: Link::new(server, dialer), seal, refuses: Mutex::default() }
+    pub fn new(server: Redis, seal: Seal, dialer: Arc<Dialer>, clock: Clock) -> Self {
+        Self { link: Link::new(server, dialer), seal, time: StoreTime::new(clock), refuses: Mutex::default() }
     }
 
     fn key(&self, name: &str) -> String {
@@ -129,13 +89,34 @@ impl RedisStore {
         }
     }
 
-    async fn write(&self, name: &str, before: &[u8], version: Version, plain: &[u8]) -> Result<Saved, StoreError> {
+    /// What the key holds.
+    async fn found(&self, name: &str) -> Result<Value, StoreError> {
+        let asked = self.time.boot();
+        match self.answer(self.ask(&self.script(name, LOAD)).await?, asked) {
+            Some((b"there", Some(held))) => Ok(held),
+            _ => Err(self.odd()),
+        }
+    }
+
+    async fn write(
+        &self,
+        name: &str,
+        before: &[u8],
+        version: Version,
+        plain: &[u8],
+        old: Duration,
+    ) -> Result<Saved, StoreError> {
         let sealed = self.seal.seal(name, version.number, plain).map_err(|why| self.record_fault(name, why))?;
         if sealed.len() > RECORD_MAX {
             return Err(self.record_fault(name, SealError::Long));
         }
-        let saved = self.script(name, SAVE).arg(before).arg(text(version)).arg(sealed).take();
-        match answer(self.change(&saved).await?) {
+        if self.time.ago(old).is_none() {
+            // Redis was not heard of yet: nothing tells when this was put together.
+            self.found(name).await?;
+        }
+        let saved = self.script(name, SAVE).arg(before).arg(text(version)).arg(sealed).arg(self.time.ago(old)).take();
+        let asked = self.time.boot();
+        match self.answer(self.change(&saved).await?, asked) {
             Some((b"done", _)) => Ok(Saved::Done),
             Some((b"stale", Some(held))) => self.opened(name, held).map(Saved::Stale),
             _ => Err(self.odd()),
@@ -148,7 +129,7 @@ impl RedisStore {
             let before = self.written(name).await?;
             let number = version(&before).map_or(0, |version| version.number);
             let version = Version { number: number + 1, tag: fastrand::u64(..) };
-            let saved = self.write(name, &before, version, instead).await;
+            let saved = self.write(name, &before, version, instead, Duration::ZERO).await;
             match saved {
                 Ok(Saved::Done) => return Ok(()),
                 Ok(Saved::Stale(_)) | Err(StoreError::Record { .. }) => {}
@@ -184,21 +165,35 @@ impl RedisStore {
         Err(StoreError::Away(format!("{server} has too many keys for all to be looked at; {fix}")))
     }
 
+    /// A word, and perhaps something with it, of what was asked then.
+    fn answer(&self, value: Value, asked: Duration) -> Option<(&'static [u8], Option<Value>)> {
+        let Value::Array(parts) = value else { return None };
+        let mut parts = parts.into_iter();
+        let (Some(Value::BulkString(word)), Some(Value::Int(time))) = (parts.next(), parts.next()) else { return None };
+        self.time.told(time.try_into().ok()?, asked);
+        let known: [&[u8]; 6] = [b"there", b"done", b"stale", b"yes", b"held", b"lapsed"];
+        Some((known.into_iter().find(|known| *known == word)?, parts.next()))
+    }
+
     /// What a script found; `None` if there is no record, or it was never saved.
     fn opened(&self, name: &str, held: Value) -> Result<Option<Record>, StoreError> {
         let Value::Array(held) = held else { return Err(self.odd()) };
         if held.is_empty() {
             return Ok(None);
         }
-        let (written, age, sealed) = match <[Value; 3]>::try_from(held) {
-            Ok([Value::BulkString(written), Value::Int(age), Value::BulkString(sealed)]) => (written, age, sealed),
-            Ok([_, _, Value::Int(_)]) => return Err(self.record_fault(name, SealError::Long)),
+        let (written, least, old, sealed) = match <[Value; 4]>::try_from(held) {
+            Ok([Value::BulkString(written), Value::Int(least), Value::Int(old), Value::BulkString(sealed)]) => (
+                written,
+                Duration::from_millis(least.unsigned_abs()),
+                Duration::from_millis(old.unsigned_abs()),
+                sealed,
+            ),
+            Ok([_, _, _, Value::Int(_)]) => return Err(self.record_fault(name, SealError::Long)),
             _ => return Err(self.record_fault(name, SealError::Damaged)),
         };
         let version = version(&written).ok_or_else(|| self.record_fault(name, SealError::Format))?;
         let plain = self.seal.open(name, version.number, &sealed).map_err(|why| self.record_fault(name, why))?;
-        let age = Some(Duration::from_millis(age.unsigned_abs()));
-        Ok(Some(Record { version, plain, age }))
+        Ok(Some(Record { version, plain, age: Some(Age { least, most: least + old }) }))
     }
 
     fn record_fault(&self, name: &str, why: SealError) -> StoreError {
@@ -225,7 +220,7 @@ impl Store for RedisStore {
     }
 
     fn load<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Record>> {
-        Box::pin(async move { self.opened(name, self.ask(&self.script(name, LOAD)).await?) })
+        Box::pin(async move { self.opened(name, self.found(name).await?) })
     }
 
     fn version<'a>(&'a self, name: &'a str) -> Answer<'a, Version> {
@@ -241,15 +236,17 @@ impl Store for RedisStore {
         before: Version,
         version: Version,
         plain: Zeroizing<Vec<u8>>,
+        old: Duration,
     ) -> Answer<'a, Saved> {
-        Box::pin(async move { self.write(name, text(before).as_bytes(), version, &plain).await })
+        Box::pin(async move { self.write(name, text(before).as_bytes(), version, &plain, old).await })
     }
 
     fn take<'a>(&'a self, name: &'a str, owner: u128, lease: Lease) -> Answer<'a, Taken> {
         Box::pin(async move {
             let long = lease.lasts.saturating_add(lease.after).as_millis().try_into().unwrap_or(u64::MAX);
             let take = self.script(name, TAKE).arg(hex(owner)).arg(long).arg(u8::from(lease.force)).take();
-            match answer(self.change(&take).await?) {
+            let asked = self.time.boot();
+            match self.answer(self.change(&take).await?, asked) {
                 Some((b"yes", Some(held))) => self.opened(name, held).map(Taken::Yes),
                 Some((b"held", Some(Value::Int(left)))) => Ok(Taken::Held(Duration::from_millis(left.unsigned_abs()))),
                 Some((b"lapsed", None)) => Ok(Taken::Lapsed),
@@ -279,15 +276,6 @@ impl fmt::Display for Redis {
         write!(f, "{scheme}://{host}:{port}")?;
         if self.database == 0 { Ok(()) } else { write!(f, "/{}", self.database) }
     }
-}
-
-/// A word, and perhaps something with it.
-fn answer(value: Value) -> Option<(&'static [u8], Option<Value>)> {
-    let Value::Array(parts) = value else { return None };
-    let mut parts = parts.into_iter();
-    let Some(Value::BulkString(word)) = parts.next() else { return None };
-    let known: [&[u8]; 5] = [b"done", b"stale", b"yes", b"held", b"lapsed"];
-    Some((known.into_iter().find(|known| *known == word)?, parts.next()))
 }
 
 /// Empty for a record that is not there.

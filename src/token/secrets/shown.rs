@@ -1,12 +1,11 @@
 //! What the store has of a client's secrets, and what is shown of it.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{Clock, Now};
 use crate::rotation::{Record, State};
+use crate::store::Age;
 use crate::token::keeper::Content;
 
 /// What the store has of a client's secrets.
@@ -66,7 +65,7 @@ impl Content for KeptSecrets {
     }
 
     /// Its times are days, by the vendor's clock.
-    fn rebase(&mut self, _age: Duration, _now: Now, _clock: &Clock) {}
+    fn rebase(&mut self, _age: Age, _now: Now, _clock: &Clock) {}
 }
 
 /// How a rotation stands, without any secret.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokenbroker::store::{Answer, Lease, Record, Saved, Store, StoreError, Taken, Version};
+use tokenbroker::store::{Answer, Lease, Record, Saved, Store, StoreError, StoreTime, Taken, Version};
 use zeroize::Zeroizing;
 
 use super::store::{Found, Granted, StoreAnswer, StoreRequest};
@@ -12,26 +12,31 @@ use super::wire::{Ask, Reply, Wire};
 use super::world::credentials;
 
 /// Within which the way to the store answers or fails.
-pub const STORE_WAITS: Duration = Duration::from_secs(2);
+const STORE_WAITS: Duration = Duration::from_secs(2);
 
 /// A process's way to the store.
 pub struct Remote {
     pub wire: Wire,
+    pub time: StoreTime,
 }
 
 impl Remote {
     async fn ask(&self, request: StoreRequest) -> Result<StoreAnswer, StoreError> {
         let (world, who) = (&self.wire.world, self.wire.who);
+        let asked = self.time.boot();
         let reply = self.wire.ask("store", Ask::Store(request), STORE_WAITS).await;
+        if let Some(Reply::Store(_, shown)) = &reply {
+            self.time.told(*shown, asked);
+        }
         let now = world.now();
         let mut inner = world.lock();
         let replica = &mut inner.replicas[who.replica];
         match reply {
-            Some(Reply::Store(StoreAnswer::Refuses)) => {
+            Some(Reply::Store(StoreAnswer::Refuses, _)) => {
                 replica.reaches_store = None;
                 Err(StoreError::Away("the store refuses to write".to_owned()))
             }
-            Some(Reply::Store(answer)) => {
+            Some(Reply::Store(answer, _)) => {
                 replica.reaches_store.get_or_insert(now);
                 Ok(answer)
             }
@@ -118,9 +123,16 @@ impl Store for Remote {
         before: Version,
         version: Version,
         plain: Zeroizing<Vec<u8>>,
+        old: Duration,
     ) -> Answer<'a, Saved> {
         let (name, plain) = (name.to_owned(), plain.to_vec());
-        Box::pin(self.saved(StoreRequest::Save { name, before, version, plain }))
+        Box::pin(async move {
+            if self.time.ago(old).is_none() {
+                self.load(&name).await?;
+            }
+            let sent = self.time.ago(old);
+            self.saved(StoreRequest::Save { name, before, version, plain, sent }).await
+        })
     }
 
     fn take<'a>(&'a self, name: &'a str, owner: u128, lease: Lease) -> Answer<'a, Taken> {
@@ -201,6 +213,7 @@ impl Store for Local {
         _before: Version,
         version: Version,
         plain: Zeroizing<Vec<u8>>,
+        _old: Duration,
     ) -> Answer<'a, Saved> {
         Box::pin(async move {
             // The disk takes a moment: a crash may come before, and may come after.

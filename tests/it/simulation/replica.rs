@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokenbroker::oauth::template::Template;
-use tokenbroker::store::{Store, Stores};
+use tokenbroker::store::{Store, StoreTime, Stores};
 use tokenbroker::token::cache::Slot;
 use tokenbroker::token::keeper::{Keeper, record};
 use tokenbroker::token::kept::Kept;
@@ -41,7 +41,11 @@ async fn live(world: &Arc<World>, replica: usize) {
     let (who, gate, journal, ordered) = world.lock().begins(replica, world.now(), &slot, &stop);
     let wire = Wire { world: Arc::clone(world), who, gate };
     let copy = journal.map(|journal| Arc::new(Local { journal, wire: wire.clone() }) as Arc<dyn Store>);
-    let stores = Stores { main: Arc::new(Remote { wire: wire.clone() }), copy, files: None };
+    let stores = Stores {
+        main: Arc::new(Remote { wire: wire.clone(), time: StoreTime::new(clock.clone()) }),
+        copy,
+        files: None,
+    };
     let found = match Keeper::open::<Kept>(&stores, record("t", ACCOUNT), &clock).await {
         Ok(found) => found,
         Err(error) => {

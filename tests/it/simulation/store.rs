@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokenbroker::store::Version;
+use tokenbroker::store::{Age, Version};
 
 use super::wire::{Ask, Reply};
 use super::world::{Inner, Who, World, credentials};
 
+/// What its clock shows when a run begins.
+const BEGAN: Duration = Duration::from_hours(500_000);
 /// What a fail-over may forget at most.
 const HISTORY: usize = 8;
 
@@ -16,9 +18,25 @@ const HISTORY: usize = 8;
 pub enum StoreRequest {
     Load(String),
     Version(String),
-    Save { name: String, before: Version, version: Version, plain: Vec<u8> },
-    Take { name: String, owner: u128, lasts: Duration, after: Duration, force: bool },
-    Release { name: String, owner: u128 },
+    /// With the time at which it was put together, by the clock of the store as far as that is known, in ms.
+    Save {
+        name: String,
+        before: Version,
+        version: Version,
+        plain: Vec<u8>,
+        sent: Option<u64>,
+    },
+    Take {
+        name: String,
+        owner: u128,
+        lasts: Duration,
+        after: Duration,
+        force: bool,
+    },
+    Release {
+        name: String,
+        owner: u128,
+    },
     Names,
     Forget(String),
 }
@@ -46,7 +64,7 @@ pub enum Granted {
 pub struct Found {
     pub version: Version,
     pub plain: Vec<u8>,
-    pub age: Duration,
+    pub age: Age,
 }
 
 /// One record on the server.
@@ -54,8 +72,9 @@ pub struct Found {
 pub struct Entry {
     pub version: Version,
     pub plain: Vec<u8>,
-    /// By the clock of the store.
+    /// By the clock of the store, and how old it was then.
     saved: Duration,
+    old: Duration,
     pub owner: Option<(u128, Who)>,
     until: Duration,
     /// What it holds, for the checks: refresh tokens, the access token, and since when (by the world's clock).
@@ -87,17 +106,31 @@ pub struct Records {
     pub ahead: Duration,
     /// When each refresh token came to be in a record.
     pub had: BTreeMap<String, Duration>,
+    /// How often each access token was saved: it went from hand to hand so often at most.
+    pub handed: BTreeMap<String, u32>,
     /// When it went back, or lost everything.
     forgot: Vec<Duration>,
-    /// When its clock was set.
-    pub jumped: Option<Duration>,
+    /// Each time that its clock was set.
+    pub jumps: Vec<Duration>,
+    /// Each time that somebody took the lease of the token that another had let lapse.
+    pub forced: Vec<Duration>,
     /// A lock that locks nothing, to see whether the other checks see it.
     pub broken_lock: bool,
+}
+
+/// Was it then, any of these times?
+pub fn any(times: &[Duration], from: Duration, to: Duration) -> bool {
+    times.iter().any(|time| (from..=to).contains(time))
 }
 
 impl Records {
     pub fn new(broken_lock: bool) -> Self {
         Self { broken_lock, ..Self::default() }
+    }
+
+    /// What its clock shows.
+    pub fn clock(&self, now: Duration) -> Duration {
+        BEGAN + now + self.ahead
     }
 
     /// The record of the token.
@@ -129,7 +162,12 @@ impl Records {
 
     /// Did it forget anything then?
     pub fn forgot(&self, from: Duration, to: Duration) -> bool {
-        self.forgot.iter().any(|forgot| (from..=to).contains(forgot))
+        any(&self.forgot, from, to)
+    }
+
+    /// Was its clock set since then?
+    pub fn jumped(&self, since: Duration) -> bool {
+        self.jumps.last().is_some_and(|last| *last >= since)
     }
 
     fn change(&mut self, name: &str) -> &mut Entry {
@@ -142,7 +180,8 @@ impl Records {
 
     fn found(&self, name: &str, now: Duration) -> Option<Found> {
         let entry = self.all.get(name).filter(|entry| entry.version != Version::default())?;
-        let age = (now + self.ahead).saturating_sub(entry.saved);
+        let least = self.clock(now).saturating_sub(entry.saved);
+        let age = Age { least, most: least + entry.old };
         Some(Found { version: entry.version, plain: entry.plain.clone(), age })
     }
 
@@ -150,7 +189,7 @@ impl Records {
         let there = self.all.get(name);
         let other = there.filter(|entry| entry.owner.is_some_and(|(owner, _)| owner != by.0)).map(|entry| entry.until);
         let other = other.filter(|_| !self.broken_lock);
-        let clock = now + self.ahead;
+        let clock = self.clock(now);
         match other {
             Some(held) if clock < held => return (Granted::Held(held - clock), false),
             Some(_) if !force => return (Granted::Lapsed, false),
@@ -167,7 +206,7 @@ impl Inner {
         &mut self,
         name: &str,
         (before, version): (Version, Version),
-        plain: Vec<u8>,
+        (plain, sent): (Vec<u8>, Option<u64>),
         now: Duration,
     ) -> StoreAnswer {
         let there = self.records.all.get(name).map_or_else(Version::default, |entry| entry.version);
@@ -179,10 +218,14 @@ impl Inner {
         for token in &holds {
             self.records.had.entry(token.clone()).or_insert(now);
         }
-        let ahead = self.records.ahead;
-        let entry = self.records.change(name);
         let access = super::idp::access_token(&plain);
-        (entry.version, entry.saved, entry.since) = (version, now + ahead, now);
+        if let Some(access) = &access {
+            *self.records.handed.entry(access.clone()).or_default() += 1;
+        }
+        let clock = self.records.clock(now);
+        let old = sent.map_or(Duration::ZERO, |sent| clock.saturating_sub(Duration::from_millis(sent)));
+        let entry = self.records.change(name);
+        (entry.version, entry.saved, entry.old, entry.since) = (version, clock, old, now);
         (entry.holds, entry.access, entry.plain) = (holds, access, plain);
         StoreAnswer::Saved(None)
     }
@@ -196,8 +239,8 @@ impl Inner {
             }
             StoreRequest::Names => StoreAnswer::Names(self.records.all.keys().cloned().collect()),
             _ if self.records.mood == Mood::ReadOnly => StoreAnswer::Refuses,
-            StoreRequest::Save { name, before, version, plain } => {
-                let answer = self.saves(&name, (before, version), plain, now);
+            StoreRequest::Save { name, before, version, plain, sent } => {
+                let answer = self.saves(&name, (before, version), (plain, sent), now);
                 let done = matches!(answer, StoreAnswer::Saved(None));
                 let entry = self.records.all.get(&name).cloned().unwrap_or_default();
                 let holds = (entry.holds.iter().next_back().cloned().unwrap_or_default(), entry.access.clone());
@@ -208,7 +251,7 @@ impl Inner {
                 answer
             }
             StoreRequest::Take { name, owner, lasts, after, force } => {
-                let until = now + self.records.ahead + lasts + after;
+                let until = self.records.clock(now) + lasts + after;
                 let (granted, lapsed) = self.records.take(&name, (owner, who), until, force, now);
                 let how = match &granted {
                     Granted::Yes(_) if lapsed => "takes the lease that another let lapse",
@@ -217,7 +260,9 @@ impl Inner {
                     Granted::Lapsed => "waits for the one who let the lease lapse",
                 };
                 self.event(now, format_args!("{who} {how} of the {}", kind(&name)));
-                self.replicas[who.replica].forced = lapsed;
+                if lapsed && kind(&name) == "token" {
+                    self.records.forced.push(now);
+                }
                 self.count(if lapsed { "lease taken by force" } else { "lease asked for" });
                 StoreAnswer::Taken(granted)
             }
@@ -253,6 +298,8 @@ pub async fn answer(world: Arc<World>, who: Who, ask: Ask) -> Option<Reply> {
         Mood::Well | Mood::ReadOnly | Mood::Mute => {}
     }
     let now = world.now();
-    let reply = world.lock().store(who, request, now);
-    (mood != Mood::Mute).then_some(Reply::Store(reply))
+    let mut inner = world.lock();
+    let reply = inner.store(who, request, now);
+    let shown = inner.records.clock(now).as_millis().try_into().unwrap();
+    (mood != Mood::Mute).then_some(Reply::Store(reply, shown))
 }

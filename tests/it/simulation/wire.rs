@@ -28,7 +28,8 @@ pub enum Ask {
 #[derive(Clone)]
 pub enum Reply {
     Hello,
-    Store(StoreAnswer),
+    /// And what the clock of the store shows, in ms.
+    Store(StoreAnswer, u64),
     Token(TokenAnswer),
     Managed(Result<Vec<Item>, u16>),
 }
