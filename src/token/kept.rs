@@ -11,7 +11,7 @@ use super::keeper::Content;
 use crate::clock::{Clock, Moment, Now};
 use crate::oauth::{Class, TokenError};
 use crate::secret::Secret;
-use crate::store::{StoreError, Stores};
+use crate::store::{Age, StoreError, Stores};
 
 /// Refreshes that refused tokens may cause in a window.
 pub(super) const SUSPECTS: usize = 2;
@@ -32,6 +32,8 @@ pub struct Kept {
     /// A person gave up what there was.
     pub given_up: bool,
     pub refresh_token: Option<KeptRefresh>,
+    /// The epoch of the last time that a person gave up what there was.
+    pub cleared: u64,
     /// Grows with every token that comes or goes; about the second in which what brought it was sent, so that of two states of which
     /// neither knew of the other, the later one has more.
     pub epoch: u64,
@@ -146,7 +148,7 @@ impl Kept {
             return b"null".to_vec();
         }
         let epoch = next_epoch(plain.and_then(Self::read).map_or(0, |kept| kept.epoch), now);
-        serde_json::to_vec(&Self { epoch, ..Self::default() }).unwrap_or_else(|_| b"null".to_vec())
+        serde_json::to_vec(&Self { epoch, cleared: epoch, ..Self::default() }).unwrap_or_else(|_| b"null".to_vec())
     }
 
     /// The same as a list of what the vendor is to end.
@@ -165,13 +167,17 @@ impl Kept {
 }
 
 impl Content for Kept {
-    /// By what the refresh token comes from; else by the order in which tokens came and went.
+    /// Security: what a person gave up does not come back. Else by what the refresh token comes from; else by the order in which
+    /// tokens came and went.
     fn is_newer_than(&self, other: &Self) -> bool {
+        if self.cleared != other.cleared {
+            return self.cleared > other.cleared;
+        }
         let (follows, followed) = (self.follows(other), other.follows(self));
         if follows == followed { self.epoch > other.epoch } else { follows }
     }
 
-    fn rebase(&mut self, age: Duration, now: Now, clock: &Clock) {
+    fn rebase(&mut self, age: Age, now: Now, clock: &Clock) {
         // Those of this boot are this machine's.
         let (Some(saved), false) = (self.saved, clock.is_of(&self.boot)) else { return };
         clock.boot().clone_into(&mut self.boot);
@@ -181,9 +187,10 @@ impl Content for Kept {
         let access = access.flat_map(|access| {
             [Some(&mut access.obtained), access.expires.as_mut(), access.due.as_mut()].into_iter().flatten()
         });
+        tokens.chain(access).chain(&mut self.saved).for_each(|moment| *moment = moment.seen(saved, age.most, now));
+        // What somebody waits for must not come too early.
         let hold = self.hold.iter_mut().filter_map(|hold| hold.until.as_mut());
-        let all = tokens.chain(access).chain(hold).chain(&mut self.spent).chain(&mut self.saved);
-        all.for_each(|moment| *moment = moment.seen(saved, age, now));
+        hold.chain(&mut self.spent).for_each(|moment| *moment = moment.waited_for(saved, age.least, now));
     }
 }
 
@@ -230,9 +237,23 @@ impl KeptMoment {
     /// The same by the clocks of now, where `saved` was so long ago. Either clock may have been set between the two: the earlier
     /// end counts.
     fn seen(self, saved: Self, age: Duration, now: Now) -> Self {
+        Self::after(self.wall.saturating_sub(saved.wall).min(self.since(saved)), age, now)
+    }
+
+    /// As [`Self::seen`], of what may not end too early: nobody sets the clock that counts since boot.
+    fn waited_for(self, saved: Self, age: Duration, now: Now) -> Self {
+        Self::after(self.since(saved), age, now)
+    }
+
+    /// Since boot, in ms.
+    fn since(self, saved: Self) -> i64 {
+        i64::try_from(i128::from(self.boot) - i128::from(saved.boot)).unwrap_or(i64::MAX)
+    }
+
+    /// So many ms after what was so long ago.
+    fn after(left: i64, age: Duration, now: Now) -> Self {
         let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
-        let boot = i64::try_from(i128::from(self.boot) - i128::from(saved.boot)).unwrap_or(i64::MAX);
-        let left = self.wall.saturating_sub(saved.wall).min(boot).saturating_sub(millis(age));
+        let left = left.saturating_sub(millis(age));
         let boot = millis(now.boot).saturating_add(left).max(0);
         Self { wall: now.wall.as_millisecond().saturating_add(left), boot: boot.unsigned_abs() }
     }

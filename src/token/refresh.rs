@@ -95,6 +95,8 @@ pub struct Refresher<E> {
     purpose: String,
     /// A person gave up what there was, and nothing came since.
     given_up: bool,
+    /// The epoch of the last time that a person gave up what there was.
+    cleared: u64,
     epoch: u64,
     /// Set while the store does not have what is here.
     unsaved: Option<durable::Unsaved>,
@@ -117,6 +119,7 @@ impl<E: Exchange> Refresher<E> {
             access: None,
             purpose: String::new(),
             given_up: false,
+            cleared: 0,
             epoch: 0,
             unsaved: (!saved && kept.is_some()).then(durable::Unsaved::default),
             revocations: Vec::new(),

@@ -32,6 +32,8 @@ const UNCLEAR_SOON: u32 = 3;
 const UNANSWERED_MAX: u32 = 2;
 /// Refused tokens are counted within it.
 const SUSPECT_WINDOW: Duration = Duration::from_secs(60);
+/// Former refresh tokens of the configuration whose descendants are kept.
+const OTHERS_MAX: usize = 8;
 /// The refresh starts this much earlier or later, as a fraction of the lifetime.
 const JITTER: f64 = 0.05;
 

@@ -14,8 +14,9 @@ use tokenbroker::oauth::{Class, Outcome, TokenError};
 use tokenbroker::secret::Secret;
 use tokenbroker::telemetry::metrics::Metrics;
 use tokenbroker::token::cache::{Slot, State};
+use tokenbroker::token::kept::Kept;
 use tokenbroker::token::refresh::{Ended, Refresher, Task};
-use tokenbroker::token::schedule::Policy;
+use tokenbroker::token::schedule::{Policy, Schedule};
 use tokenbroker::token::source::{Exchange, Prepared, With};
 use tokenbroker::units::Budget;
 use tokio::time::{Instant, sleep};
@@ -1098,4 +1099,44 @@ async fn a_wrong_url_does_not_end_a_refresh_token() {
     sleep(3600 * S).await;
     assert!(bench.wait().await.is_ok());
     assert_eq!(script.calls().len(), 6);
+}
+
+/// The answer to a refresh token.
+fn renewed(refresh_token: &str) -> Answer {
+    let access = Access { token: Secret::new("at".to_owned()), lifetime: Some(Duration::from_secs(60)), warning: None };
+    let refresh_token = Some(Secret::new(refresh_token.to_owned()));
+    Answer { access: Ok(access), refresh_token, refresh_lifetime: None }
+}
+
+#[test]
+fn what_came_of_a_configured_refresh_token_is_not_forgotten_for_what_came_of_another() {
+    let now = Now { wall: "2026-01-01T00:00:00Z".parse().unwrap(), boot: Duration::from_secs(5000) };
+    let begun = |seed: &str, newest: &[&str]| {
+        let mut schedule = Schedule::new(policy(Grant::RefreshToken));
+        assert_eq!(schedule.start(now, Some(&Secret::new(seed.to_owned()))), Op::Renew);
+        newest.iter().for_each(|newest| schedule.took(&renewed(newest), now, Op::Renew));
+        schedule.keep(now)
+    };
+    let sends = |schedule: &mut Schedule, seed: &str| {
+        schedule.start(now, Some(&Secret::new(seed.to_owned())));
+        schedule.refresh_token().unwrap().expose().to_owned()
+    };
+    let goes_on = |with: &Kept| {
+        let mut schedule = Schedule::new(policy(Grant::RefreshToken));
+        schedule.restore(&mut with.clone(), None, true, now);
+        schedule
+    };
+    // Another replica goes on from the first person's, and learns of the second's; then it is configured with that.
+    let mut one = goes_on(&begun("first", &["first-1"]));
+    assert!(one.recall(&begun("second", &["second-1"]), true, now));
+    assert!(!one.recall(&begun("second", &["second-1"]), true, now), "it knew that");
+    assert!(one.recall(&begun("second", &["second-1", "second-2"]), true, now), "which came after");
+    assert!(!one.recall(&begun("second", &["second-1"]), true, now), "which came before");
+    assert!(!one.recall(&begun("first", &["first-0"]), true, now), "of its own it knows itself");
+    assert_eq!(sends(&mut one, "second"), "second-2");
+    assert_eq!(sends(&mut one, "first"), "first-1");
+    // So many, and no more.
+    let mut crowded = goes_on(&begun("first", &["first-1"]));
+    let known = (0..20).filter(|one| crowded.recall(&begun(&format!("seed-{one}"), &["next"]), true, now)).count();
+    assert_eq!(known, 8);
 }

@@ -45,7 +45,7 @@ impl<E: Exchange> Refresher<E> {
         // Security: one that was obtained for something else must never be sent.
         let access = kept.access.take().filter(|_| knows && kept.purpose == self.with.purpose);
         self.revocations = kept.revocations.drain(..).map(Into::into).collect();
-        (self.given_up, self.epoch) = (kept.given_up, kept.epoch);
+        (self.given_up, self.cleared, self.epoch) = (kept.given_up, kept.cleared, kept.epoch);
         let due = access.as_ref().and_then(|access| access.due).map(|due| due.moment(same_boot, now));
         self.schedule.restore(&mut kept, due, same_boot, now);
         if kept.inputs != self.with.inputs {
@@ -101,6 +101,7 @@ impl<E: Exchange> Refresher<E> {
             saved: Some(KeptMoment::at(now)),
             access: self.access.clone(),
             given_up: self.given_up,
+            cleared: self.cleared,
             epoch: self.epoch,
             error: error.map(KeptError::from),
             revocations: self.revocations.iter().map(Into::into).collect(),

@@ -101,6 +101,7 @@ impl<E: Exchange> Refresher<E> {
         info!(token = self.task.name, "logged out");
         (self.snapshot.token, self.given_up) = (None, true);
         self.epoch = next_epoch(self.epoch, self.task.clock.now().wall);
+        self.cleared = self.epoch;
         self.show(Some(Arc::new(error.clone())));
         // Durable before it is tried: a crash in between does not leave a token alive.
         self.save(Some(&error)).await;

@@ -86,7 +86,12 @@ impl<E: Exchange> Refresher<E> {
         let saved = self.save(error.as_deref()).await;
         let needed = self.is_shared() && !self.peers.alone;
         if heard == self.peers.heard && (saved || !needed) {
-            return Ok(());
+            // The process may have stood still meanwhile.
+            let held = self.holds().await;
+            if held.is_err() {
+                self.schedule.answered(self.task.clock.now(), false);
+            }
+            return held;
         }
         // Others would not know of it, or have done it already.
         if adopted == self.peers.adopted {

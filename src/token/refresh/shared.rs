@@ -97,10 +97,16 @@ impl<E: Exchange> Refresher<E> {
         let now = self.task.clock.now();
         let error = self.snapshot.error.clone();
         let ours = self.kept(error.as_deref());
+        // Security: what a person gave up must not come back.
+        let alike = ours.cleared == theirs.cleared;
         self.peers.heard += 1;
         if ours.is_newer_than(theirs) {
             warn!(token = self.task.name, "the shared store has an older state than is known here: it is saved again");
-            self.schedule.learn(theirs, self.task.clock.is_of(&theirs.boot), now);
+            let same_boot = self.task.clock.is_of(&theirs.boot);
+            self.schedule.learn(theirs, same_boot, now);
+            if alike {
+                self.schedule.recall(theirs, same_boot, now);
+            }
             self.learn_revocations(theirs);
             self.unsaved.get_or_insert_default();
             return false;
@@ -109,6 +115,7 @@ impl<E: Exchange> Refresher<E> {
         let back = self.task.keeper.as_ref().is_some_and(Keeper::went_back);
         let unsaved = self.unsaved.take().is_some() || back;
         self.adopt(theirs.clone());
+        let recalled = alike && self.schedule.recall(&ours, true, now);
         if unsaved {
             self.schedule.learn(&ours, true, now);
             self.learn_revocations(&ours);
@@ -116,6 +123,8 @@ impl<E: Exchange> Refresher<E> {
                 // It came while a person gave up what there was.
                 self.learn_revocations(&ours.to_revoke());
             }
+        }
+        if unsaved || recalled {
             self.unsaved.get_or_insert_default();
         }
         true
@@ -148,8 +157,14 @@ impl<E: Exchange> Refresher<E> {
         // What this task saves next may be the first that another one sees of it.
         self.given_up = forgotten;
         self.peers.adopted += 1;
-        (self.epoch, self.peers.uncopied) = (theirs.epoch, true);
+        (self.cleared, self.epoch, self.peers.uncopied) = (theirs.cleared, theirs.epoch, true);
+        // What others have to mend need not hold up what this one sends.
+        let differs = !forgotten && theirs.hold.is_some() && theirs.inputs != self.exchange.with().inputs;
+        let paused = self.schedule.paused();
         self.schedule.restore(&mut theirs, due, same_boot, now);
+        if differs {
+            self.schedule.go_on(paused);
+        }
         match access {
             Some(access) if own => {
                 if let Some((access, token)) = self.serving(access, due, same_boot) {

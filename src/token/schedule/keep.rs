@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use super::{Hold, REJECTED_RETRY, RefreshToken, Schedule, UNANSWERED_MAX};
+use super::{Hold, OTHERS_MAX, REJECTED_RETRY, RefreshToken, Schedule, UNANSWERED_MAX};
 use crate::clock::{Moment, Now};
 use crate::token::kept::{Kept, KeptHold, KeptMoment, KeptRefresh, Process};
 use crate::token::refusals::Refusals;
+
+/// A pause, put aside.
+pub struct Paused(Option<Hold>);
 
 impl Schedule {
     /// For the store.
@@ -32,10 +35,49 @@ impl Schedule {
         }
     }
 
-    /// Takes over what must not be forgotten of a state that is not gone on with: what was refused, what was spent.
+    /// Takes over what must not be forgotten of a state that is not gone on with: what was refused, what was spent, the
+    /// pause that a server asked for.
     pub fn learn(&mut self, other: &Kept, same_boot: bool, now: Now) {
         self.refusals.learn(&other.refused);
         self.spent.learn(&other.spent, same_boot, now);
+        let asked = other.hold.filter(|hold| !hold.mendable).map(|hold| Hold::restored(hold, same_boot, now));
+        if asked.as_ref().map(|hold| hold.until) > self.held_until() {
+            self.hold = asked;
+        }
+    }
+
+    /// Takes over what came of refresh tokens that are configured elsewhere, or once were: none of those may be sent itself. True
+    /// if it knows of more then.
+    pub fn recall(&mut self, other: &Kept, same_boot: bool, now: Now) -> bool {
+        let newest = other.seed.zip(other.refresh_token.as_ref());
+        let mut more = false;
+        for (seed, token) in other.others.iter().map(|(seed, token)| (*seed, token)).chain(newest) {
+            let known = self.others.iter().position(|(known, _)| *known == seed);
+            let after = |at: usize| other.replaced.contains(&self.others[at].1.secret.digest());
+            let token = || RefreshToken::restored(token, same_boot, now);
+            match known {
+                _ if self.seed == Some(seed) => continue,
+                Some(at) if newest.is_some_and(|(newest, _)| newest == seed) && after(at) => {
+                    self.others[at].1 = token();
+                }
+                None if self.others.len() < OTHERS_MAX => self.others.push((seed, token())),
+                _ => continue,
+            }
+            more = true;
+        }
+        more
+    }
+
+    /// Why nothing is tried now, for [`Self::go_on`].
+    pub fn paused(&mut self) -> Paused {
+        Paused(self.hold.take())
+    }
+
+    /// Goes on with that in the place of one that a person has to end.
+    pub fn go_on(&mut self, paused: Paused) {
+        if self.hold.as_ref().is_none_or(|hold| hold.mendable) {
+            self.hold = paused.0;
+        }
     }
 
     /// For another task of this process.
@@ -46,11 +88,9 @@ impl Schedule {
     /// Goes on where another process stopped. No wait that a server asked for is forgotten, none is longer than it was.
     pub fn restore(&mut self, kept: &mut Kept, due: Option<Moment>, same_boot: bool, now: Now) {
         let fixed = self.refresh_token.take().filter(|token| token.fixed).map(|token| token.secret);
-        let refresh = |kept: KeptRefresh| RefreshToken {
-            secret: kept.secret(),
-            expires: kept.expires.map(|expires| expires.moment(same_boot, now)),
-            // Of another one that is not known before the next renewal.
-            fixed: fixed.as_ref() == Some(&kept.secret()),
+        let refresh = |kept: KeptRefresh| {
+            let token = RefreshToken::restored(&kept, same_boot, now);
+            RefreshToken { fixed: fixed.as_ref() == Some(&token.secret), ..token }
         };
         self.refresh_token = kept.refresh_token.take().map(refresh);
         self.replaced = std::mem::take(&mut kept.replaced);
@@ -58,12 +98,7 @@ impl Schedule {
         self.others = kept.others.drain(..).map(|(seed, token)| (seed, refresh(token))).collect();
         self.refusals = Refusals::restore(std::mem::take(&mut kept.refused));
         (self.failures, self.unclear) = (kept.failures, kept.unclear);
-        self.hold = kept.hold.map(|hold| {
-            let left =
-                hold.until.map(|until| until.moment(same_boot, now).left(now).min(Duration::from_millis(hold.length)));
-            let until = left.map_or(Duration::MAX, |left| now.boot.saturating_add(left));
-            Hold { until, mendable: hold.mendable, barred: hold.barred }
-        });
+        self.hold = kept.hold.map(|hold| Hold::restored(hold, same_boot, now));
         self.due = due;
         self.spent.restore(&kept.spent, same_boot, now);
         self.secret = if kept.secret < self.policy.secrets { kept.secret } else { 0 };
@@ -76,5 +111,22 @@ impl Schedule {
             let hold = self.hold.take().filter(|hold| hold.until > until);
             self.hold = hold.or(Some(Hold { until, mendable: true, barred: false }));
         }
+    }
+}
+
+impl Hold {
+    fn restored(kept: KeptHold, same_boot: bool, now: Now) -> Self {
+        let left =
+            kept.until.map(|until| until.moment(same_boot, now).left(now).min(Duration::from_millis(kept.length)));
+        let until = left.map_or(Duration::MAX, |left| now.boot.saturating_add(left));
+        Self { until, mendable: kept.mendable, barred: kept.barred }
+    }
+}
+
+impl RefreshToken {
+    fn restored(kept: &KeptRefresh, same_boot: bool, now: Now) -> Self {
+        let expires = kept.expires.map(|expires| expires.moment(same_boot, now));
+        // Whether it is fixed is not known before the next renewal.
+        Self { secret: kept.secret(), expires, fixed: false }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use super::{Hold, RefreshToken, Schedule};
+use super::{Hold, OTHERS_MAX, RefreshToken, Schedule};
 use crate::clock::{Moment, Now};
 use crate::oauth::file::{Grant, Op};
 use crate::oauth::response::Answer;
@@ -12,8 +12,6 @@ use crate::oauth::{Class, Outcome, TokenError};
 use crate::secret::Secret;
 use crate::token::refusals::Credential;
 
-/// Former refresh tokens of the configuration whose descendants are kept.
-const OTHERS_MAX: usize = 8;
 /// So many are remembered that a refresh token came after.
 const REPLACED_MAX: usize = 8;
 /// An end that moved by less is the same: answers count in seconds, and take a while.

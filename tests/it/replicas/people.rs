@@ -124,3 +124,22 @@ fn a_client_secret_that_one_replica_rotates_is_used_by_all_no_two_rotate_at_once
     assert!(look_below(redis.directory.path(), &mut scan) >= 3);
     scan.nothing_came_out();
 }
+
+#[test]
+fn a_logout_holds_also_where_a_password_could_log_in_and_where_files_have_changed_since() {
+    let Some(fleet) = Fleet::new(HOUR, "", &[("main", PASSWORD)]) else { return };
+    let fleet = fleet.start(3);
+    fleet.all_serve("main");
+    // What one of them sends may have changed: that is tried once it has to be, and a logout is no failure.
+    let changed = &fleet.brokers[1];
+    write(changed.directory.path(), "password", "another one\n");
+    assert_eq!(changed.command(&["reload"]).0, 0);
+    let before = fleet.calls();
+    let (code, _, stderr) = fleet.brokers[0].command(&["logout", "main"]);
+    assert_eq!(code, 0, "{stderr}");
+    let given_up = |status: &Value| status["state"] != "valid" && status["fingerprint"].is_null();
+    fleet.all("is given up", "main", given_up);
+    std::thread::sleep(seconds(3));
+    fleet.all("stays given up", "main", given_up);
+    assert_eq!(fleet.calls(), before, "nobody logs in");
+}
