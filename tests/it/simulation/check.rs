@@ -1,11 +1,14 @@
 //! The promises, each a function that looks at what has happened. What no lock can promise is excused by name, and counted.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokenbroker::oauth::file::{Grant, Op};
+use tokenbroker::token::cache::Slot;
 
 use super::idp::Call;
-use super::remote::STORE_WAITS;
+use super::store::any;
 use super::world::{Inner, Who, World};
 
 /// A refresh token is sent once: a second time only if nobody could know what came of the first.
@@ -27,15 +30,23 @@ const ONE: &str = "where nothing goes wrong, one exchange serves all, and nothin
 /// When all is well, everybody serves.
 const CALM: &str = "all replicas serve once the faults are over";
 
+/// So long is waited after what may pass by itself.
+const BACKOFF: Duration = Duration::from_secs(61);
+/// A token is counted to go from hand to hand so often.
+const HANDS: u32 = 8;
+/// No pause is longer, but for one that waits for a person.
+const PAUSE: Duration = Duration::from_secs(601);
+/// Everybody serves by then, or by so much after the pause in which nobody can.
+pub const AFTER: Duration = Duration::from_secs(30);
 /// A replica that reaches the store has what the store has after so long: a look every half second, and its way.
 const FOLLOWS: Duration = Duration::from_secs(4);
-/// A token that ends so soon may be taken for ended: how long its record was on its way counts as its age.
+/// A token that ends so soon may be taken for ended: how long its record was on its way counts as its age, from hand to hand.
 const ENDS: Duration = Duration::from_secs(3);
 
 impl Inner {
     /// An exchange is about to be sent.
-    pub fn sends(&mut self, who: Who, op: Op, token: Option<&str>, now: Duration) -> usize {
-        let (granted, forced) = (self.replicas[who.replica].granted, self.replicas[who.replica].forced);
+    pub fn sends(&mut self, who: Who, op: Op, token: Option<&str>, (began, now): (Duration, Duration)) -> usize {
+        let granted = self.replicas[who.replica].granted;
         let token = token.filter(|_| op == Op::Renew).map(str::to_owned);
         self.event(now, format_args!("{who} sends {}", token.as_deref().unwrap_or("a login")));
         if let Some(token) = &token {
@@ -43,7 +54,7 @@ impl Inner {
             self.is_leased(who, token, now);
         }
         let (arrived, made, told, gave_up) = (None, None, None, None);
-        self.idp.calls.push(Call { by: who, sent: now, arrived, made, told, gave_up, granted, forced });
+        self.idp.calls.push(Call { by: who, began, sent: now, arrived, made, told, gave_up, granted });
         self.idp.calls.len() - 1
     }
 
@@ -74,7 +85,7 @@ impl Inner {
         let since = |then: Option<Duration>| then.is_some_and(|then| then >= granted);
         match () {
             () if self.records.forgot(granted, now) => self.excuse("the store forgot a lease"),
-            () if since(self.records.jumped) => self.excuse("the clock of the store was set"),
+            () if self.records.jumped(granted) => self.excuse("the clock of the store was set"),
             () if since(self.replicas[who.replica].stood) => self.excuse("the holder stood still"),
             () => self.breaks(now, LEASED, format!("{who} sends {token}, the lease is {owner}'s")),
         }
@@ -105,6 +116,19 @@ impl Inner {
         if self.records.forgot(granted.min(one.granted.unwrap_or(one.sent)), two.sent) {
             return Ok("the store forgot what was saved, or the lease");
         }
+        let began = one.granted.unwrap_or(one.sent).min(granted);
+        if any(&self.records.jumps, began, two.sent) {
+            return Ok("the clock of the store was set");
+        }
+        // Its clocks say that the lease is still its own.
+        let froze = |call: &Call, to: Duration| {
+            let who = &self.replicas[call.by.replica];
+            who.life == call.by.life && any(&who.froze, call.granted.unwrap_or(call.sent), to)
+        };
+        let saved = one.made.as_ref().and_then(|next| self.records.had.get(next)).copied();
+        if froze(one, saved.unwrap_or(now)) || froze(two, two.sent) {
+            return Ok("the clocks of a machine stood still");
+        }
         let Some(told) = one.told.filter(|told| *told <= granted) else {
             return match () {
                 () if one.by == two.by => Ok("the answer was lost"),
@@ -122,10 +146,12 @@ impl Inner {
         let holder = &self.replicas[one.by.replica];
         let failed = holder.unsaved.iter().any(|(from, to)| *to >= told && *from <= granted);
         let tries = holder.saving.is_some_and(|from| from >= told && from <= granted);
+        // By the second one, or by another who did not get as far as sending anything.
+        let forced = any(&self.records.forced, told, two.sent);
         match () {
             () if !self.lives(one.by) => Ok("its process died before it had saved the answer"),
             () if self.stood_in(one.by, told) => Ok("its process stood still before it had saved the answer"),
-            () if (failed || tries) && two.forced => Ok("the store could not be reached to save the answer"),
+            () if (failed || tries) && forced => Ok("the store could not be reached to save the answer"),
             () if failed || tries => Err("the lease was given back before the answer was saved".to_owned()),
             () => Err(format!("{} got {token}'s successor at {told:?} and did not save it", one.by)),
         }
@@ -153,7 +179,7 @@ impl Inner {
             () if self.records.forgot(from.saturating_sub(2 * self.waits), now) => {
                 self.excuse("the store forgot what was spent");
             }
-            () if self.records.jumped.is_some_and(|at| at > from) => self.excuse("the clock of the store was set"),
+            () if self.records.jumped(from) => self.excuse("the clock of the store was set"),
             () if late => self.excuse("a request was on its way for longer than its sender waited"),
             () => self.breaks(now, BUDGET, format!("{count} requests in {:?}, the last by {asked}", budget.per)),
         }
@@ -233,8 +259,8 @@ impl World {
         }
     }
 
-    /// After the faults: does everybody serve? And where there were none: did one exchange serve all, each time?
-    pub fn calm(&self, now: Duration) {
+    /// Where there were no faults: did one exchange serve all, each time?
+    pub fn quiet(&self, now: Duration) {
         let mut inner = self.lock();
         if self.scenario.is_quiet() && !self.scenario.rotates {
             let (exchanges, excuses) = (inner.idp.calls.len(), inner.excuses.clone());
@@ -244,16 +270,42 @@ impl World {
                 inner.breaks(now, ONE, format!("{exchanges} exchanges, {most} at most; {excuses:?}"));
             }
         }
-        for replica in 0..inner.replicas.len() {
-            if inner.replicas[replica].serves.is_none() {
-                let why = format!("replica {replica} has no token");
-                inner.breaks(now, CALM, why);
-            }
+    }
+
+    /// After the faults: who has not served yet? Until when may that be, at most?
+    pub fn calm(self: &Arc<Self>, without: &mut BTreeSet<usize>) -> Duration {
+        let slots: Vec<_> = {
+            let inner = self.lock();
+            without.retain(|one| inner.replicas[*one].serves.is_none());
+            without.iter().map(|one| (*one, inner.replicas[*one].slot.clone())).collect()
+        };
+        let pause = |(one, slot): (usize, Option<Arc<Slot>>)| {
+            let until = slot?.snapshot().not_before?;
+            let pause = until.saturating_sub(self.clock(one).now().boot);
+            Some(pause).filter(|pause| *pause <= BACKOFF || (*pause <= PAUSE && self.lock().failed_with(one)))
+        };
+        AFTER + slots.into_iter().filter_map(pause).max().unwrap_or_default()
+    }
+
+    /// They never did.
+    pub fn unserved(&self, without: &BTreeSet<usize>, now: Duration) {
+        let mut inner = self.lock();
+        for one in without {
+            let slot = inner.replicas[*one].slot.clone();
+            let error = slot.and_then(|slot| slot.snapshot().error.as_ref().map(ToString::to_string));
+            let why = format!("replica {one} has no token: {}", error.unwrap_or_default());
+            inner.breaks(now, CALM, why);
         }
     }
 }
 
 impl Inner {
+    /// Was anybody refused with what this one sends, or never answered?
+    fn failed_with(&self, one: usize) -> bool {
+        let same = |call: &&Call| self.replicas[call.by.replica].seed == self.replicas[one].seed;
+        self.idp.calls.iter().filter(same).any(|call| call.made.is_none() || call.told.is_none())
+    }
+
     fn is_good(&mut self, replica: usize, token: &str, now: Duration) {
         let Some(super::idp::Granted { ends, purpose, .. }) = self.idp.access.get(token).cloned() else {
             return self.breaks(now, GOOD, format!("replica {replica} gives {token}, which nobody issued"));
@@ -263,7 +315,7 @@ impl Inner {
         let since = |then: Option<Duration>| then.is_some_and(|then| then >= issued);
         let frozen = since(self.froze);
         let stood = self.replicas.iter().any(|replica| since(replica.stood));
-        let set = since(self.records.jumped);
+        let set = self.records.jumped(issued);
         match () {
             () if purpose != machine.purpose => {
                 self.breaks(now, GOOD, format!("replica {replica} gives {token}, which is for {purpose}"));
@@ -272,7 +324,6 @@ impl Inner {
             () if frozen => self.excuse("the clocks of a machine stood still"),
             () if stood => self.excuse("whoever saved the token stood still"),
             () if set => self.excuse("the clock of the store was set"),
-            () if now <= ends + STORE_WAITS => self.excuse("the record of the token was on its way"),
             () => self.breaks(now, GOOD, format!("replica {replica} gives {token}, which ended at {ends:?}")),
         }
     }
@@ -289,20 +340,28 @@ impl Inner {
         }
         let machine = &self.replicas[replica];
         let good = |token: &String| {
+            let hands = self.records.handed.get(token).copied().unwrap_or_default();
+            let trips = self.trip * hands.min(HANDS);
             self.idp
                 .access
                 .get(token)
-                .is_some_and(|access| access.ends > now + ENDS && access.purpose == machine.purpose)
+                .is_some_and(|access| access.known > now + ENDS + trips && access.purpose == machine.purpose)
         };
-        let reaches = machine.reaches_store.is_some_and(|since| since + FOLLOWS < now);
-        let runs = machine.born + FOLLOWS < now && machine.stood.is_none_or(|stood| stood + FOLLOWS < now);
-        let entry = self.records.token().filter(|entry| entry.since + FOLLOWS < now && reaches && runs);
+        // While it waits for the token server, it does not look.
+        let follows = FOLLOWS + self.waits;
+        let reaches = machine.reaches_store.is_some_and(|since| since + follows < now);
+        let runs = machine.born + follows < now && machine.stood.is_none_or(|stood| stood + follows < now);
+        let entry = self.records.token().filter(|entry| entry.since + follows < now && reaches && runs);
         let there = entry.and_then(|entry| entry.access.clone()).filter(good);
         let Some(token) = before.clone().filter(good).or_else(|| there.clone()) else { return };
         // Whichever clock says so ends it, also that of whoever saved it.
-        let issued = self.idp.access[&token].ends.saturating_sub(self.lifetime);
-        if self.set.max(self.records.jumped).is_some_and(|set| set + 2 * self.waits >= issued) {
+        let issued = self.idp.access[&token].known.saturating_sub(self.lifetime);
+        if self.set.max(self.records.jumps.last().copied()).is_some_and(|set| set + 2 * self.waits >= issued) {
             return self.excuse("a clock was set, which ended the token");
+        }
+        // A record counts from when it was asked for: the process may have stood still while the answer came.
+        if self.replicas[replica].stood.is_some_and(|stood| stood >= issued) {
+            return self.excuse("whoever looked at the token's record stood still");
         }
         self.breaks(now, SERVED, format!("replica {replica} had {before:?}, and has nothing; the store has {there:?}"));
     }

@@ -62,6 +62,8 @@ pub enum Mood {
 #[derive(Clone, Debug)]
 pub struct Call {
     pub by: Who,
+    /// When the process went about it, and when it sent it.
+    pub began: Duration,
     pub sent: Duration,
     pub arrived: Option<Duration>,
     /// What came of it, and when the process had it in its hands.
@@ -69,15 +71,16 @@ pub struct Call {
     pub told: Option<Duration>,
     /// When the process gave up.
     pub gave_up: Option<Duration>,
-    /// When the lease was asked for under which it was sent, and whether another had let it lapse.
+    /// When the lease was asked for under which it was sent.
     pub granted: Option<Duration>,
-    pub forced: bool,
 }
 
 /// An access token.
 #[derive(Clone, Debug)]
 pub struct Granted {
+    /// By the clock of the server, and by that of the process that asked for it.
     pub ends: Duration,
+    pub known: Duration,
     pub purpose: String,
     pub by: Who,
 }
@@ -140,9 +143,11 @@ impl Idp {
         token
     }
 
-    fn issue(&mut self, by: Who, purpose: &str, refresh: Option<String>, now: Duration) -> TokenAnswer {
+    fn issue(&mut self, request: &TokenRequest, refresh: Option<String>, now: Duration) -> TokenAnswer {
         let access = format!("at-{}", self.access.len());
-        let granted = Granted { ends: now + self.lifetime, purpose: purpose.to_owned(), by };
+        let Call { by, began, .. } = self.calls[request.call];
+        let (ends, known) = (now + self.lifetime, began + self.lifetime);
+        let granted = Granted { ends, known, purpose: request.purpose.clone(), by };
         self.access.insert(access.clone(), granted);
         TokenAnswer::Tokens { access, lifetime: self.lifetime, refresh }
     }
@@ -186,7 +191,7 @@ impl Inner {
             }
             let refresh = self.idp.renews.then(|| self.idp.login(Some(request.call)));
             self.idp.calls[request.call].made.clone_from(&refresh);
-            let answer = self.idp.issue(who, &request.purpose, refresh.clone(), now);
+            let answer = self.idp.issue(request, refresh.clone(), now);
             self.event(now, format_args!("idp: {who} logs in: {}", refresh.unwrap_or_default()));
             return answer;
         };
@@ -220,7 +225,7 @@ impl Inner {
         }
         self.event(now, format_args!("idp: {who} uses {token}, gets {next}"));
         self.idp.calls[request.call].made = Some(next.clone());
-        self.idp.issue(who, &request.purpose, Some(next), now)
+        self.idp.issue(request, Some(next), now)
     }
 }
 
@@ -314,6 +319,7 @@ impl Exchange for Client {
 
     async fn exchange(&self, op: Op, prepared: &Prepared) -> Result<Answer, TokenError> {
         let (world, who) = (&self.wire.world, self.wire.who);
+        let began = world.now();
         if self.wire.ask("idp", Ask::Hello, self.wait).await.is_none() {
             world.count("token server not reached");
             return Err(error(Class::Transient, Outcome::NotSent));
@@ -321,7 +327,7 @@ impl Exchange for Client {
         let refresh_token = prepared.inputs.refresh_token.as_ref().map(|token| token.expose().to_owned());
         let purpose = self.settings().1;
         let now = world.now();
-        let call = world.lock().sends(who, op, refresh_token.as_deref(), now);
+        let call = world.lock().sends(who, op, refresh_token.as_deref(), (began, now));
         let secret = prepared.inputs.client_secret.as_ref().map_or("", |secret| secret.expose()).to_owned();
         let request = TokenRequest { op, refresh_token, purpose, secret, call };
         let reply = self.wire.ask("idp", Ask::Token(request), self.wait).await;
@@ -365,8 +371,8 @@ impl Exchange for Client {
     }
 
     fn with(&self) -> With {
-        let (_, purpose, _) = self.settings();
-        With { account: "0123456789abcdef".to_owned(), purpose, inputs: String::new() }
+        let (seed, purpose, _) = self.settings();
+        With { account: "0123456789abcdef".to_owned(), purpose, inputs: seed.unwrap_or_default() }
     }
 }
 

@@ -1,6 +1,6 @@
 //! One run: the hosts, the faults at their times, and the checks after each step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use turmoil::Sim;
 
+use super::check::AFTER;
 use super::gate::Gate;
 use super::plan::{Fault, Scenario};
 use super::remote::Journal;
@@ -85,6 +86,8 @@ fn drive(sim: &mut Sim<'_>, world: &Arc<World>) {
     let scenario = &world.scenario;
     let mut faults = scenario.faults.iter().peekable();
     let end = scenario.calm + scenario.rest;
+    let mut without: BTreeSet<_> = (0..scenario.machines.len()).collect();
+    let mut last = None;
     loop {
         world.stepped(sim.elapsed());
         while let Some((_, fault)) = faults.next_if(|(at, _)| *at <= sim.elapsed()) {
@@ -99,9 +102,23 @@ fn drive(sim: &mut Sim<'_>, world: &Arc<World>) {
         world.lock().works(now);
         world.tokens(now);
         if now >= end {
-            world.calm(now);
+            if last.is_none() {
+                world.quiet(now);
+            }
+            let at_most = world.calm(&mut without);
+            // Who waits says for how long, and waits no longer.
+            let last = *last.get_or_insert_with(|| now + at_most);
+            if without.is_empty() {
+                if now > end + AFTER {
+                    world.lock().excuse("a pause was longer than the rest of the run");
+                }
+                break;
+            }
+            if now >= last {
+                world.unserved(&without, now);
+            }
         }
-        if now >= end || world.lock().broken.is_some() {
+        if world.lock().broken.is_some() {
             break;
         }
     }
@@ -267,6 +284,7 @@ impl Inner {
                 }
                 if let Some(since) = replica.freezes.take() {
                     replica.frozen += now - since;
+                    replica.froze.push(now);
                     self.froze = Some(now);
                 }
                 replica.gate.open();
@@ -281,7 +299,7 @@ impl Inner {
             Fault::Wipe => self.records.wipe(now),
             Fault::StoreClock(by) => {
                 self.records.ahead += by;
-                self.records.jumped = Some(now);
+                self.records.jumps.push(now);
             }
             Fault::Idp(mood) => self.idp.mood = mood,
             Fault::Refresh(one) => self.orders(one, Order::Refresh),

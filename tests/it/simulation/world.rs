@@ -55,6 +55,8 @@ pub struct Replica {
     /// So long did its clocks stand still, and since when they do.
     pub frozen: Duration,
     pub freezes: Option<Duration>,
+    /// Each time that they went on.
+    pub froze: Vec<Duration>,
     /// When its clocks were last tampered with: whatever is judged by them is not what it was.
     pub jumped: Option<Duration>,
     /// When it last went on after it had stood still.
@@ -72,8 +74,6 @@ pub struct Replica {
     pub knows: BTreeMap<String, Duration>,
     /// When it asked for the lease that it got last.
     pub granted: Option<Duration>,
-    /// Had another let it lapse?
-    pub forced: bool,
     /// Since when the store has answered it every time.
     pub reaches_store: Option<Duration>,
     /// Calls to save that failed or were not answered: from, to.
@@ -115,6 +115,8 @@ pub struct Inner {
     /// How long a process waits for the token server, and how long access tokens live.
     pub waits: Duration,
     pub lifetime: Duration,
+    /// A message there and back takes so long at most, where nothing holds it.
+    pub trip: Duration,
 }
 
 /// All of it.
@@ -137,6 +139,7 @@ impl World {
             boot: machine.boot,
             frozen: Duration::ZERO,
             freezes: None,
+            froze: Vec::new(),
             jumped: None,
             stood: None,
             journal: machine.journal.then(Arc::default),
@@ -149,7 +152,6 @@ impl World {
             ordered: Arc::default(),
             knows: BTreeMap::new(),
             granted: None,
-            forced: false,
             reaches_store: None,
             unsaved: Vec::new(),
             saving: None,
@@ -173,6 +175,7 @@ impl World {
             set: None,
             waits: scenario.timeout,
             lifetime: scenario.lifetime,
+            trip: 2 * (scenario.latency + scenario.tick),
         };
         Arc::new(Self { scenario, metrics, stepped: AtomicU64::new(0), inner: Mutex::new(inner) })
     }
