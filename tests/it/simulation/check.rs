@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokenbroker::oauth::file::{Grant, Op};
 use tokenbroker::token::cache::Slot;
 
@@ -300,8 +301,12 @@ impl World {
 }
 
 impl Inner {
-    /// Was anybody refused with what this one sends, or never answered?
+    /// Was anybody refused with what this one sends, or never answered, or cut off twice when about to send it?
     fn failed_with(&self, one: usize) -> bool {
+        let kept = self.records.token().and_then(|entry| serde_json::from_slice::<Value>(&entry.plain).ok());
+        if kept.is_some_and(|kept| kept["unanswered"].as_u64() >= Some(2)) {
+            return true;
+        }
         let same = |call: &&Call| self.replicas[call.by.replica].seed == self.replicas[one].seed;
         self.idp.calls.iter().filter(same).any(|call| call.made.is_none() || call.told.is_none())
     }
