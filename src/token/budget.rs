@@ -63,8 +63,8 @@ impl Spent {
         left.map(|until| KeptMoment::new(Moment::after(now, *until - now.boot))).collect()
     }
 
-    /// Counts those of another's record as well.
-    pub fn learn(&mut self, kept: &[KeptMoment], same_boot: bool, now: Now) {
+    /// Counts those of another's record as well. True if there are any that were not known.
+    pub fn learn(&mut self, kept: &[KeptMoment], same_boot: bool, now: Now) -> bool {
         let mut theirs = Self::new(self.limit);
         theirs.restore(kept, same_boot, now);
         // The same request is counted once; what tells it is not exact, on the way from one clock to the other.
@@ -72,8 +72,10 @@ impl Spent {
             let near = theirs.until.iter().position(|theirs| theirs.abs_diff(*own) < SAME);
             near.map(|at| theirs.until.remove(at));
         }
+        let more = !theirs.until.is_empty();
         self.until.extend(theirs.until);
         self.until.sort();
+        more
     }
 
     /// From the store. After another boot only the wall clock tells; set back, it makes nobody wait longer than a window.

@@ -108,13 +108,14 @@ impl Refusals {
         Self(kept.into_iter().take(ENTRIES_MAX).map(entry).collect())
     }
 
-    /// From another's record, of which nothing else is gone on with.
-    pub fn learn(&mut self, kept: &[KeptRefusal]) {
-        let mut new = Vec::new();
+    /// From another's record, of which nothing else is gone on with. True if it knows of more.
+    pub fn learn(&mut self, kept: &[KeptRefusal]) -> bool {
+        let (mut new, mut more) = (Vec::new(), false);
         for kept in kept {
             match self.0.iter_mut().find(|entry| entry.credential.what == kept.what) {
                 Some(entry) => {
                     let same = entry.credential.with == kept.with;
+                    more |= entry.total < kept.total || (same && entry.times < kept.times);
                     entry.times = if same { entry.times.max(kept.times) } else { entry.times };
                     entry.total = entry.total.max(kept.total);
                 }
@@ -122,7 +123,9 @@ impl Refusals {
             }
         }
         let room = ENTRIES_MAX - self.0.len().min(ENTRIES_MAX);
+        let before = self.0.len();
         self.0.extend(Self::restore(new).0.into_iter().take(room));
+        more || self.0.len() > before
     }
 
     /// A person asked: everything may be tried again.

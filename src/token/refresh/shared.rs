@@ -115,27 +115,30 @@ impl<E: Exchange> Refresher<E> {
         let back = self.task.keeper.as_ref().is_some_and(Keeper::went_back);
         let unsaved = self.unsaved.take().is_some() || back;
         self.adopt(theirs.clone());
-        let recalled = alike && self.schedule.recall(&ours, true, now);
+        let mut more = alike && self.schedule.recall(&ours, true, now);
         if unsaved {
-            self.schedule.learn(&ours, true, now);
-            self.learn_revocations(&ours);
+            more |= self.schedule.learn(&ours, true, now);
+            more |= self.learn_revocations(&ours);
+            more |= theirs.access.is_none() && self.access.is_some();
             if theirs.given_up && !ours.given_up {
                 // It came while a person gave up what there was.
-                self.learn_revocations(&ours.to_revoke());
+                more |= self.learn_revocations(&ours.to_revoke());
             }
         }
-        if unsaved || recalled {
+        if more {
             self.unsaved.get_or_insert_default();
         }
         true
     }
 
-    /// Of a state that is not gone on with, the vendor is told all the same.
-    fn learn_revocations(&mut self, other: &Kept) {
+    /// Of a state that is not gone on with, the vendor is told all the same. True if that knew of more.
+    fn learn_revocations(&mut self, other: &Kept) -> bool {
         let new = other.revocations.iter().cloned().map(Revocation::from);
         let new: Vec<_> = new.filter(|new| !self.revocations.iter().any(|known| known.is(new))).collect();
+        let more = !new.is_empty();
         self.revocations.extend(new);
         self.revocations.truncate(QUEUE_MAX);
+        more
     }
 
     fn adopt(&mut self, mut theirs: Kept) {

@@ -36,14 +36,16 @@ impl Schedule {
     }
 
     /// Takes over what must not be forgotten of a state that is not gone on with: what was refused, what was spent, the
-    /// pause that a server asked for.
-    pub fn learn(&mut self, other: &Kept, same_boot: bool, now: Now) {
-        self.refusals.learn(&other.refused);
-        self.spent.learn(&other.spent, same_boot, now);
+    /// pause that a server asked for. True if it knows of more then.
+    pub fn learn(&mut self, other: &Kept, same_boot: bool, now: Now) -> bool {
+        let refused = self.refusals.learn(&other.refused);
+        let spent = self.spent.learn(&other.spent, same_boot, now);
         let asked = other.hold.filter(|hold| !hold.mendable).map(|hold| Hold::restored(hold, same_boot, now));
-        if asked.as_ref().map(|hold| hold.until) > self.held_until() {
+        let longer = asked.as_ref().map(|hold| hold.until) > self.held_until();
+        if longer {
             self.hold = asked;
         }
+        refused || spent || longer
     }
 
     /// Takes over what came of refresh tokens that are configured elsewhere, or once were: none of those may be sent itself. True

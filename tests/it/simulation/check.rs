@@ -364,6 +364,10 @@ impl Inner {
         if self.set.max(self.records.jumps.last().copied()).is_some_and(|set| set + 2 * self.waits >= issued) {
             return self.excuse("a clock was set, which ended the token");
         }
+        // By clocks that stood still, the time of the store is earlier than it is.
+        if self.froze.is_some_and(|froze| froze + 2 * self.waits >= issued) {
+            return self.excuse("the clocks of a machine stood still");
+        }
         // A record counts from when it was asked for: the process may have stood still while the answer came.
         if self.replicas[replica].stood.is_some_and(|stood| stood >= issued) {
             return self.excuse("whoever looked at the token's record stood still");
