@@ -9,8 +9,9 @@ use tracing::{info, warn};
 use super::logout::{QUEUE_MAX, Revocation};
 use super::{LOOK_EVERY, Refresher, durable};
 use crate::oauth::TokenError;
+use crate::token::Token;
 use crate::token::keeper::{Content, Keeper, News};
-use crate::token::kept::Kept;
+use crate::token::kept::{Kept, KeptAccess};
 use crate::token::source::Exchange;
 
 /// How this task stands to the others. Nothing of it outlives the process.
@@ -114,8 +115,8 @@ impl<E: Exchange> Refresher<E> {
         // What the others do not know of.
         let back = self.task.keeper.as_ref().is_some_and(Keeper::went_back);
         let unsaved = self.unsaved.take().is_some() || back;
-        self.adopt(theirs.clone());
-        let mut more = alike && self.schedule.recall(&ours, true, now);
+        let mut more = self.adopt(theirs.clone());
+        more |= alike && self.schedule.recall(&ours, true, now);
         if unsaved {
             more |= self.schedule.learn(&ours, true, now);
             more |= self.learn_revocations(&ours);
@@ -141,7 +142,8 @@ impl<E: Exchange> Refresher<E> {
         more
     }
 
-    fn adopt(&mut self, mut theirs: Kept) {
+    /// True if the access token that is here serves longer than theirs.
+    fn adopt(&mut self, mut theirs: Kept) -> bool {
         let now = self.task.clock.now();
         let same_boot = self.task.clock.is_of(&theirs.boot);
         theirs.process = Some(self.schedule.process());
@@ -155,6 +157,14 @@ impl<E: Exchange> Refresher<E> {
         let own = theirs.purpose == self.with.purpose;
         let access = theirs.access.take();
         let due = access.as_ref().and_then(|access| access.due).map(|due| due.moment(same_boot, now));
+        // Of two that serve, the one that serves longer: clocks do not tell which of two logins was the later one.
+        let lasts = |token: &Token| token.expires.map(|expires| expires.left(now)).unwrap_or(Duration::MAX);
+        let left = |access: &KeptAccess| access.expires.map(|expires| expires.moment(same_boot, now).left(now));
+        let known = self.snapshot.token.as_deref().filter(|_| own && theirs.cleared == self.cleared);
+        let longer = known.zip(access.as_ref()).is_some_and(|(known, access)| {
+            *known.secret() != access.secret() && left(access).is_some_and(|left| lasts(known) > left)
+        });
+        let own = own && !longer;
         let due = if own { due } else { self.schedule.due() };
         let forgotten = theirs.given_up || theirs.saved.is_none();
         // What this task saves next may be the first that another one sees of it.
@@ -189,6 +199,7 @@ impl<E: Exchange> Refresher<E> {
         (self.peers.decided, self.peers.shown) = (false, false);
         self.show(error);
         self.show_if_nobody_logged_in();
+        longer
     }
 
     pub(super) fn store_answers(&mut self) {

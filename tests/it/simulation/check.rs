@@ -114,12 +114,17 @@ impl Inner {
             return Ok("a request was on its way for longer than its sender waited");
         }
         let granted = two.granted.unwrap_or(two.sent);
-        if self.records.forgot(granted.min(one.granted.unwrap_or(one.sent)), two.sent) {
+        // The one that arrived first may have been sent last.
+        let (began, ended) = (granted.min(one.granted.unwrap_or(one.sent)), two.sent.max(one.sent));
+        if self.records.forgot(began, ended) {
             return Ok("the store forgot what was saved, or the lease");
         }
-        let began = one.granted.unwrap_or(one.sent).min(granted);
-        if any(&self.records.jumps, began, two.sent) {
+        if any(&self.records.jumps, began, ended) {
             return Ok("the clock of the store was set");
+        }
+        let stood = self.replicas[two.by.replica].stood.filter(|_| self.lives(two.by));
+        if stood.is_some_and(|stood| (two.began..=two.sent).contains(&stood)) {
+            return Ok("its process stood still between its look at the lease and the sending");
         }
         // Its clocks say that the lease is still its own.
         let froze = |call: &Call, to: Duration| {
@@ -291,6 +296,9 @@ impl World {
     /// They never did.
     pub fn unserved(&self, without: &BTreeSet<usize>, now: Duration) {
         let mut inner = self.lock();
+        if inner.none_works {
+            return inner.excuse("nobody has a client secret that works");
+        }
         for one in without {
             let slot = inner.replicas[*one].slot.clone();
             let error = slot.and_then(|slot| slot.snapshot().error.as_ref().map(ToString::to_string));

@@ -116,6 +116,7 @@ fn drive(sim: &mut Sim<'_>, world: &Arc<World>) {
             }
             if now >= last {
                 world.unserved(&without, now);
+                break;
             }
         }
         if world.lock().broken.is_some() {
