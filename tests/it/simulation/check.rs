@@ -122,8 +122,11 @@ impl Inner {
         if any(&self.records.jumps, began, ended) {
             return Ok("the clock of the store was set");
         }
-        let stood = self.replicas[two.by.replica].stood.filter(|_| self.lives(two.by));
-        if stood.is_some_and(|stood| (two.began..=two.sent).contains(&stood)) {
+        let stood = |call: &Call| {
+            let stood = self.replicas[call.by.replica].stood.filter(|_| self.lives(call.by));
+            stood.is_some_and(|stood| (call.began..=call.sent).contains(&stood))
+        };
+        if stood(one) || stood(two) {
             return Ok("its process stood still between its look at the lease and the sending");
         }
         // Its clocks say that the lease is still its own.
