@@ -17,6 +17,9 @@ pub trait Content: Serialize + DeserializeOwned {
     /// Of two states of which neither was written with knowledge of the other: is this the newer one?
     fn is_newer_than(&self, other: &Self) -> bool;
 
+    /// Takes over what must not be forgotten of a state that is not gone on with. True if it knows of more then.
+    fn recall(&mut self, other: &Self) -> bool;
+
     /// Puts its times on this machine's clocks, given how old it is by the clock of the store.
     fn rebase(&mut self, age: Age, now: Now, clock: &Clock);
 }
@@ -110,14 +113,17 @@ impl Keeper {
         let theirs: Option<T> = keeper.read(&*stores.main, found, now)?;
         Ok(match (ours, theirs) {
             (Some(ours), None) => Found { keeper, content: Some(ours), saved: false },
-            (Some(ours), Some(theirs)) if ours.is_newer_than(&theirs) => {
+            (Some(mut ours), Some(theirs)) if ours.is_newer_than(&theirs) => {
+                ours.recall(&theirs);
                 Found { keeper, content: Some(ours), saved: false }
             }
-            (_, theirs) => {
-                if let Some(theirs) = &theirs {
+            (ours, mut theirs) => {
+                let mut more = false;
+                if let Some(theirs) = &mut theirs {
+                    more = ours.is_some_and(|ours| theirs.recall(&ours));
                     keeper.copy(theirs).await;
                 }
-                Found { keeper, content: theirs, saved: true }
+                Found { keeper, content: theirs, saved: !more }
             }
         })
     }

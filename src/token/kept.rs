@@ -13,6 +13,8 @@ use crate::oauth::{Class, TokenError};
 use crate::secret::Secret;
 use crate::store::{Age, StoreError, Stores};
 
+/// Former refresh tokens of the configuration whose descendants are kept.
+pub(super) const OTHERS_MAX: usize = 8;
 /// Refreshes that refused tokens may cause in a window.
 pub(super) const SUSPECTS: usize = 2;
 
@@ -175,6 +177,29 @@ impl Content for Kept {
         }
         let (follows, followed) = (self.follows(other), other.follows(self));
         if follows == followed { self.epoch > other.epoch } else { follows }
+    }
+
+    /// What came of refresh tokens that are configured elsewhere, or once were: none of those may be sent itself. Security: unless
+    /// a person gave it up.
+    fn recall(&mut self, other: &Self) -> bool {
+        let newest = other.seed.zip(other.refresh_token.as_ref());
+        let same_boot = self.boot == other.boot;
+        let mut more = false;
+        for (seed, token) in other.others.iter().map(|(seed, token)| (*seed, token)).chain(newest) {
+            let known = self.others.iter().position(|(known, _)| *known == seed);
+            let after = |at: usize| other.replaced.contains(&self.others[at].1.secret().digest());
+            let token = || KeptRefresh { expires: token.expires.filter(|_| same_boot), ..token.clone() };
+            match known {
+                _ if self.cleared != other.cleared || self.seed == Some(seed) => continue,
+                Some(at) if newest.is_some_and(|(newest, _)| newest == seed) && after(at) => {
+                    self.others[at].1 = token();
+                }
+                None if self.others.len() < OTHERS_MAX => self.others.push((seed, token())),
+                _ => continue,
+            }
+            more = true;
+        }
+        more
     }
 
     fn rebase(&mut self, age: Age, now: Now, clock: &Clock) {

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::Token;
 use super::budget::Spent;
 use super::cache::Wishes;
-use super::kept::SUSPECTS;
+use super::kept::{OTHERS_MAX, SUSPECTS};
 use super::refusals::{Credential, Refusals};
 use crate::clock::{Moment, Now};
 use crate::oauth::file::{Grant, Op};
@@ -32,8 +32,6 @@ const UNCLEAR_SOON: u32 = 3;
 const UNANSWERED_MAX: u32 = 2;
 /// Refused tokens are counted within it.
 const SUSPECT_WINDOW: Duration = Duration::from_secs(60);
-/// Former refresh tokens of the configuration whose descendants are kept.
-const OTHERS_MAX: usize = 8;
 /// The refresh starts this much earlier or later, as a fraction of the lifetime.
 const JITTER: f64 = 0.05;
 

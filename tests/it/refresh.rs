@@ -14,6 +14,7 @@ use tokenbroker::oauth::{Class, Outcome, TokenError};
 use tokenbroker::secret::Secret;
 use tokenbroker::telemetry::metrics::Metrics;
 use tokenbroker::token::cache::{Slot, State};
+use tokenbroker::token::keeper::Content;
 use tokenbroker::token::kept::Kept;
 use tokenbroker::token::refresh::{Ended, Refresher, Task};
 use tokenbroker::token::schedule::{Policy, Schedule};
@@ -1127,16 +1128,18 @@ fn what_came_of_a_configured_refresh_token_is_not_forgotten_for_what_came_of_ano
         schedule
     };
     // Another replica goes on from the first person's, and learns of the second's; then it is configured with that.
-    let mut one = goes_on(&begun("first", &["first-1"]));
-    assert!(one.recall(&begun("second", &["second-1"]), true, now));
-    assert!(!one.recall(&begun("second", &["second-1"]), true, now), "it knew that");
-    assert!(one.recall(&begun("second", &["second-1", "second-2"]), true, now), "which came after");
-    assert!(!one.recall(&begun("second", &["second-1"]), true, now), "which came before");
-    assert!(!one.recall(&begun("first", &["first-0"]), true, now), "of its own it knows itself");
-    assert_eq!(sends(&mut one, "second"), "second-2");
-    assert_eq!(sends(&mut one, "first"), "first-1");
+    let mut one = begun("first", &["first-1"]);
+    assert!(one.recall(&begun("second", &["second-1"])));
+    assert!(!one.recall(&begun("second", &["second-1"])), "it knew that");
+    assert!(one.recall(&begun("second", &["second-1", "second-2"])), "which came after");
+    assert!(!one.recall(&begun("second", &["second-1"])), "which came before");
+    assert!(!one.recall(&begun("first", &["first-0"])), "of its own it knows itself");
+    assert!(!one.recall(&Kept { cleared: 1, ..begun("third", &["third-1"]) }), "somebody gave up what there was");
+    let mut goes_on = goes_on(&one);
+    assert_eq!(sends(&mut goes_on, "second"), "second-2");
+    assert_eq!(sends(&mut goes_on, "first"), "first-1");
     // So many, and no more.
-    let mut crowded = goes_on(&begun("first", &["first-1"]));
-    let known = (0..20).filter(|one| crowded.recall(&begun(&format!("seed-{one}"), &["next"]), true, now)).count();
+    let mut crowded = begun("first", &["first-1"]);
+    let known = (0..20).filter(|one| crowded.recall(&begun(&format!("seed-{one}"), &["next"]))).count();
     assert_eq!(known, 8);
 }

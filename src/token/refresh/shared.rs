@@ -97,16 +97,14 @@ impl<E: Exchange> Refresher<E> {
     pub(super) fn settle(&mut self, theirs: &Kept) -> bool {
         let now = self.task.clock.now();
         let error = self.snapshot.error.clone();
-        let ours = self.kept(error.as_deref());
-        // Security: what a person gave up must not come back.
-        let alike = ours.cleared == theirs.cleared;
+        let mut ours = self.kept(error.as_deref());
         self.peers.heard += 1;
         if ours.is_newer_than(theirs) {
             warn!(token = self.task.name, "the shared store has an older state than is known here: it is saved again");
             let same_boot = self.task.clock.is_of(&theirs.boot);
             self.schedule.learn(theirs, same_boot, now);
-            if alike {
-                self.schedule.recall(theirs, same_boot, now);
+            if ours.recall(theirs) {
+                self.schedule.recall(&ours, now);
             }
             self.learn_revocations(theirs);
             self.unsaved.get_or_insert_default();
@@ -115,8 +113,9 @@ impl<E: Exchange> Refresher<E> {
         // What the others do not know of.
         let back = self.task.keeper.as_ref().is_some_and(Keeper::went_back);
         let unsaved = self.unsaved.take().is_some() || back;
-        let mut more = self.adopt(theirs.clone());
-        more |= alike && self.schedule.recall(&ours, true, now);
+        let mut theirs = theirs.clone();
+        let mut more = theirs.recall(&ours);
+        more |= self.adopt(theirs.clone());
         if unsaved {
             more |= self.schedule.learn(&ours, true, now);
             more |= self.learn_revocations(&ours);

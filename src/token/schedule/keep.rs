@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Hold, OTHERS_MAX, REJECTED_RETRY, RefreshToken, Schedule, UNANSWERED_MAX};
+use super::{Hold, REJECTED_RETRY, RefreshToken, Schedule, UNANSWERED_MAX};
 use crate::clock::{Moment, Now};
 use crate::token::kept::{Kept, KeptHold, KeptMoment, KeptRefresh, Process};
 use crate::token::refusals::Refusals;
@@ -48,26 +48,10 @@ impl Schedule {
         refused || spent || longer
     }
 
-    /// Takes over what came of refresh tokens that are configured elsewhere, or once were: none of those may be sent itself. True
-    /// if it knows of more then.
-    pub fn recall(&mut self, other: &Kept, same_boot: bool, now: Now) -> bool {
-        let newest = other.seed.zip(other.refresh_token.as_ref());
-        let mut more = false;
-        for (seed, token) in other.others.iter().map(|(seed, token)| (*seed, token)).chain(newest) {
-            let known = self.others.iter().position(|(known, _)| *known == seed);
-            let after = |at: usize| other.replaced.contains(&self.others[at].1.secret.digest());
-            let token = || RefreshToken::restored(token, same_boot, now);
-            match known {
-                _ if self.seed == Some(seed) => continue,
-                Some(at) if newest.is_some_and(|(newest, _)| newest == seed) && after(at) => {
-                    self.others[at].1 = token();
-                }
-                None if self.others.len() < OTHERS_MAX => self.others.push((seed, token())),
-                _ => continue,
-            }
-            more = true;
-        }
-        more
+    /// What came of other configured refresh tokens, as that state of this boot has it.
+    pub fn recall(&mut self, kept: &Kept, now: Now) {
+        let token = |token| RefreshToken::restored(token, true, now);
+        self.others = kept.others.iter().map(|(seed, kept)| (*seed, token(kept))).collect();
     }
 
     /// Why nothing is tried now, for [`Self::go_on`].

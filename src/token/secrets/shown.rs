@@ -64,6 +64,10 @@ impl Content for KeptSecrets {
         self.epoch > other.epoch
     }
 
+    fn recall(&mut self, _other: &Self) -> bool {
+        false
+    }
+
     /// Its times are days, by the vendor's clock.
     fn rebase(&mut self, _age: Age, _now: Now, _clock: &Clock) {}
 }
