@@ -124,8 +124,7 @@ fn a_save_that_was_on_its_way_for_long_counts_from_when_it_was_sent() {
     let age = load(&other).unwrap().unwrap().age.unwrap();
     assert!(age.most - age.least >= Duration::from_secs(2), "nobody gave up before two seconds had passed: {age:?}");
     // And so does what was put together long before it was sent.
-    let version = second();
-    let late = other.save(NAME, first(), version, plain("two"), MINUTE);
+    let late = other.save(NAME, first(), second(), plain("two"), MINUTE);
     assert!(matches!(RUNTIME.block_on(late), Ok(Saved::Done)));
     let age = load(&other).unwrap().unwrap().age.unwrap();
     assert!(age.most - age.least >= MINUTE, "{age:?}");

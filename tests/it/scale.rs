@@ -195,11 +195,9 @@ struct Entry {
 impl Entry {
     fn record(&self) -> Option<Record> {
         let (at, plain) = self.saved.as_ref()?;
-        Some(Record {
-            version: self.version,
-            plain: plain.clone(),
-            age: Some(Age { least: at.elapsed(), most: at.elapsed() }),
-        })
+        let age = at.elapsed();
+        let age = Some(Age { least: age, most: age });
+        Some(Record { version: self.version, plain: plain.clone(), age })
     }
 }
 

@@ -1,5 +1,6 @@
 //! A Redis that replicas share. A record is one key, a hash of its version (`v`), the sealed bytes (`d`), when it was saved
-//! (`t`) and how old it was then (`a`), and its lease: whose it is (`o`), until when (`u`), and how long it is in all (`l`). Times are in ms, and Redis's own.
+//! (`t`) and how old it was then (`a`), and its lease: whose it is (`o`), until when (`u`), and how long it is in all (`l`).
+//! Times are in ms, and Redis's own.
 //!
 //! What must be one step is a script, so nothing is left half done; each can be sent again without harm. Values are sealed
 //! before they leave this process. A lease that is not given back stays, so that everybody sees that its owner may hold an
@@ -46,6 +47,9 @@ pub struct Redis {
     pub prefix: String,
 }
 
+/// A word, and perhaps something with it.
+type Said = (&'static [u8], Option<Value>);
+
 /// Records in a Redis.
 pub struct RedisStore {
     link: Link,
@@ -73,11 +77,12 @@ impl RedisStore {
         self.link.ask(command).await.map_err(StoreError::Away)
     }
 
-    /// As [`Self::ask`], of what changes something.
-    async fn change(&self, command: &Cmd) -> Result<Value, StoreError> {
+    /// What a script says that changes something.
+    async fn change(&self, command: &Cmd) -> Result<Option<Said>, StoreError> {
+        let asked = self.time.boot();
         let answer = self.link.ask(command).await;
         *self.refuses.lock().unwrap_or_else(PoisonError::into_inner) = answer.as_ref().err().cloned();
-        answer.map_err(StoreError::Away)
+        Ok(self.answer(answer.map_err(StoreError::Away)?, asked))
     }
 
     /// The version as it is written there; empty if there is none.
@@ -115,8 +120,7 @@ impl RedisStore {
             self.found(name).await?;
         }
         let saved = self.script(name, SAVE).arg(before).arg(text(version)).arg(sealed).arg(self.time.ago(old)).take();
-        let asked = self.time.boot();
-        match self.answer(self.change(&saved).await?, asked) {
+        match self.change(&saved).await? {
             Some((b"done", _)) => Ok(Saved::Done),
             Some((b"stale", Some(held))) => self.opened(name, held).map(Saved::Stale),
             _ => Err(self.odd()),
@@ -165,8 +169,8 @@ impl RedisStore {
         Err(StoreError::Away(format!("{server} has too many keys for all to be looked at; {fix}")))
     }
 
-    /// A word, and perhaps something with it, of what was asked then.
-    fn answer(&self, value: Value, asked: Duration) -> Option<(&'static [u8], Option<Value>)> {
+    /// What a script says that was sent then.
+    fn answer(&self, value: Value, asked: Duration) -> Option<Said> {
         let Value::Array(parts) = value else { return None };
         let mut parts = parts.into_iter();
         let (Some(Value::BulkString(word)), Some(Value::Int(time))) = (parts.next(), parts.next()) else { return None };
@@ -245,8 +249,7 @@ impl Store for RedisStore {
         Box::pin(async move {
             let long = lease.lasts.saturating_add(lease.after).as_millis().try_into().unwrap_or(u64::MAX);
             let take = self.script(name, TAKE).arg(hex(owner)).arg(long).arg(u8::from(lease.force)).take();
-            let asked = self.time.boot();
-            match self.answer(self.change(&take).await?, asked) {
+            match self.change(&take).await? {
                 Some((b"yes", Some(held))) => self.opened(name, held).map(Taken::Yes),
                 Some((b"held", Some(Value::Int(left)))) => Ok(Taken::Held(Duration::from_millis(left.unsigned_abs()))),
                 Some((b"lapsed", None)) => Ok(Taken::Lapsed),

@@ -113,14 +113,14 @@ impl<E: Exchange> Refresher<E> {
         // What the others do not know of.
         let back = self.task.keeper.as_ref().is_some_and(Keeper::went_back);
         let unsaved = self.unsaved.take().is_some() || back;
-        let mut theirs = theirs.clone();
+        let (mut theirs, given_up, empty) = (theirs.clone(), theirs.given_up, theirs.access.is_none());
         let mut more = theirs.recall(&ours);
-        more |= self.adopt(theirs.clone());
+        more |= self.adopt(theirs);
         if unsaved {
             more |= self.schedule.learn(&ours, true, now);
             more |= self.learn_revocations(&ours);
-            more |= theirs.access.is_none() && self.access.is_some();
-            if theirs.given_up && !ours.given_up {
+            more |= empty && self.access.is_some();
+            if given_up && !ours.given_up {
                 // It came while a person gave up what there was.
                 more |= self.learn_revocations(&ours.to_revoke());
             }
@@ -157,7 +157,7 @@ impl<E: Exchange> Refresher<E> {
         let access = theirs.access.take();
         let due = access.as_ref().and_then(|access| access.due).map(|due| due.moment(same_boot, now));
         // Of two that serve, the one that serves longer: clocks do not tell which of two logins was the later one.
-        let lasts = |token: &Token| token.expires.map(|expires| expires.left(now)).unwrap_or(Duration::MAX);
+        let lasts = |token: &Token| token.expires.map_or(Duration::MAX, |expires| expires.left(now));
         let left = |access: &KeptAccess| access.expires.map(|expires| expires.moment(same_boot, now).left(now));
         let known = self.snapshot.token.as_deref().filter(|_| own && theirs.cleared == self.cleared);
         let longer = known.zip(access.as_ref()).is_some_and(|(known, access)| {

@@ -329,7 +329,7 @@ impl Inner {
         let machine = &self.replicas[replica];
         let issued = ends.saturating_sub(self.lifetime);
         let since = |then: Option<Duration>| then.is_some_and(|then| then >= issued);
-        let frozen = since(self.froze);
+        let frozen = since(self.froze());
         let stood = self.replicas.iter().any(|replica| since(replica.stood));
         let set = self.records.jumped(issued);
         match () {
@@ -376,7 +376,7 @@ impl Inner {
             return self.excuse("a clock was set, which ended the token");
         }
         // By clocks that stood still, the time of the store is earlier than it is.
-        if self.froze.is_some_and(|froze| froze + 2 * self.waits >= issued) {
+        if self.froze().is_some_and(|froze| froze + 2 * self.waits >= issued) {
             return self.excuse("the clocks of a machine stood still");
         }
         // A record counts from when it was asked for: the process may have stood still while the answer came.

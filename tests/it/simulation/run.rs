@@ -286,7 +286,6 @@ impl Inner {
                 if let Some(since) = replica.freezes.take() {
                     replica.frozen += now - since;
                     replica.froze.push(now);
-                    self.froze = Some(now);
                 }
                 replica.gate.open();
             }

@@ -107,8 +107,7 @@ pub struct Inner {
     pub excuses: BTreeMap<&'static str, u64>,
     /// The refresh token that a person got last, for the configuration.
     pub newest_login: Option<String>,
-    /// When the clocks of any machine last went on after they had stood still, and when any were set.
-    pub froze: Option<Duration>,
+    /// When the clocks of any machine were last set.
     pub set: Option<Duration>,
     /// It was said already that no client secret works.
     pub none_works: bool,
@@ -171,7 +170,6 @@ impl World {
             counts: BTreeMap::new(),
             excuses: BTreeMap::new(),
             newest_login: None,
-            froze: None,
             set: None,
             waits: scenario.timeout,
             lifetime: scenario.lifetime,
@@ -245,6 +243,11 @@ impl Inner {
         self.next_packet += 1;
         self.packets.insert(self.next_packet, packet);
         self.next_packet
+    }
+
+    /// When the clocks of any machine last went on after they had stood still.
+    pub fn froze(&self) -> Option<Duration> {
+        self.replicas.iter().filter_map(|replica| replica.froze.last()).max().copied()
     }
 
     pub fn lives(&self, who: Who) -> bool {
