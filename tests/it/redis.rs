@@ -149,6 +149,18 @@ fn a_save_over_another_version_changes_nothing_and_tells_what_is_there() {
 }
 
 #[test]
+fn the_first_save_of_a_process_tells_what_it_has_read_and_does_not_ask_again() {
+    let Some(redis) = RedisServer::start(&[]) else { return };
+    assert!(matches!(save(&redis.store(), Version::default(), first(), "one"), Ok(Saved::Done)));
+    let monitor = redis.monitor();
+    let Saved::Stale(held) = save(&redis.store(), Version::default(), second(), "two").unwrap() else { panic!() };
+    assert_eq!((held.as_ref().unwrap().version, text(held).as_str()), (first(), "one"));
+    redis.cli(&["ECHO", "the end"]);
+    eventually("MONITOR has seen it", || monitor.seen().contains("the end"));
+    assert_eq!(monitor.seen().matches("EVAL").count(), 1, "{}", monitor.seen());
+}
+
+#[test]
 fn of_many_who_save_over_the_same_version_one_does() {
     let Some(redis) = RedisServer::start(&[]) else { return };
     for round in 0..20 {
@@ -245,7 +257,8 @@ fn what_is_forgotten_is_empty_then_and_a_damaged_record_can_be_forgotten() {
     for damage in [["HSET", HELD, "d", "garbage"], ["HSET", HELD, "v", "nonsense"]] {
         redis.cli(&damage);
         assert!(matches!(load(&store), Err(StoreError::Record { .. })), "{damage:?}");
-        RUNTIME.block_on(store.forget(NAME, b"{}")).unwrap();
+        // By a process that asks for the first time, too.
+        RUNTIME.block_on(redis.store().forget(NAME, b"{}")).unwrap();
         assert_eq!(text(load(&store).unwrap()), "{}", "{damage:?}");
     }
 }

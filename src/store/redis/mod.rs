@@ -116,8 +116,12 @@ impl RedisStore {
             return Err(self.record_fault(name, SealError::Long));
         }
         if self.time.ago(old).is_none() {
-            // Redis was not heard of yet: nothing tells when this was put together.
-            self.found(name).await?;
+            // Redis was not heard of yet: nothing tells when this was put together. What is read for it may be forgotten there
+            // before the next question.
+            let there = self.opened(name, self.found(name).await?)?;
+            if text(there.as_ref().map(|record| record.version).unwrap_or_default()).as_bytes() != before {
+                return Ok(Saved::Stale(there));
+            }
         }
         let saved = self.script(name, SAVE).arg(before).arg(text(version)).arg(sealed).arg(self.time.ago(old)).take();
         match self.change(&saved).await? {

@@ -128,7 +128,10 @@ impl Store for Remote {
         let (name, plain) = (name.to_owned(), plain.to_vec());
         Box::pin(async move {
             if self.time.ago(old).is_none() {
-                self.load(&name).await?;
+                let there = self.load(&name).await?;
+                if there.as_ref().map(|record| record.version).unwrap_or_default() != before {
+                    return Ok(Saved::Stale(there));
+                }
             }
             let sent = self.time.ago(old);
             self.saved(StoreRequest::Save { name, before, version, plain, sent }).await
