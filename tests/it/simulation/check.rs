@@ -10,7 +10,7 @@ use tokenbroker::token::cache::Slot;
 
 use super::idp::Call;
 use super::store::any;
-use super::world::{Inner, Who, World};
+use super::world::{Inner, Replica, Who, World};
 
 /// A refresh token is sent once: a second time only if nobody could know what came of the first.
 const ONCE: &str = "no two exchanges with one refresh token";
@@ -370,20 +370,38 @@ impl Inner {
         let entry = self.records.token().filter(|entry| entry.since + follows < now && reaches && runs);
         let there = entry.and_then(|entry| entry.access.clone()).filter(good);
         let Some(token) = before.clone().filter(good).or_else(|| there.clone()) else { return };
-        // Whichever clock says so ends it, also that of whoever saved it.
         let issued = self.idp.access[&token].known.saturating_sub(self.lifetime);
-        if self.set.max(self.records.jumps.last().copied()).is_some_and(|set| set + 2 * self.waits >= issued) {
-            return self.excuse("a clock was set, which ended the token");
-        }
-        // By clocks that stood still, the time of the store is earlier than it is.
-        if self.froze().is_some_and(|froze| froze + 2 * self.waits >= issued) {
-            return self.excuse("the clocks of a machine stood still");
-        }
         // A record counts from when it was asked for: the process may have stood still while the answer came.
-        if self.replicas[replica].stood.is_some_and(|stood| stood >= issued) {
-            return self.excuse("whoever looked at the token's record stood still");
+        let stood = self.replicas[replica].stood.is_some_and(|stood| stood >= issued);
+        let stood = stood.then_some("whoever looked at the token's record stood still");
+        if let Some(excuse) = self.ended_by_clocks(&token, now).or(stood) {
+            if self.without.insert((replica, token)) {
+                self.excuse(excuse);
+            }
+            return;
         }
         self.breaks(now, SERVED, format!("replica {replica} had {before:?}, and has nothing; the store has {there:?}"));
+    }
+
+    /// Whichever clock says so ends a token, also that of whoever saved it; and no earlier than by what the clocks were set, or stood
+    /// still, in all.
+    fn ended_by_clocks(&self, token: &str, now: Duration) -> Option<&'static str> {
+        let known = self.idp.access[token].known;
+        let since = known.saturating_sub(self.lifetime + 2 * self.waits);
+        let hands = self.records.handed.get(token).copied().unwrap_or_default().clamp(1, HANDS);
+        let ends = now + ENDS + self.trip * hands;
+        // Who saves a record and has not heard of the store since counts by what its clock showed before.
+        let heard = |replica: &Replica| replica.heard.is_none_or(|heard| heard >= since);
+        let jump = self.records.jumps.last().filter(|jump| **jump >= since || self.replicas.iter().any(heard));
+        let set = self.set.filter(|set| *set >= since).map_or(Duration::ZERO, |_| self.set_by);
+        let jumped = jump.map_or(Duration::ZERO, |_| self.records.ahead * hands);
+        if known <= ends + set + jumped {
+            return Some("a clock was set, which ended the token");
+        }
+        // By clocks that stood still, the time of the store is earlier than it is.
+        let froze = self.froze().is_some_and(|froze| froze >= since);
+        let frozen: Duration = self.replicas.iter().map(|replica| replica.frozen).sum();
+        (froze && known <= ends + frozen * hands + set + jumped).then_some("the clocks of a machine stood still")
     }
 
     /// Can another token be had at all, without a person?

@@ -31,6 +31,9 @@ impl Remote {
         let now = world.now();
         let mut inner = world.lock();
         let replica = &mut inner.replicas[who.replica];
+        if reply.is_some() && replica.life == who.life {
+            replica.heard.get_or_insert(now);
+        }
         match reply {
             Some(Reply::Store(StoreAnswer::Refuses, _)) => {
                 replica.reaches_store = None;

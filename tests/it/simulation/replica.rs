@@ -86,7 +86,8 @@ async fn live(world: &Arc<World>, replica: usize) {
         }
         () = application => {}
     }
-    world.lock().ends(who);
+    let now = world.now();
+    world.lock().ends(who, now);
 }
 
 /// Asks now and then, and does what the harness orders.

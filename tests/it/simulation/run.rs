@@ -136,7 +136,7 @@ fn apply(sim: &mut Sim<'_>, world: &Arc<World>, fault: Fault) {
     match fault {
         Fault::Crash(one) => {
             sim.crash(host(one).as_str());
-            world.lock().crashes(one);
+            world.lock().crashes(one, now);
         }
         Fault::Start(one) => start(sim, world, one),
         Fault::Cut(one, to) => sim.partition(host(one).as_str(), to.host()),
@@ -234,6 +234,7 @@ impl Inner {
         replica.life += 1;
         (replica.alive, replica.runs, replica.born) = (true, true, now);
         (replica.slot, replica.stop) = (Some(Arc::clone(slot)), Some(stop.clone()));
+        replica.heard = Some(Duration::ZERO);
         replica.knows.clear();
         replica.unsaved.clear();
         (replica.granted, replica.saving, replica.serves, replica.reaches_store) = (None, None, None, None);
@@ -244,13 +245,15 @@ impl Inner {
     }
 
     /// A process has ended by itself.
-    pub fn ends(&mut self, who: Who) {
+    pub fn ends(&mut self, who: Who, now: Duration) {
         let replica = &mut self.replicas[who.replica];
+        replica.heard.get_or_insert(now);
         (replica.alive, replica.slot, replica.serves) = (false, None, None);
     }
 
-    fn crashes(&mut self, one: usize) {
+    fn crashes(&mut self, one: usize, now: Duration) {
         let replica = &mut self.replicas[one];
+        replica.heard.get_or_insert(now);
         (replica.alive, replica.runs, replica.slot, replica.serves) = (false, false, None, None);
     }
 
@@ -293,6 +296,7 @@ impl Inner {
                 self.replicas[one].wall_ms += by;
                 self.replicas[one].jumped = Some(now);
                 self.set = Some(now);
+                self.set_by += Duration::from_millis(by.unsigned_abs());
             }
             Fault::Store(mood) => self.records.mood = mood,
             Fault::Back(changes) => self.records.go_back(changes, now),
@@ -300,6 +304,7 @@ impl Inner {
             Fault::StoreClock(by) => {
                 self.records.ahead += by;
                 self.records.jumps.push(now);
+                self.replicas.iter_mut().filter(|replica| replica.alive).for_each(|replica| replica.heard = None);
             }
             Fault::Idp(mood) => self.idp.mood = mood,
             Fault::Refresh(one) => self.orders(one, Order::Refresh),

@@ -74,6 +74,9 @@ pub struct Replica {
     pub knows: BTreeMap<String, Duration>,
     /// When it asked for the lease that it got last.
     pub granted: Option<Duration>,
+    /// When the store first answered this process after its clock was set, or the process ended without that; zero if it was not
+    /// set in its time.
+    pub heard: Option<Duration>,
     /// Since when the store has answered it every time.
     pub reaches_store: Option<Duration>,
     /// Calls to save that failed or were not answered: from, to.
@@ -107,8 +110,11 @@ pub struct Inner {
     pub excuses: BTreeMap<&'static str, u64>,
     /// The refresh token that a person got last, for the configuration.
     pub newest_login: Option<String>,
-    /// When the clocks of any machine were last set.
+    /// When the clocks of any machine were last set, and by how much they were in all.
     pub set: Option<Duration>,
+    pub set_by: Duration,
+    /// Who was without which token, and why was excused: counted once.
+    pub without: BTreeSet<(usize, String)>,
     /// It was said already that no client secret works.
     pub none_works: bool,
     /// How long a process waits for the token server, and how long access tokens live.
@@ -151,6 +157,7 @@ impl World {
             ordered: Arc::default(),
             knows: BTreeMap::new(),
             granted: None,
+            heard: Some(Duration::ZERO),
             reaches_store: None,
             unsaved: Vec::new(),
             saving: None,
@@ -171,6 +178,8 @@ impl World {
             excuses: BTreeMap::new(),
             newest_login: None,
             set: None,
+            set_by: Duration::ZERO,
+            without: BTreeSet::new(),
             waits: scenario.timeout,
             lifetime: scenario.lifetime,
             trip: 2 * (scenario.latency + scenario.tick),
