@@ -106,12 +106,14 @@ pub fn checked(text: &str) -> Output {
     let ca = tokenbroker::standin::pki::Pki::new(&pki).unwrap();
     ca.issue(&tokenbroker::standin::pki::Leaf::client("comodo", 1)).unwrap();
     let text = text.replace("/run/secrets/", "secrets/").replace("/var/lib/tokenbroker", "store");
-    let named = text.split("file = \"secrets/").skip(1).map(|rest| rest.split('"').next().unwrap());
-    for secret in named {
-        write(&path.join("secrets"), secret, "a secret of thirty-two characters");
+    // As files, and as the credentials of a unit of systemd.
+    for before in ["file = \"secrets/", "credential = \""] {
+        for secret in text.split(before).skip(1).map(|rest| rest.split('"').next().unwrap()) {
+            write(&path.join("secrets"), secret, "a secret of thirty-two characters");
+        }
     }
     let file = write(path, "tokenbroker.toml", text);
-    binary().arg("-c").arg(file).arg("check").output().unwrap()
+    binary().arg("-c").arg(file).arg("check").env("CREDENTIALS_DIRECTORY", path.join("secrets")).output().unwrap()
 }
 
 #[test]
