@@ -36,6 +36,8 @@ mod demo;
 mod dialects;
 /// Mutated requests to five servers: what they saw, and what the broker says that it sent.
 mod differential;
+/// The documentation: its links, its commands, its configurations, its keys.
+mod docs;
 /// Who may use a listener: hosts, origins, methods, Unix sockets.
 mod door;
 /// Token servers that answer wrongly, and identities that do not fit.

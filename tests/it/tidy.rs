@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::support::{binary, has, output, write};
+use crate::support::{binary, has, output};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -246,20 +246,7 @@ fn the_readme_shows_the_help_text_and_the_two_commands() {
 fn every_example_configuration_passes_check() {
     let examples = files("examples", ".toml");
     for example in &examples {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path();
-        let pki = path.join("certs");
-        std::fs::create_dir_all(&pki).unwrap();
-        std::fs::create_dir_all(path.join("secrets")).unwrap();
-        let ca = tokenbroker::standin::pki::Pki::new(&pki).unwrap();
-        ca.issue(&tokenbroker::standin::pki::Leaf::client("comodo", 1)).unwrap();
-        let text = read(example).replace("/run/secrets/", "secrets/").replace("/var/lib/tokenbroker", "store");
-        let named = text.split("file = \"secrets/").skip(1).map(|rest| rest.split('"').next().unwrap());
-        for secret in named {
-            write(&path.join("secrets"), secret, "a secret of thirty-two characters");
-        }
-        let file = write(path, "tokenbroker.toml", text);
-        let output = binary().arg("-c").arg(file).arg("check").output().unwrap();
+        let output = crate::docs::checked(&read(example));
         let stderr = String::from_utf8_lossy(&output.stderr);
         // Within one network of its own.
         let warned = example == "examples/compose-redis.toml" && stderr.contains("crosses the network unencrypted");
