@@ -46,6 +46,8 @@ mod expiry;
 mod explain;
 /// The targets and the corpus of the fuzzers of `tests/fuzz`, without the fuzzers.
 mod fuzz;
+/// What the program writes about itself: completions, manual pages, the schema; and that the docs say the same.
+mod generated;
 /// Peers that are slow, stuck or take more than their part: memory, descriptors, threads, and how the others fare.
 mod greedy;
 /// Requests that come back, and what `forwarded` adds.
