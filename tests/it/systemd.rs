@@ -58,6 +58,14 @@ fn systemd_is_told_of_the_start_of_each_reload_and_of_the_end() {
         assert_eq!((refused.len(), refused[0].as_str()), (2, "READY=1"), "{refused:?}");
         assert!(refused[1].contains("not in force: ") && refused[1].contains("up_stream"), "{refused:?}");
 
+        let wrong: String = (0..500).map(|n| format!("no_such_key_{n} = 1\n")).collect();
+        broker.reconfigure(&format!("{wrong}{config}"));
+        assert_eq!(broker.reload().0, 78);
+        assert_eq!(told(&manager)[0], "RELOADING=1");
+        let refused = told(&manager);
+        assert_eq!((refused.len(), refused[0].as_str()), (2, "READY=1"), "however much is wrong: {refused:?}");
+        assert!(refused.concat().len() < 4000, "longer ones systemd drops");
+
         assert_eq!(broker.stop().code(), Some(0));
         assert_eq!(told(&manager), ["STOPPING=1", "STATUS=draining after SIGTERM"]);
     }
