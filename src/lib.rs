@@ -31,6 +31,7 @@ pub mod signal;
 #[cfg(feature = "demo")]
 pub mod standin;
 pub mod store;
+pub mod systemd;
 pub mod telemetry;
 pub mod token;
 pub mod units;

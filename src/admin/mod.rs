@@ -8,6 +8,7 @@ mod body;
 mod clients;
 pub mod key;
 mod logins;
+mod probes;
 mod secrets;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::body::Unread;
+pub use self::probes::Probes;
 use crate::clock::Now;
 use crate::config::{Listen, Token};
 use crate::door;

@@ -110,6 +110,11 @@ impl Plan {
         &self.config.limits
     }
 
+    /// Where operators are answered, by key.
+    pub fn operators(&self) -> impl Iterator<Item = (&'static str, &Listen)> {
+        self.config.admin.listeners()
+    }
+
     /// Is there a token of that name?
     pub fn has(&self, token: &str) -> bool {
         self.config.tokens.contains_key(token)

@@ -17,7 +17,7 @@ use crate::http1::{After, Answers, Client, Request};
 use crate::oauth::client::host_and_port;
 use crate::problem::Problem;
 use crate::secret::Secret;
-use crate::server::{Bound, Serve};
+use crate::server::{self, Bound, Serve};
 
 /// How long somebody has for a login.
 const LIFETIME: Duration = Duration::from_secs(300);
@@ -93,6 +93,7 @@ pub(super) async fn wait(bound: Bound, expected: Expected, limits: Limits) -> Ca
     let serve = Serve {
         answers: callback,
         limits,
+        stall: server::STALL,
         routes: None,
         permits: Some(Arc::new(Semaphore::new(CONNECTIONS_MAX))),
         metrics: None,

@@ -5,6 +5,7 @@ mod ask;
 mod callback;
 mod check;
 mod client;
+mod completions;
 #[cfg(feature = "demo")]
 mod demo;
 mod dialects;
@@ -13,6 +14,7 @@ mod harden;
 mod healthcheck;
 mod login;
 mod logout;
+mod man;
 mod reload;
 mod run;
 mod secret;
@@ -20,6 +22,7 @@ mod shown;
 mod status;
 mod store;
 mod token;
+mod watched;
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -100,6 +103,10 @@ enum Command {
     Secret(secret::Args),
     /// What is kept across restarts: list it, forget it, export it
     Store(store::Args),
+    /// Print what a shell needs to complete commands and flags
+    Completions(completions::Args),
+    /// Print the manual page of the program or of a command
+    Man(man::Args),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -141,6 +148,8 @@ pub fn main() -> ExitCode {
         Command::Client(args) => client::main(&cli, args),
         Command::Secret(args) => secret::main(&cli, args),
         Command::Store(args) => store::main(&cli, args),
+        Command::Completions(args) => completions::main(args),
+        Command::Man(args) => man::main(args),
     }
 }
 

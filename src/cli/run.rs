@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
 use super::shown::shown;
-use super::{CONFIG, Cli, complain};
+use super::{CONFIG, Cli, complain, watched};
 use crate::admin::key::{self, KeyFile};
 use crate::admin::{self, Admin, Order};
 use crate::app::{App, AppError};
@@ -25,11 +25,17 @@ use crate::reload::Reload;
 use crate::secret::Secret;
 use crate::server::{self, Bound, Running, Serve, StartError};
 use crate::signal::{Asked, Signals};
+use crate::systemd;
 
 /// What operators asked for and is not yet begun.
 const ORDERS_MAX: usize = 16;
 
 pub(super) fn main(cli: &Cli) -> ExitCode {
+    // Before anything is started that would inherit them.
+    if let Err(problem) = systemd::take() {
+        complain(&problem);
+        return ExitCode::FAILURE;
+    }
     let (file, text, config, report) = match cli.load() {
         Ok(loaded) => loaded,
         Err(code) => return code,
@@ -67,6 +73,7 @@ pub(super) fn until_stopped(
 struct Started {
     running: Running,
     admin: Bound,
+    probes: Option<Bound>,
     admin_key: Option<Secret>,
     /// Removed when the broker ends.
     _key_file: Option<KeyFile>,
@@ -80,11 +87,15 @@ async fn start(config: Config) -> Result<Started, ExitCode> {
     };
     let app = App::open(&config, Clock::system()).await.map_err(refused)?;
     let plan = app.plan(config, None, &BTreeSet::new()).await.map_err(refused)?;
-    let admin = server::bind(&admin_config.listen, false).map_err(|error| {
-        let (listen, fix) = (&admin_config.listen, way_out(&error));
-        let text = format!("admin.listen: cannot listen on {listen} for the operator: {error}; {fix}");
-        failed(&text, ExitCode::FAILURE)
-    })?;
+    let bind = |key: &str, listen: &Listen| {
+        server::bind(listen, false).map_err(|error| {
+            let fix = way_out(&error);
+            let text = format!("admin.{key}: cannot listen on {listen} for the operator: {error}; {fix}");
+            failed(&text, ExitCode::FAILURE)
+        })
+    };
+    let admin = bind("listen", &admin_config.listen)?;
+    let probes = admin_config.probes.as_ref().map(|probes| bind("probes", probes)).transpose()?;
     let given = match &admin_config.key {
         Some(source) => Some(source.read().await),
         None => None,
@@ -94,7 +105,7 @@ async fn start(config: Config) -> Result<Started, ExitCode> {
     // Only now: a broker that cannot start must not take the key of one that runs.
     let made = if given.is_none() { make_key(&admin, running.parts.config.store.as_ref())? } else { None };
     let (admin_key, key_file) = made.map_or((given, None), |(key, file)| (Some(key), Some(file)));
-    Ok(Started { running, admin, admin_key, _key_file: key_file })
+    Ok(Started { running, admin, probes, admin_key, _key_file: key_file })
 }
 
 async fn serve(
@@ -114,7 +125,7 @@ async fn serve(
             return ExitCode::SUCCESS;
         }
     };
-    let Started { mut running, admin: bound, admin_key, _key_file } = match started {
+    let Started { mut running, admin: bound, probes, admin_key, _key_file } = match started {
         Ok(started) => started,
         Err(code) => return code,
     };
@@ -131,8 +142,10 @@ async fn serve(
     info!(listen = %bound.listen, "the operator's listener");
     let mut known = listening(&running, &[]);
     operate(&admin, &running, bound);
+    probes.into_iter().for_each(|bound| watched::probes(&admin, &running.parts.config.limits, bound));
     tell(&admin);
     ready(&running, &operator);
+    watched::ready(&running, &reload);
 
     let stopper = running.stopper();
     let signal = loop {
@@ -155,6 +168,7 @@ async fn serve(
     // Whoever asks for something now is told so.
     drop(ordered);
     info!(signal, "draining; a second signal ends at once");
+    systemd::stopping(&format!("draining after {signal}"));
     tokio::select! {
         clean = running.drain() => {
             info!(clean, "stopped");
@@ -200,7 +214,7 @@ async fn uninterrupted(
 fn said(error: &StartError) -> String {
     match error {
         StartError::Listen { routes, source, .. } => format!("route.{routes}.listen: {error}; {}", way_out(source)),
-        StartError::Thread(_) => error.to_string(),
+        StartError::Handed(_) | StartError::Thread(_) => error.to_string(),
     }
 }
 
@@ -249,7 +263,9 @@ async fn carry_out(work: Work, reload: &mut Reload, running: &mut Running) {
     match work {
         Work::Files => reload.files(running).await,
         Work::Order(Order::Reload(reply)) => {
+            systemd::reloading();
             let done = reload.configuration(running).await;
+            watched::ready(running, reload);
             let _ = reply.map(|reply| reply.send(done));
         }
         Work::Order(Order::Forget(name, reply)) => {
@@ -272,6 +288,7 @@ fn operate(admin: &Arc<Admin>, running: &Running, bound: Bound) {
     let operators = Serve {
         answers: admin::Operator::new(Arc::clone(admin)),
         limits: running.parts.config.limits.clone(),
+        stall: server::STALL,
         routes: None,
         permits: Some(Arc::new(tokio::sync::Semaphore::new(64))),
         metrics: None,

@@ -83,6 +83,9 @@ pub struct AdminFile {
     pub listen: Option<String>,
     /// The key that POST requests need; made at start when not given.
     pub key: Option<SecretFile>,
+    /// Address and port of a second listener that has only `/livez`, `/readyz` and `/metrics`, for a kubelet: other machines may
+    /// reach it. Off when not given.
+    pub probes: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

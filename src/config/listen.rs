@@ -1,7 +1,7 @@
 //! Where to listen, and who may connect there.
 
 use std::fmt;
-use std::net::{AddrParseError, SocketAddr};
+use std::net::{AddrParseError, IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -24,6 +24,15 @@ impl Listen {
             Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
             Self::Unix(_) => true,
         }
+    }
+
+    /// Can only one of them be bound? On port 0 each has a port of its own.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (Self::Tcp(one), Self::Tcp(other)) = (self, other) else { return self == other };
+        // An IPv6 socket on all addresses takes those of IPv4, too.
+        let all = |a: IpAddr, b: IpAddr| a.is_unspecified() && (a.is_ipv6() || b.is_ipv4());
+        let (a, b) = (one.ip(), other.ip());
+        one.port() == other.port() && one.port() != 0 && (a == b || all(a, b) || all(b, a))
     }
 
     /// `None` for a Unix socket.

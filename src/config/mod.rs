@@ -97,6 +97,15 @@ pub struct Admin {
     pub listen: Listen,
     /// `None`: made at start.
     pub key: Option<SecretSource>,
+    /// Where the probes are answered besides, to whoever asks.
+    pub probes: Option<Listen>,
+}
+
+impl Admin {
+    /// Both listeners, with their keys in `[admin]`.
+    pub fn listeners(&self) -> impl Iterator<Item = (&'static str, &Listen)> {
+        [("listen", &self.listen)].into_iter().chain(self.probes.iter().map(|probes| ("probes", probes)))
+    }
 }
 
 /// Bounds of the process as a whole.

@@ -200,13 +200,20 @@ fn program(name: &str) -> Result<(), SecretError> {
     if found { Ok(()) } else { Err(error(format!("the command {name:?} was not found"), "give its full path")) }
 }
 
+/// What systemd tells the broker alone (sd_listen_fds(3), sd_notify(3)).
+const FOR_THE_BROKER: [&str; 4] = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "NOTIFY_SOCKET"];
+
 async fn exec(program: &str, arguments: &[String]) -> Result<Zeroizing<Vec<u8>>, SecretError> {
     let failed = |why: String| SecretError {
         problem: format!("the command {program:?} {why}"),
         hint: "run it by hand to see why; its output is never shown here",
         passing: true,
     };
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    for name in FOR_THE_BROKER {
+        command.env_remove(name);
+    }
+    let mut child = command
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -30,8 +30,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_s
 /// A connection over which no request has come yet gets so long for its first, once the drain has begun.
 const FIRST_REQUEST: Duration = Duration::from_millis(250);
 
-/// A client of the operator's listener may keep a response waiting for so long.
-const OPERATOR_STALL: Duration = Duration::from_secs(30);
+/// A client of an operator's listener may keep a response waiting for so long.
+pub const STALL: Duration = Duration::from_secs(30);
 
 /// File descriptors that are not for client connections: the operator's connections, listeners, exchanges, the store, pipes.
 const FILES_KEPT: u64 = 192;
@@ -56,6 +56,8 @@ pub fn places(limits: &Limits) -> usize {
 pub struct Serve<A> {
     pub answers: A,
     pub limits: Limits,
+    /// A client may keep an answer waiting for so long; where there are routes, they say.
+    pub stall: Duration,
     /// Those that are reached here, as of now: who is let in, and how. `None` for operators.
     pub routes: Option<Arc<ArcSwap<Routes>>>,
     /// Shared by all listeners that count towards `limits.connections`.
@@ -164,7 +166,7 @@ impl<A: Answers> Serve<A> {
         let tls = routes.as_ref().and_then(|routes| routes.tls()).cloned();
         let open = self.metrics.as_ref().map(|metrics| metrics.connections.clone());
         let place = Arc::new(Place::new(permit, open, peer, tls.as_ref().map(|tls| tls.authority)));
-        let stall = routes.map_or(OPERATOR_STALL, |routes| routes.stall);
+        let stall = routes.map_or(self.stall, |routes| routes.stall);
         let this = Arc::clone(self);
         match tls {
             None => self.connections.spawn(this.serve(Client::new(Stream::Plain(socket), place, stall))),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rustix::fs::{Mode, chmod, fchmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
+use super::handed;
 use crate::config::Listen;
 
 /// Connections that the kernel takes while all workers are busy; `net.core.somaxconn` may allow fewer.
@@ -25,7 +26,8 @@ pub struct Bound {
 
 pub(super) enum Listening {
     Tcp(TcpListener),
-    Unix(UnixListener, Arc<SocketFile>),
+    /// Without a file where that is not ours to remove.
+    Unix(UnixListener, Option<Arc<SocketFile>>),
 }
 
 /// Removes the socket's file when its last clone is gone, unless somebody else's stands there by then.
@@ -38,21 +40,38 @@ impl Bound {
     pub fn try_clone(&self) -> io::Result<Self> {
         let socket = match &self.socket {
             Listening::Tcp(listener) => Listening::Tcp(listener.try_clone()?),
-            Listening::Unix(listener, file) => Listening::Unix(listener.try_clone()?, Arc::clone(file)),
+            Listening::Unix(listener, file) => Listening::Unix(listener.try_clone()?, file.clone()),
         };
         Ok(Self { listen: self.listen.clone(), socket })
     }
 }
 
-/// Starts to listen. `others`: may other users connect to a Unix socket, to be judged then?
+/// Starts to listen, or takes the socket that was handed over for it. `others`: may other users connect to a Unix socket, to be
+/// judged then?
 pub fn bind(listen: &Listen, others: bool) -> io::Result<Bound> {
+    let bound = match handed::take(listen)? {
+        Some(bound) => bound,
+        None => make(listen, others)?,
+    };
+    match &bound.socket {
+        Listening::Tcp(listener) => {
+            rustix::net::listen(listener, BACKLOG)?;
+            listener.set_nonblocking(true)?;
+            // What is accepted has it too (tcp(7)).
+            rustix::net::sockopt::set_tcp_nodelay(listener, true)?;
+        }
+        Listening::Unix(listener, _) => {
+            rustix::net::listen(listener, BACKLOG)?;
+            listener.set_nonblocking(true)?;
+        }
+    }
+    Ok(bound)
+}
+
+fn make(listen: &Listen, others: bool) -> io::Result<Bound> {
     match listen {
         Listen::Tcp(address) => {
             let listener = TcpListener::bind(address)?;
-            rustix::net::listen(&listener, BACKLOG)?;
-            listener.set_nonblocking(true)?;
-            // What is accepted has it too (tcp(7)).
-            rustix::net::sockopt::set_tcp_nodelay(&listener, true)?;
             let address = listener.local_addr()?;
             Ok(Bound { listen: Listen::Tcp(address), socket: Listening::Tcp(listener) })
         }
@@ -62,15 +81,13 @@ pub fn bind(listen: &Listen, others: bool) -> io::Result<Bound> {
             let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
             fchmod(&socket, mode(false))?;
             rustix::net::bind(&socket, &SocketAddrUnix::new(path.as_path())?)?;
-            rustix::net::listen(&socket, BACKLOG)?;
             let listener = UnixListener::from(socket);
-            listener.set_nonblocking(true)?;
             if others {
                 // The umask may have taken it away.
                 open_to(listen, true)?;
             }
             let file = Arc::new(SocketFile { path: path.clone(), inode: path.symlink_metadata()?.ino() });
-            Ok(Bound { listen: listen.clone(), socket: Listening::Unix(listener, file) })
+            Ok(Bound { listen: listen.clone(), socket: Listening::Unix(listener, Some(file)) })
         }
     }
 }
@@ -83,6 +100,10 @@ fn mode(others: bool) -> Mode {
 /// Changes whether others may connect to a socket that is there.
 pub(super) fn open_to(listen: &Listen, others: bool) -> io::Result<()> {
     let Listen::Unix(path) = listen else { return Ok(()) };
+    if handed::is_handed(listen) {
+        // Its mode was looked at, and is not ours to change.
+        return Ok(());
+    }
     if path.symlink_metadata()?.file_type().is_socket() { Ok(chmod(path, mode(others))?) } else { Ok(()) }
 }
 

@@ -6,6 +6,7 @@
 
 mod accept;
 mod bind;
+mod handed;
 mod orders;
 mod tokens;
 mod worker;
@@ -26,8 +27,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
-pub use accept::Serve;
+pub use accept::{STALL, Serve};
 pub use bind::{Bound, bind};
+pub use handed::HandedError;
 use tokens::Refreshing;
 use worker::{Opened, Worker};
 
@@ -93,6 +95,8 @@ struct Tasks {
 pub enum StartError {
     #[error("cannot listen on {listen}: {source}")]
     Listen { listen: Listen, routes: String, source: io::Error },
+    #[error(transparent)]
+    Handed(#[from] HandedError),
     #[error("cannot start a worker thread: {0}")]
     Thread(io::Error),
 }
@@ -254,7 +258,11 @@ struct New {
 
 /// The listeners of the plan that are not there yet.
 fn bind_new(plan: &Plan, there: &BTreeMap<Place, Listener>, workers: usize) -> Result<Vec<New>, StartError> {
-    let new = plan.listeners().into_iter().filter(|(place, _)| !there.contains_key(place));
+    let listeners = plan.listeners();
+    let routes = listeners.iter().map(|(place, names)| (&place.listen, plan.lets_others_in(names)));
+    let operators = plan.operators().map(|(_, listen)| (listen, false));
+    handed::check(&routes.chain(operators).collect::<Vec<_>>())?;
+    let new = listeners.into_iter().filter(|(place, _)| !there.contains_key(place));
     let bound = new.map(|(place, names)| {
         let first = bind(&place.listen, plan.lets_others_in(&names));
         let all = first.and_then(|first| (0..workers).map(|_| first.try_clone()).collect::<io::Result<Vec<_>>>());

@@ -89,6 +89,7 @@ impl Worker {
         let serve = Serve {
             answers,
             limits: self.limits.clone(),
+            stall: Duration::ZERO,
             routes: Some(routes),
             permits: Some(Arc::clone(&self.permits)),
             metrics: Some(Arc::clone(&self.metrics)),

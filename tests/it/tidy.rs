@@ -40,7 +40,7 @@ fn production(file: &str) -> String {
 }
 
 const LAYERS: &[&[&str]] = &[
-    &["clock", "units", "secret", "telemetry", "fields", "peer"],
+    &["clock", "units", "secret", "telemetry", "fields", "peer", "systemd"],
     &["problem", "identity", "expiry"],
     &["connect", "rotation"],
     &["oauth", "http1", "store"],

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::Check;
 use crate::config::document::Document;
 use crate::config::file::{AdminFile, LimitsFile, StoreKind};
-use crate::config::{Admin, Limits, Operator, shape};
+use crate::config::{Admin, Limits, Listen, Operator, shape};
 
 /// As many as there were at the start: a reload must not find another number.
 static CORES: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
@@ -26,7 +26,8 @@ pub(in crate::config) fn operator(path: &Path, text: &str) -> Result<Operator, S
     let mut check = Check::new(document, path, Timestamp::UNIX_EPOCH);
     let file = file.unwrap_or_default();
     let listen = check.listen(file.admin.listen.as_deref().unwrap_or(ADMIN_LISTEN), &["admin", "listen"]);
-    let admin = Admin { listen, key: file.admin.key.map(|key| check.source(key)) };
+    let probes = check.probes(file.admin.probes.as_deref(), &listen);
+    let admin = Admin { listen, key: file.admin.key.map(|key| check.source(key)), probes };
     let store = file.store.path.filter(|_| file.store.kind != StoreKind::Memory).map(|path| check.path(&path));
     let report = check.document.report;
     match report.problems.first() {
@@ -39,7 +40,18 @@ impl Check<'_> {
     pub(super) fn admin(&mut self, file: AdminFile) -> Admin {
         let listen = file.listen.as_deref().unwrap_or(ADMIN_LISTEN);
         let listen = self.listen(listen, &["admin", "listen"]);
-        Admin { listen, key: file.key.map(|key| self.secret(key, &["admin", "key"], true)) }
+        let probes = self.probes(file.probes.as_deref(), &listen);
+        Admin { listen, key: file.key.map(|key| self.secret(key, &["admin", "key"], true)), probes }
+    }
+
+    /// Where the probes are answered besides: any address, because nothing there is secret and nothing can be changed.
+    fn probes(&mut self, text: Option<&str>, operator: &Listen) -> Option<Listen> {
+        let key = ["admin", "probes"];
+        let probes = self.listen_for(text?, &key, true);
+        if probes.overlaps(operator) {
+            self.problem(&key, &format!("{operator} is the operator's listener"), "choose another port");
+        }
+        Some(probes)
     }
 
     pub(super) fn limits(&mut self, file: &LimitsFile) -> Limits {

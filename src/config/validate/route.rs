@@ -261,13 +261,10 @@ impl Check<'_> {
         let mut seen = BTreeMap::new();
         for route in routes.values() {
             for listen in route.listen.iter().filter(|listen| !free(listen)) {
-                if *listen == admin.listen {
-                    let problem = format!("{listen} is the operator's listener");
-                    self.problem(
-                        &["route", &route.name, "listen"],
-                        &problem,
-                        "choose another port, or move it with [admin] listen",
-                    );
+                for (key, own) in admin.listeners().filter(|(_, own)| own.overlaps(listen)) {
+                    let problem = format!("{own} is the operator's listener");
+                    let hint = format!("choose another port, or move it with [admin] {key}");
+                    self.problem(&["route", &route.name, "listen"], &problem, &hint);
                 }
                 if let Some(other) = seen.insert((listen.clone(), route.host.clone(), route.path.clone()), &route.name)
                 {
@@ -287,7 +284,7 @@ impl Check<'_> {
         let ports: Vec<_> = routes
             .values()
             .flat_map(|route| &route.listen)
-            .chain([&admin.listen])
+            .chain(admin.listeners().map(|(_, listen)| listen))
             .filter_map(|listen| if let Listen::Tcp(address) = listen { Some(address.port()) } else { None })
             .collect();
         for route in routes.values() {
