@@ -110,6 +110,10 @@ impl Plan {
         &self.config.limits
     }
 
+    pub fn admin(&self) -> &config::Admin {
+        &self.config.admin
+    }
+
     /// Is there a token of that name?
     pub fn has(&self, token: &str) -> bool {
         self.config.tokens.contains_key(token)

@@ -83,6 +83,8 @@ pub struct AdminFile {
     pub listen: Option<String>,
     /// The key that POST requests need; made at start when not given.
     pub key: Option<SecretFile>,
+    /// The collector that gets traces, by OTLP over HTTP: its URL without `/v1/traces`. Only in a build with the feature `otlp`.
+    pub otlp: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -97,6 +97,8 @@ pub struct Admin {
     pub listen: Listen,
     /// `None`: made at start.
     pub key: Option<SecretSource>,
+    /// Where spans are exported to.
+    pub otlp: Option<Upstream>,
 }
 
 /// Bounds of the process as a whole.
