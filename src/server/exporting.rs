@@ -8,7 +8,6 @@ use tokio_util::task::TaskTracker;
 use crate::app::App;
 use crate::config::Admin;
 use crate::otlp::Exporter;
-use crate::telemetry::trace::Tracer;
 
 /// Runs while there is a collector.
 #[derive(Default)]
@@ -18,12 +17,12 @@ pub(super) struct Exporting {
 }
 
 impl Exporting {
-    /// Has everything that is made of `app` from here on record spans.
-    pub fn start(app: &mut App, admin: &Admin) -> Self {
+    /// Begins, if there is a collector.
+    pub fn start(app: &App, admin: &Admin) -> Self {
         let this = Self::default();
-        if let Some(collector) = &admin.otlp {
-            let (tracer, spans) = Tracer::new(app.metrics.spans("dropped"));
-            app.tracer = tracer;
+        if let Some(collector) = &admin.otlp
+            && let Some(spans) = app.tracer.start(app.metrics.spans("dropped"))
+        {
             let exporter = Exporter {
                 dialer: Arc::clone(&app.dialer),
                 clock: app.clock.clone(),

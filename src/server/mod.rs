@@ -105,12 +105,11 @@ pub enum StartError {
 
 impl Running {
     /// Binds every listener, then starts the refresh tasks and the workers.
-    #[cfg_attr(not(feature = "otlp"), expect(unused_mut, reason = "nobody exports spans"))]
-    pub async fn start(mut app: App, plan: Plan) -> Result<Self, StartError> {
+    pub async fn start(app: App, plan: Plan) -> Result<Self, StartError> {
         let limits = plan.limits().clone();
         let bound = bind_new(&plan, &BTreeMap::new(), limits.threads)?;
         #[cfg(feature = "otlp")]
-        let exporting = Exporting::start(&mut app, plan.admin());
+        let exporting = Exporting::start(&app, plan.admin());
         let (app, tasks) = (Arc::new(app), Tasks::default());
         let routes = Arc::new(ArcSwap::from_pointee(Vec::new()));
         let workers = workers(&app, &limits, &tasks, &routes)?;

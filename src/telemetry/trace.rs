@@ -3,7 +3,7 @@
 //!
 //! Security: a span has no path, no query, no field and no address of a client.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use prometheus_client::metrics::counter::Counter;
@@ -15,9 +15,9 @@ const QUEUE_MAX: usize = 2048;
 const LENGTH: usize = 55;
 const SAMPLED: u8 = 1;
 
-/// Where spans go. By default nowhere.
+/// Where spans go: nowhere, until somebody exports them.
 #[derive(Clone, Default)]
-pub struct Tracer(Option<Arc<Queue>>);
+pub struct Tracer(Arc<OnceLock<Queue>>);
 
 struct Queue {
     spans: mpsc::Sender<Span>,
@@ -72,18 +72,18 @@ pub struct Span {
 }
 
 impl Tracer {
-    /// And what comes out at the other end.
-    pub fn new(dropped: Counter) -> (Self, mpsc::Receiver<Span>) {
+    /// Has spans recorded from here on, for whoever takes them out of the queue. `None` if somebody does already.
+    pub fn start(&self, dropped: Counter) -> Option<mpsc::Receiver<Span>> {
         let (spans, queue) = mpsc::channel(QUEUE_MAX);
-        (Self(Some(Arc::new(Queue { spans, dropped }))), queue)
+        self.0.set(Queue { spans, dropped }).is_ok().then_some(queue)
     }
 
     pub fn is_on(&self) -> bool {
-        self.0.is_some()
+        self.0.get().is_some()
     }
 
     pub fn end(&self, span: Span) {
-        if let Some(queue) = &self.0
+        if let Some(queue) = self.0.get()
             && queue.spans.try_send(span).is_err()
         {
             queue.dropped.inc();
@@ -171,7 +171,9 @@ mod tests {
     #[test]
     fn what_finds_no_place_is_counted() {
         let dropped = Counter::default();
-        let (tracer, mut queue) = Tracer::new(dropped.clone());
+        let tracer = Tracer::default();
+        assert!(!tracer.is_on());
+        let mut queue = tracer.start(dropped.clone()).unwrap();
         #[expect(clippy::disallowed_methods, reason = "any time will do")]
         let now = Instant::now();
         let span = || Span {
@@ -188,6 +190,6 @@ mod tests {
         queue.try_recv().unwrap();
         tracer.end(span());
         assert_eq!(dropped.get(), 3);
-        Tracer::default().end(span());
+        assert!(tracer.is_on() && tracer.start(dropped).is_none());
     }
 }
