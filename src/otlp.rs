@@ -55,14 +55,12 @@ impl Exporter {
                     came = spans.recv_many(&mut batch, BATCH_MAX) => if came == 0 { break },
                     () = stop.cancelled() => break,
                 }
-                if batch.len() < BATCH_MAX {
-                    let _: Option<()> = stop.run_until_cancelled(sleep(BATCH_TIME)).await;
-                }
-                while batch.len() < BATCH_MAX
-                    && let Ok(span) = spans.try_recv()
-                {
-                    batch.push(span);
-                }
+                let filling = async {
+                    while let room @ 1.. = BATCH_MAX - batch.len()
+                        && spans.recv_many(&mut batch, room).await > 0
+                    {}
+                };
+                let _: Result<Option<()>, _> = timeout(BATCH_TIME, stop.run_until_cancelled(filling)).await;
                 self.export(&instance, &mut batch, &mut works).await;
             }
         };
@@ -97,8 +95,11 @@ impl Exporter {
     async fn send(&self, body: String) -> Result<(), String> {
         let stream = self.dialer.connect(&self.endpoint, TIMEOUT).await.map_err(|error| error.to_string())?;
         let broken = |error: hyper::Error| format!("the answer broke off: {}", connect::chain(&error));
-        let (mut sender, connection) =
-            http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await.map_err(broken)?;
+        let (mut sender, connection) = http1::Builder::new()
+            .max_buf_size(64 * 1024)
+            .handshake::<_, Full<Bytes>>(TokioIo::new(stream))
+            .await
+            .map_err(broken)?;
         let request = Request::post(format!("{}/v1/traces", self.base_path))
             .header(header::HOST, &self.authority)
             .header(header::CONTENT_TYPE, "application/json")

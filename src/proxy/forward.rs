@@ -67,6 +67,7 @@ impl Answers for Context {
             Err(_) => {
                 let id = RequestId::new(None);
                 self.metrics.panics.inc();
+                self.metrics.problem(None, "internal");
                 error!(request_id = id.as_str(), "a request ended in a panic: this is a fault of the broker");
                 // Security: behind the beginning of an answer, another would be taken for that to the next request.
                 if !client.answering {

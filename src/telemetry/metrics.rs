@@ -95,6 +95,10 @@ impl Default for Metrics {
             spans: Family::default(),
         };
         metrics.register();
+        // A series that begins with its first event is not seen to rise by it.
+        for outcome in ["success", "failure"] {
+            drop(metrics.reloads.get_or_create(&vec![("outcome", outcome.to_owned())]));
+        }
         metrics
     }
 }
@@ -206,7 +210,6 @@ impl Metrics {
             let label = vec![("token", token.to_owned()), ("state", (*each).to_owned())];
             self.token_state.get_or_create(&label).set(i64::from(*each == state));
         }
-        // It is seen to rise only if it was there before.
         drop(self.unsaved.get_or_create(&vec![("token", token.to_owned())]));
     }
 

@@ -297,6 +297,19 @@ mod exported {
     }
 
     #[test]
+    fn a_collector_that_keeps_up_gets_every_span() {
+        let (upstream, collector) = (Upstream::ok(), Upstream::ok());
+        let mut broker = traced(&upstream, &collector, "");
+        let mut wire = Wire::open(broker.address("api"));
+        for _ in 0..1500 {
+            assert_eq!(wire.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").reply("GET").unwrap().status, 200);
+        }
+        drop(wire);
+        assert_eq!(broker.stop().code(), Some(0));
+        assert_eq!(spans(&collector).len(), 3000);
+    }
+
+    #[test]
     fn what_is_left_goes_out_when_the_broker_ends() {
         let (upstream, collector) = (Upstream::ok(), Upstream::ok());
         let mut broker = traced(&upstream, &collector, "");
