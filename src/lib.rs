@@ -20,6 +20,8 @@ pub mod fields;
 pub mod http1;
 pub mod identity;
 pub mod oauth;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 pub mod peer;
 pub mod problem;
 pub mod proxy;

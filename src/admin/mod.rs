@@ -29,10 +29,11 @@ use crate::expiry::{Expiring, Kind};
 use crate::http1::{After, Answers, Client, Request};
 use crate::oauth::TokenError;
 use crate::oauth::manage::Item;
-use crate::problem::Problem;
+use crate::problem::{Problem, REQUEST_ID, RequestId};
 use crate::secret::Secret;
 use crate::store::Stores;
-use crate::telemetry::metrics::{self, Metrics, RouteMetrics};
+use crate::telemetry::metrics::{Metrics, RouteMetrics};
+use crate::telemetry::text;
 use crate::token::cache::{Slot, Snapshot, State};
 use crate::token::clients::Clients;
 use crate::token::refresh::{Code, LoggedOut};
@@ -162,7 +163,8 @@ impl Operator {
 
 impl Answers for Operator {
     async fn answer(&self, client: &mut Client, mut request: Request) -> After {
-        let answer = self.admin.answer(client, &mut request).await.unwrap_or_else(|problem| problem.response());
+        let answer = self.admin.answer(client, &mut request).await;
+        let answer = answer.unwrap_or_else(|problem| problem.response(&RequestId::new(request.fields.get(REQUEST_ID))));
         if answer.status() == StatusCode::UNAUTHORIZED {
             tokio::time::sleep(self.wrong_keys.count((self.admin.now)().boot)).await;
         }
@@ -181,9 +183,9 @@ impl Admin {
                 self.act(asked, Unread { client, request }).await
             }
             (_, Some(_)) => Err(method_refused("POST")),
-            ("/livez", _) if reads => Ok(text(StatusCode::OK, "ok\n".into())),
+            ("/livez", _) if reads => Ok(plain(StatusCode::OK, "ok\n".into())),
             ("/readyz" | "/healthz", _) if reads => Ok(self.readiness(request.query())),
-            ("/metrics", _) if reads => Ok(self.scrape()),
+            ("/metrics", _) if reads => Ok(self.scrape(request.fields.text("accept"))),
             ("/api/status", _) if reads => Ok(json(StatusCode::OK, &self.status())),
             ("/livez" | "/readyz" | "/healthz" | "/metrics" | "/api/status", _) => Err(method_refused("GET, HEAD")),
             _ => Err(nothing_here()),
@@ -241,10 +243,10 @@ impl Admin {
             }
             body.push_str(if ready { "ok\n" } else { "not ready\n" });
         }
-        text(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
+        plain(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
     }
 
-    fn scrape(&self) -> Answer {
+    fn scrape(&self, accept: Option<&str>) -> Answer {
         let (now, shown) = ((self.now)(), self.shown.load());
         for token in &shown.tokens {
             let snapshot = token.slot.snapshot();
@@ -265,7 +267,9 @@ impl Admin {
         if let Some(stores) = self.stores.as_ref().filter(|stores| stores.main.is_shared()) {
             self.metrics.store(stores.main.trouble().is_none());
         }
-        answer(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.encode())
+        self.metrics.reloaded_well.set(shown.error.is_none().into());
+        let (content_type, body) = text::negotiated(accept, self.metrics.encode());
+        answer(StatusCode::OK, content_type, body)
     }
 }
 
@@ -280,7 +284,7 @@ fn nothing_here() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "no_route", detail)
 }
 
-fn text(status: StatusCode, body: String) -> Answer {
+fn plain(status: StatusCode, body: String) -> Answer {
     answer(status, "text/plain; charset=utf-8", body)
 }
 

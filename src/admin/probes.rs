@@ -8,17 +8,19 @@ use std::sync::Arc;
 use http::header::CONNECTION;
 use http::{HeaderValue, Method, StatusCode};
 
-use super::{Admin, Answer, method_refused, text};
+use super::{Admin, Answer, method_refused, plain};
 use crate::door;
 use crate::http1::{After, Answers, Client, Request};
-use crate::problem::Problem;
+use crate::problem::{Problem, REQUEST_ID, RequestId};
 
 /// Answers the requests of `[admin] probes`, one a connection: whoever asks often has no place for longer than others.
 pub struct Probes(pub Arc<Admin>);
 
 impl Answers for Probes {
     async fn answer(&self, client: &mut Client, request: Request) -> After {
-        let mut answer = self.0.probe(&request).unwrap_or_else(|problem| problem.response());
+        let answer = self.0.probe(&request);
+        let id = || RequestId::new(request.fields.get(REQUEST_ID));
+        let mut answer = answer.unwrap_or_else(|problem| problem.response(&id()));
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         client.respond(request, answer).await
     }
@@ -29,9 +31,9 @@ impl Admin {
         door::origin(&request.fields, "http", door::host(request)?.as_ref(), &[])?;
         let reads = request.method == Method::GET || request.method == Method::HEAD;
         match request.path() {
-            "/livez" if reads => Ok(text(StatusCode::OK, "ok\n".into())),
+            "/livez" if reads => Ok(plain(StatusCode::OK, "ok\n".into())),
             "/readyz" if reads => Ok(self.readiness(None)),
-            "/metrics" if reads => Ok(self.scrape()),
+            "/metrics" if reads => Ok(self.scrape(request.fields.text("accept"))),
             "/livez" | "/readyz" | "/metrics" => Err(method_refused("GET, HEAD")),
             _ => {
                 let detail = "nothing is served under this path; see /livez, /readyz and /metrics";

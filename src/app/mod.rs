@@ -30,6 +30,7 @@ use crate::secret::Secret;
 use crate::secret::source::{SecretError, SecretSource};
 use crate::store::{FileStore, KEY_MIN, RedisStore, Seal, StoreError, Stores};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace::Tracer;
 use crate::token::cache::Slot;
 use crate::token::clients::Clients as Applications;
 use crate::token::keeper::{self, Keeper};
@@ -44,9 +45,10 @@ use crate::token::source::{Exchange, Source, With};
 pub struct App {
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
+    pub tracer: Tracer,
     pub started_at: Timestamp,
     pub stores: Option<Stores>,
-    dialer: Arc<Dialer>,
+    pub dialer: Arc<Dialer>,
     clients: Arc<Clients>,
     slots: Arc<Slots>,
 }
@@ -97,8 +99,9 @@ impl App {
             None => None,
         };
         let started_at = clock.now().wall;
-        let (clients, slots) = (Arc::default(), Arc::default());
-        Ok(Self { clock, metrics, started_at, stores, dialer, clients, slots })
+        metrics.started.set(started_at.as_second());
+        let (clients, slots, tracer) = (Arc::default(), Arc::default(), Tracer::default());
+        Ok(Self { clock, metrics, tracer, started_at, stores, dialer, clients, slots })
     }
 
     /// What the store has of that account.
@@ -190,7 +193,8 @@ impl App {
     }
 
     fn source(&self, config: &Arc<config::Token>) -> Source {
-        Source::new(Arc::clone(config), Arc::clone(&self.dialer), self.clock.clone(), self.clients.known(config))
+        let (dialer, clock) = (Arc::clone(&self.dialer), self.clock.clone());
+        Source::new(Arc::clone(config), dialer, clock, self.clients.known(config), self.tracer.clone())
     }
 
     fn task(&self, part: &TokenPart, keeper: Option<Keeper>) -> Task {

@@ -115,6 +115,10 @@ impl Plan {
         self.config.admin.listeners()
     }
 
+    pub fn admin(&self) -> &config::Admin {
+        &self.config.admin
+    }
+
     /// Is there a token of that name?
     pub fn has(&self, token: &str) -> bool {
         self.config.tokens.contains_key(token)

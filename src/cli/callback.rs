@@ -15,7 +15,7 @@ use crate::config::{Limits, Listen};
 use crate::door;
 use crate::http1::{After, Answers, Client, Request};
 use crate::oauth::client::host_and_port;
-use crate::problem::Problem;
+use crate::problem::{Problem, REQUEST_ID, RequestId};
 use crate::secret::Secret;
 use crate::server::{self, Bound, Serve};
 
@@ -124,7 +124,9 @@ struct Callback {
 
 impl Answers for Callback {
     async fn answer(&self, client: &mut Client, request: Request) -> After {
-        let response = self.judge(&request).unwrap_or_else(|problem| problem.response());
+        let response = self
+            .judge(&request)
+            .unwrap_or_else(|problem| problem.response(&RequestId::new(request.fields.get(REQUEST_ID))));
         client.respond(request, response).await
     }
 }

@@ -86,6 +86,8 @@ pub struct AdminFile {
     /// Address and port of a second listener that has only `/livez`, `/readyz` and `/metrics`, for a kubelet: other machines may
     /// reach it. Off when not given.
     pub probes: Option<String>,
+    /// The collector that gets traces, by OTLP over HTTP: its URL without `/v1/traces`. Only in a build with the feature `otlp`.
+    pub otlp: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -99,6 +99,8 @@ pub struct Admin {
     pub key: Option<SecretSource>,
     /// Where the probes are answered besides, to whoever asks.
     pub probes: Option<Listen>,
+    /// Where spans are exported to.
+    pub otlp: Option<Upstream>,
 }
 
 impl Admin {

@@ -25,7 +25,7 @@ use super::syntax::Bounds;
 use super::write::write_own;
 use crate::connect::Stream;
 use crate::peer::Peer;
-use crate::problem::Problem;
+use crate::problem::{Problem, RequestId};
 
 /// After our end of the stream: how long the client may be silent, and how long it may go on sending.
 const LINGER: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -226,8 +226,8 @@ impl Client {
     }
 
     /// Answers a head that is no request.
-    pub async fn refuse(&mut self, problem: &Problem) {
-        let response = Problem { close: false, ..problem.clone() }.response();
+    pub async fn refuse(&mut self, problem: &Problem, id: &RequestId) {
+        let response = Problem { close: false, ..problem.clone() }.response(id);
         let mut out = Out::default();
         write_own(out.bytes(), &response, false, Version::HTTP_11, true);
         // Whoever sends such a thing may not read.

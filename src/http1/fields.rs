@@ -100,6 +100,16 @@ impl Fields {
         self.members(name).any(|one| one.eq_ignore_ascii_case(member.as_bytes()))
     }
 
+    /// Adds one, whose name is in lower case. Of a request: behind an answer's head is its body.
+    pub(super) fn push(&mut self, name: &str, value: &str) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(name.as_bytes());
+        let middle = self.bytes.len();
+        self.bytes.extend_from_slice(value.as_bytes());
+        self.lines.push((Span::new(start, middle), Span::new(middle, self.bytes.len())));
+        self.marks |= mark(name.as_bytes());
+    }
+
     pub fn retain(&mut self, mut keep: impl FnMut(&[u8], &[u8]) -> bool) {
         let bytes = &self.bytes;
         self.lines.retain(|(name, value)| keep(&bytes[name.range()], &bytes[value.range()]));
@@ -141,6 +151,8 @@ mod tests {
         fields.retain(|name, value| name != b"connection" && value != b"One");
         assert_eq!(fields.iter().collect::<Vec<_>>(), [(&b"x-a"[..], "\u{e4}".as_bytes())]);
         assert_eq!(fields.text("x-a"), None, "it is no text");
+        fields.push("x-new", "value");
+        assert_eq!(fields.text("x-new"), Some("value"));
         assert_eq!((text(b" ~\t"), text(b"\x7f"), text(b"")), (Some(" ~\t"), None, Some("")));
     }
 }

@@ -35,6 +35,12 @@ impl Request {
         Self { method, version, fields, body, path, target, uri }
     }
 
+    /// Puts a field in the place of all of its name, which is given in lower case.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.fields.retain(|other, _| other != name.as_bytes());
+        self.fields.push(name, value);
+    }
+
     /// Bytes of the head.
     pub fn size(&self) -> usize {
         self.fields.size()

@@ -15,6 +15,7 @@ use super::error::ProxyError;
 use super::headers::{self, Framing};
 use super::inject;
 use super::route::Route;
+use super::sent_id;
 use super::upgrade::Tunnels;
 use super::upload::{Sending, Upload};
 use super::upstream::{Lease, idle_time};
@@ -38,6 +39,12 @@ pub struct Answered {
     sending: Sending,
     lease: Lease,
     idle: Duration,
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.route.metrics.in_flight.dec();
+    }
 }
 
 /// An answer on its way to the client.
@@ -218,7 +225,7 @@ impl Exchange {
         let delivered =
             poll_fn(|cx| self.poll_deliver(cx, client, request, &mut sending, &mut download, &mut pace)).await;
         if let Err(why) = delivered {
-            debug!(route = self.route.config.name, why, "an answer broke off");
+            debug!(route = self.route.config.name, request_id = sent_id(request), why, "an answer broke off");
             return After::Cut;
         }
         if tunnel {

@@ -3,12 +3,12 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderValue, Method, Response, StatusCode, Version};
+use http::{HeaderValue, Response, StatusCode, Version};
 use tracing::{debug, error, info, warn};
 
 use super::error::ProxyError;
@@ -16,13 +16,15 @@ use super::exchange::{Exchange, Ready};
 use super::inject::Found;
 use super::route::{Route, check_form};
 use super::table::Routes;
+use super::trace::{self, Ended, Traced};
 use super::upgrade::Tunnels;
 use super::upload::Upload;
-use super::{clients, headers, hops, inject, now, retry};
+use super::{clients, headers, hops, inject, now, retry, sent_id};
 use crate::door::{self, From as Page};
 use crate::http1::{After, Answers, Client, Place, Request};
-use crate::problem::Problem;
+use crate::problem::{Problem, REQUEST_ID, RequestId};
 use crate::telemetry::metrics::{Metrics, Origin};
+use crate::telemetry::trace::Tracer;
 
 /// What every request on one listener and worker shares.
 pub struct Context {
@@ -31,6 +33,7 @@ pub struct Context {
     pub worker: usize,
     pub tunnels: Tunnels,
     pub metrics: Arc<Metrics>,
+    pub tracer: Tracer,
 }
 
 /// What is known of a request when its line ends, well or not.
@@ -39,6 +42,8 @@ struct Known {
     route: Option<Arc<Route>>,
     /// The listed origin of the page that asks.
     page: Option<HeaderValue>,
+    /// `None` where nobody records it.
+    traced: Option<Box<Traced>>,
 }
 
 /// Where a request goes, or the answer to one that goes nowhere.
@@ -60,12 +65,14 @@ impl Answers for Context {
         match AssertUnwindSafe(self.forward(client, request)).catch_unwind().await {
             Ok(after) => after,
             Err(_) => {
+                let id = RequestId::new(None);
                 self.metrics.panics.inc();
-                error!("a request ended in a panic: this is a fault of the broker");
+                self.metrics.problem(None, "internal");
+                error!(request_id = id.as_str(), "a request ended in a panic: this is a fault of the broker");
                 // Security: behind the beginning of an answer, another would be taken for that to the next request.
                 if !client.answering {
                     let detail = "this is a fault of the broker: see its log";
-                    client.refuse(&Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)).await;
+                    client.refuse(&Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail), &id).await;
                     return After::Close;
                 }
                 After::Cut
@@ -77,27 +84,45 @@ impl Answers for Context {
 impl Context {
     async fn forward(&self, client: &mut Client, mut request: Request) -> After {
         let started = now();
-        let mut known = Known::default();
+        let mut known = Known { traced: trace::begin(&self.tracer, &mut request), ..Known::default() };
         let (response, error) = match self.line(client, &mut request, &mut known).await {
             Ok(Line::Upstream(mut exchange, ready)) => {
-                observe(&exchange.route, &request.method, ready.status, started.elapsed());
-                return exchange.deliver(client, &mut request, ready, &self.tunnels).await;
+                let status = ready.status;
+                observe(&exchange.route, &request, status, started.elapsed());
+                let after = exchange.deliver(client, &mut request, ready, &self.tunnels).await;
+                let cut = matches!(after, After::Cut);
+                self.record(known, &request, started, Ended { status: Some(status), code: None, cut });
+                return after;
             }
             Ok(Line::Own(response)) => (response, None),
             Err(ProxyError::Gone) => {
-                debug!(method = %request.method, "the client went before the answer came");
+                let id = sent_id(&request);
+                debug!(request_id = id, method = %request.method, "the client went before the answer came");
+                self.record(known, &request, started, Ended { cut: true, ..Ended::default() });
                 return After::Close;
             }
             Err(error) => {
-                let mut response = error.problem().response();
+                let (problem, id) = (error.problem(), RequestId::new(request.fields.get(REQUEST_ID)));
+                self.metrics.problem(known.route.as_ref().map(|route| route.config.name.as_str()), problem.code);
+                let mut response = problem.response(&id);
                 if let Some(page) = &known.page {
                     headers::allow_page(response.headers_mut(), page);
                 }
-                (response, Some(error))
+                (response, Some((error, problem.code, id)))
             }
         };
-        observe_own(known.route.as_deref(), &request.method, response.status(), error.as_ref(), started.elapsed());
+        let status = response.status();
+        let code = error.as_ref().map(|(_, code, _)| *code);
+        observe_own(known.route.as_deref(), &request, status, error, started.elapsed());
+        self.record(known, &request, started, Ended { status: Some(status), code, cut: false });
         client.respond(request, response).await
+    }
+
+    /// Hands over the spans of a request, if there are any.
+    fn record(&self, known: Known, request: &Request, started: Instant, ended: Ended) {
+        if let Some(traced) = known.traced {
+            traced.end(&self.tracer, known.route.as_deref(), &request.method, started, &ended);
+        }
     }
 
     async fn line(&self, client: &mut Client, request: &mut Request, known: &mut Known) -> Result<Line, ProxyError> {
@@ -110,6 +135,7 @@ impl Context {
         }
         let replays = route.token.is_some() && route.config.retry_unauthorized;
         let held_max = if replays { route.config.replay_body_max } else { 0 };
+        route.metrics.in_flight.inc();
         let mut exchange = Exchange {
             upload: Upload::new(request, client, held_max),
             chunked: request.body.length().is_none(),
@@ -125,9 +151,12 @@ impl Context {
                 client.unless_gone(request.body.is_done(), awaited).await.ok_or(ProxyError::Gone)??
             }
         };
+        if let Some(traced) = &mut known.traced {
+            traced.sends();
+        }
         let answered = exchange.send(client, request, &mut credential).await?;
         let mut answered = retry::after_unauthorized(&mut exchange, client, request, &mut credential, answered).await?;
-        headers::drop_echoes(&mut answered.response.fields, credential.as_ref(), &exchange.route);
+        headers::drop_echoes(&mut answered.response.fields, credential.as_ref(), &exchange.route, sent_id(request));
         let ready = exchange.prepare(client, request, answered, known.page.as_ref())?;
         Ok(Line::Upstream(exchange, ready))
     }
@@ -161,38 +190,42 @@ fn resolve(routes: &Routes, request: &Request, place: &Place, known: &mut Known)
     Ok(Resolved::Route(Arc::clone(route)))
 }
 
-/// Counts, times and logs an answer of the API. Security: no target, no field: they may hold secrets.
-fn observe(route: &Route, method: &Method, status: StatusCode, elapsed: Duration) {
+/// Counts, times and logs an answer of the API. Security: no target, no field but the client's id: they may hold secrets.
+fn observe(route: &Route, request: &Request, status: StatusCode, elapsed: Duration) {
     route.metrics.answered(status, Origin::Upstream, elapsed.as_secs_f64());
+    let name = route.config.name.as_str();
     if route.trouble.ends() {
-        info!(route = route.config.name, "the API answers again");
+        info!(route = name, request_id = sent_id(request), "the API answers again");
     }
-    debug!(route = route.config.name, %method, status = status.as_u16(), ?elapsed, "forwarded");
+    let status = status.as_u16();
+    debug!(route = name, request_id = sent_id(request), method = %request.method, status, ?elapsed, "forwarded");
 }
 
 /// The same of an answer of our own.
 fn observe_own(
     route: Option<&Route>,
-    method: &Method,
+    request: &Request,
     status: StatusCode,
-    error: Option<&ProxyError>,
+    error: Option<(ProxyError, &'static str, RequestId)>,
     elapsed: Duration,
 ) {
     if let Some(route) = route {
         route.metrics.answered(status, Origin::Broker, elapsed.as_secs_f64());
     }
-    let (name, status) = (route.map(|route| route.config.name.as_str()), status.as_u16());
-    let Some(error) = error else {
-        debug!(route = name, %method, status, ?elapsed, "answered by the broker");
+    let name = route.map(|route| route.config.name.as_str());
+    let (method, status) = (&request.method, status.as_u16());
+    let Some((error, code, id)) = error else {
+        debug!(route = name, request_id = sent_id(request), %method, status, ?elapsed, "answered by the broker");
         return;
     };
-    let code = error.problem().code;
+    let request_id = id.as_str();
     if status < 500 {
-        info!(route = name, %method, status, code, %error, "answered by the broker");
+        info!(route = name, request_id, %method, status, code, %error, "answered by the broker");
     } else if route.is_none_or(|route| route.trouble.begins(code)) {
-        warn!(route = name, %method, status, code, %error, "answered by the broker, and so are the next ones like it");
+        let what = "answered by the broker, and so are the next ones like it";
+        warn!(route = name, request_id, %method, status, code, %error, "{what}");
     } else {
-        debug!(route = name, %method, status, code, %error, "answered by the broker");
+        debug!(route = name, request_id, %method, status, code, %error, "answered by the broker");
     }
 }
 

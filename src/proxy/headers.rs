@@ -115,7 +115,7 @@ pub fn has_credential(fields: &Fields, route: &Route) -> bool {
 }
 
 /// Security: an API that sends our token back in a field would hand it to the client. A body is the API's own.
-pub fn drop_echoes(fields: &mut Fields, credential: Option<&Credential>, route: &Route) {
+pub fn drop_echoes(fields: &mut Fields, credential: Option<&Credential>, route: &Route, request_id: Option<&str>) {
     let words = credential.map(|credential| credential.value.as_bytes().split(|byte| *byte == b' '));
     let longest = words.and_then(|words| words.max_by_key(|word| word.len()));
     let Some(token) = longest.filter(|token| token.len() >= ECHO_MIN) else { return };
@@ -130,7 +130,7 @@ pub fn drop_echoes(fields: &mut Fields, credential: Option<&Credential>, route: 
         let echoes = echoes(name, value);
         if echoes {
             let field = String::from_utf8_lossy(name);
-            warn!(route = route.config.name, %field, "the API sent the token back in a field, which was removed");
+            warn!(route = route.config.name, request_id, %field, "the API sent the token back in a field, which was removed");
             route.metrics.echoes.inc();
         }
         !echoes

@@ -14,6 +14,7 @@ mod inject;
 mod retry;
 mod route;
 mod table;
+mod trace;
 mod upgrade;
 mod upload;
 mod upstream;
@@ -27,6 +28,14 @@ pub use route::{Route, TokenUse, check_form};
 pub use table::Routes;
 pub use upgrade::Tunnels;
 pub use upstream::Upstream;
+
+use crate::http1::Request;
+use crate::problem::{REQUEST_ID, RequestId};
+
+/// The client's own id of a request, if it can be shown.
+fn sent_id(request: &Request) -> Option<&str> {
+    RequestId::sane(request.fields.get(REQUEST_ID)?)
+}
 
 #[expect(clippy::disallowed_methods, reason = "how long a request took, for the histogram; nothing is decided by it")]
 fn now() -> Instant {

@@ -21,6 +21,7 @@ use crate::connect::{self, Socket, Stream};
 use crate::http1::{After, Answers, Bounds, Came, Client, Place};
 use crate::identity::ServerTls;
 use crate::peer::Peer;
+use crate::problem::RequestId;
 use crate::proxy::Routes;
 use crate::telemetry::metrics::Metrics;
 
@@ -225,13 +226,12 @@ impl<A: Answers> Serve<A> {
                 // What a request needs is given back while the connection is idle.
                 Came::Request(request) => Box::pin(self.answers.answer(&mut client, request)).await,
                 Came::Refused(problem) => {
-                    info!(
-                        status = problem.status.as_u16(),
-                        code = problem.code,
-                        problem.detail,
-                        "answered by the broker"
-                    );
-                    client.refuse(&problem).await;
+                    let (id, status, code) = (RequestId::new(None), problem.status.as_u16(), problem.code);
+                    info!(request_id = id.as_str(), status, code, problem.detail, "answered by the broker");
+                    if let Some(metrics) = &self.metrics {
+                        metrics.problem(None, code);
+                    }
+                    client.refuse(&problem, &id).await;
                     After::Close
                 }
                 Came::End => After::Close,

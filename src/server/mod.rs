@@ -7,6 +7,8 @@
 mod accept;
 mod bind;
 mod handed;
+#[cfg(feature = "otlp")]
+mod exporting;
 mod orders;
 mod tokens;
 mod worker;
@@ -30,6 +32,8 @@ use tracing::{error, warn};
 pub use accept::{STALL, Serve};
 pub use bind::{Bound, bind};
 pub use handed::HandedError;
+#[cfg(feature = "otlp")]
+use exporting::Exporting;
 use tokens::Refreshing;
 use worker::{Opened, Worker};
 
@@ -52,6 +56,8 @@ pub struct Running {
     workers: Vec<UnboundedSender<Opened>>,
     tasks: Tasks,
     refreshing: Refreshing,
+    #[cfg(feature = "otlp")]
+    exporting: Exporting,
 }
 
 /// A listener at work.
@@ -106,12 +112,24 @@ impl Running {
     pub async fn start(app: App, plan: Plan) -> Result<Self, StartError> {
         let limits = plan.limits().clone();
         let bound = bind_new(&plan, &BTreeMap::new(), limits.threads)?;
+        #[cfg(feature = "otlp")]
+        let exporting = Exporting::start(&app, plan.admin());
         let (app, tasks) = (Arc::new(app), Tasks::default());
         let routes = Arc::new(ArcSwap::from_pointee(Vec::new()));
         let workers = workers(&app, &limits, &tasks, &routes)?;
         let mut refreshing = Refreshing::default();
         let parts = Arc::new(change_tokens(&app, &mut refreshing, plan, None).await);
-        let mut this = Self { app, parts, listeners: BTreeMap::new(), routes, workers, tasks, refreshing };
+        let mut this = Self {
+            app,
+            parts,
+            listeners: BTreeMap::new(),
+            routes,
+            workers,
+            tasks,
+            refreshing,
+            #[cfg(feature = "otlp")]
+            exporting,
+        };
         this.routes.store(Arc::new(this.parts.routes.values().cloned().collect()));
         this.listen(bound);
         Ok(this)
@@ -207,6 +225,8 @@ impl Running {
                 clean = false;
             }
         }
+        #[cfg(feature = "otlp")]
+        self.exporting.end().await;
         clean
     }
 }
@@ -285,7 +305,9 @@ fn workers(
     tasks: &Tasks,
     routes: &Arc<ArcSwap<Vec<Arc<Route>>>>,
 ) -> Result<Vec<UnboundedSender<Opened>>, StartError> {
-    let permits = Arc::new(Semaphore::new(accept::places(limits)));
+    let places = accept::places(limits);
+    app.metrics.connections_max.set(i64::try_from(places).unwrap_or(i64::MAX));
+    let permits = Arc::new(Semaphore::new(places));
     let start = |index| {
         let (sender, listeners) = unbounded_channel();
         let worker = Worker {
@@ -294,6 +316,7 @@ fn workers(
             routes: Arc::clone(routes),
             limits: limits.clone(),
             metrics: Arc::clone(&app.metrics),
+            tracer: app.tracer.clone(),
             permits: Arc::clone(&permits),
             tasks: tasks.clone(),
             starting: tasks.connections.token(),

@@ -14,6 +14,7 @@ use super::{Bound, Serve, Tasks};
 use crate::config::Limits;
 use crate::proxy::{Context, Route, Routes};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace::Tracer;
 
 /// How often a worker closes connections that idle too long.
 const REAP_EVERY: Duration = Duration::from_secs(10);
@@ -27,6 +28,7 @@ pub(super) struct Worker {
     pub routes: Arc<ArcSwap<Vec<Arc<Route>>>>,
     pub limits: Limits,
     pub metrics: Arc<Metrics>,
+    pub tracer: Tracer,
     pub permits: Arc<Semaphore>,
     pub tasks: Tasks,
     /// A drain has to wait until the last loop has begun.
@@ -85,6 +87,7 @@ impl Worker {
             worker: self.index,
             tunnels: self.tasks.tunnels.clone(),
             metrics: Arc::clone(&self.metrics),
+            tracer: self.tracer.clone(),
         };
         let serve = Serve {
             answers,

@@ -10,10 +10,7 @@ use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
-
-/// What a scrape is served as.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+use prometheus_client::registry::{Registry, Unit};
 
 type Label = Vec<(&'static str, String)>;
 
@@ -39,9 +36,12 @@ pub struct Metrics {
     registry: Mutex<Registry>,
     requests: Family<Request, Counter>,
     durations: Family<Label, Histogram, Buckets>,
+    in_flight: Family<Label, Gauge>,
+    problems: Family<Label, Counter>,
     retries: Family<Label, Counter>,
     echoes: Family<Label, Counter>,
     refreshes: Family<Label, Counter>,
+    exchanges: Family<Label, Histogram, Buckets>,
     token_expiry: Family<Label, Gauge>,
     token_state: Family<Label, Gauge>,
     certificate_expiry: Family<Label, Gauge>,
@@ -56,6 +56,13 @@ pub struct Metrics {
     connections_refused: Family<Label, Counter>,
     /// Connections that are open on the routes' listeners.
     pub connections: Gauge,
+    /// As many as there may be.
+    pub connections_max: Gauge,
+    /// 1 while what is on the disk is what is in force.
+    pub reloaded_well: Gauge,
+    /// Unix seconds.
+    pub started: Gauge,
+    spans: Family<Label, Counter>,
 }
 
 impl Default for Metrics {
@@ -64,9 +71,12 @@ impl Default for Metrics {
             registry: Mutex::new(Registry::with_prefix("tokenbroker")),
             requests: Family::default(),
             durations: Family::new_with_constructor(Buckets),
+            in_flight: Family::default(),
+            problems: Family::default(),
             retries: Family::default(),
             echoes: Family::default(),
             refreshes: Family::default(),
+            exchanges: Family::new_with_constructor(Buckets),
             token_expiry: Family::default(),
             token_state: Family::default(),
             certificate_expiry: Family::default(),
@@ -79,8 +89,16 @@ impl Default for Metrics {
             reloads: Family::default(),
             connections_refused: Family::default(),
             connections: Gauge::default(),
+            connections_max: Gauge::default(),
+            reloaded_well: Gauge::default(),
+            started: Gauge::default(),
+            spans: Family::default(),
         };
         metrics.register();
+        // A series that begins with its first event is not seen to rise by it.
+        for outcome in ["success", "failure"] {
+            drop(metrics.reloads.get_or_create(&vec![("outcome", outcome.to_owned())]));
+        }
         metrics
     }
 }
@@ -88,44 +106,44 @@ impl Default for Metrics {
 impl Metrics {
     fn register(&self) {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        let r = &mut *registry;
+        let (r, seconds) = (&mut *registry, || Unit::Seconds);
         r.register("requests", "Requests answered, by who made the answer", self.requests.clone());
-        r.register("request_duration_seconds", "From request head to response head", self.durations.clone());
+        r.register_with_unit(
+            "request_duration",
+            "From request head to response head",
+            seconds(),
+            self.durations.clone(),
+        );
+        r.register("requests_in_flight", "Requests on their way to the API and back", self.in_flight.clone());
+        r.register("problems", "Errors that the broker answered itself, by code", self.problems.clone());
         r.register("upstream_retries", "Requests sent to the upstream a second time", self.retries.clone());
         r.register("echoed_tokens", "Fields of answers that had our token in them", self.echoes.clone());
         r.register("token_refreshes", "Token exchanges, by outcome", self.refreshes.clone());
-        r.register("token_expiry_timestamp_seconds", "When the access token expires", self.token_expiry.clone());
+        let help = "How long a token exchange took";
+        r.register_with_unit("token_refresh_duration", help, seconds(), self.exchanges.clone());
+        let help = "When the access token expires";
+        r.register_with_unit("token_expiry_timestamp", help, seconds(), self.token_expiry.clone());
         r.register("token_state", "1 for the state the token is in", self.token_state.clone());
-        r.register(
-            "certificate_expiry_timestamp_seconds",
-            "When the client certificate expires",
-            self.certificate_expiry.clone(),
-        );
-        r.register(
-            "secret_expiry_timestamp_seconds",
-            "When the client secret in use expires",
-            self.secret_expiry.clone(),
-        );
-        r.register(
-            "refresh_token_expiry_timestamp_seconds",
-            "When the refresh token expires",
-            self.refresh_expiry.clone(),
-        );
-        r.register(
-            "ca_expiry_timestamp_seconds",
-            "When the first certificate of a CA file expires",
-            self.ca_expiry.clone(),
-        );
+        let help = "When the client certificate expires";
+        r.register_with_unit("certificate_expiry_timestamp", help, seconds(), self.certificate_expiry.clone());
+        let help = "When the client secret in use expires";
+        r.register_with_unit("secret_expiry_timestamp", help, seconds(), self.secret_expiry.clone());
+        let help = "When the refresh token expires";
+        r.register_with_unit("refresh_token_expiry_timestamp", help, seconds(), self.refresh_expiry.clone());
+        let help = "When the first certificate of a CA file expires";
+        r.register_with_unit("ca_expiry_timestamp", help, seconds(), self.ca_expiry.clone());
         r.register("store_failures", "Saves that failed", self.unsaved.clone());
         r.register("store_up", "1 while the shared store answers", self.store.clone());
         r.register("config_reloads", "Reloads of the configuration and the files that it names", self.reloads.clone());
+        let help = "1 while the configuration on the disk is the one in force";
+        r.register("config_last_reload_successful", help, self.reloaded_well.clone());
         r.register("panics", "Requests that ended in a caught panic", self.panics.clone());
-        r.register(
-            "connections_refused",
-            "Client connections that were refused before a request was read",
-            self.connections_refused.clone(),
-        );
+        let help = "Client connections that were refused before a request was read";
+        r.register("connections_refused", help, self.connections_refused.clone());
         r.register("connections", "Open client connections", self.connections.clone());
+        r.register("connections_limit", "Client connections that may be open", self.connections_max.clone());
+        r.register("spans", "Spans, by what became of them", self.spans.clone());
+        r.register_with_unit("start_time", "When the broker started", seconds(), self.started.clone());
         r.register("build", "Build information", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
     }
 
@@ -139,14 +157,27 @@ impl Metrics {
         RouteMetrics {
             requests: [both("1xx"), both("2xx"), both("3xx"), both("4xx"), both("5xx")],
             duration: self.durations.get_or_create_owned(&label),
+            in_flight: self.in_flight.get_or_create_owned(&label),
             retries: self.retries.get_or_create_owned(&label),
             echoes: self.echoes.get_or_create_owned(&label),
         }
     }
 
-    /// Counts one token exchange.
-    pub fn refreshed(&self, token: &str, outcome: &'static str) {
+    /// Counts and times one token exchange.
+    pub fn refreshed(&self, token: &str, outcome: &'static str, seconds: f64) {
         self.refreshes.get_or_create(&vec![("token", token.to_owned()), ("outcome", outcome.to_owned())]).inc();
+        self.exchanges.get_or_create(&vec![("token", token.to_owned())]).observe(seconds);
+    }
+
+    /// Counts an error that the broker answered itself; without a route, if the request had none.
+    pub fn problem(&self, route: Option<&str>, code: &'static str) {
+        let route = route.unwrap_or_default().to_owned();
+        self.problems.get_or_create(&vec![("route", route), ("code", code.to_owned())]).inc();
+    }
+
+    /// What counts spans that ended so: `exported`, `failed` or `dropped`.
+    pub fn spans(&self, outcome: &'static str) -> Counter {
+        self.spans.get_or_create_owned(&vec![("outcome", outcome.to_owned())])
     }
 
     /// Counts a save that failed.
@@ -179,6 +210,7 @@ impl Metrics {
             let label = vec![("token", token.to_owned()), ("state", (*each).to_owned())];
             self.token_state.get_or_create(&label).set(i64::from(*each == state));
         }
+        drop(self.unsaved.get_or_create(&vec![("token", token.to_owned())]));
     }
 
     /// When the access token, its refresh token and the client secret in use end, in Unix seconds; `None` where that is not
@@ -241,6 +273,8 @@ pub struct RouteMetrics {
     /// By status class, then by origin.
     requests: [[Counter; 2]; 5],
     duration: Histogram,
+    /// On their way to the API and back.
+    pub in_flight: Gauge,
     pub retries: Counter,
     /// Fields that had the route's token in them.
     pub echoes: Counter,

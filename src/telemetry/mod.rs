@@ -1,6 +1,8 @@
-//! Logs and metrics. Security: nothing here may be handed a token or a secret; a token is named by its fingerprint.
+//! Logs, metrics and traces. Security: nothing here may be handed a token or a secret; a token is named by its fingerprint.
 
 pub mod metrics;
+pub mod text;
+pub mod trace;
 
 use std::io::IsTerminal;
 

@@ -239,12 +239,15 @@ impl<E: Exchange> Refresher<E> {
         // It may have been sent by the time it breaks off.
         let answer = own_task(Outcome::Lost, async move { exchange.exchange(op, &prepared).await }).await;
         let left = answer.as_ref().err().is_none_or(|error| error.outcome != Outcome::NotSent);
-        self.schedule.answered(self.task.clock.now(), left);
+        let answered = self.task.clock.now();
+        self.schedule.answered(answered, left);
         let refused = match &answer {
             Ok(answer) => answer.access.as_ref().err(),
             Err(error) => Some(error),
         };
-        self.task.metrics.refreshed(&self.task.name, refused.map_or("success", |error| error.class.as_str()));
+        let (outcome, took) =
+            (refused.map_or("success", |error| error.class.as_str()), answered.boot.saturating_sub(sent.boot));
+        self.task.metrics.refreshed(&self.task.name, outcome, took.as_secs_f64());
         let answer = answer.map_err(failed)?;
         self.schedule.took(&answer, sent, op);
         self.epoch = next_epoch(self.epoch, sent.wall);

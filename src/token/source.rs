@@ -2,6 +2,7 @@
 //!
 //! A source knows nothing of time, caches or retries; it is what the refresh task calls.
 
+mod exchange;
 mod secret;
 mod vendor;
 
@@ -22,11 +23,12 @@ use crate::connect::Dialer;
 use crate::oauth::client::Client;
 use crate::oauth::file::{Grant, Op};
 use crate::oauth::manage::Item;
-use crate::oauth::request::{self, Given, Inputs};
+use crate::oauth::request::{Given, Inputs};
 use crate::oauth::response::{self, Answer};
 use crate::oauth::{Class, TokenError};
 use crate::secret::Secret;
 use crate::secret::source::{EXEC_TIMEOUT, SecretError, SecretSource};
+use crate::telemetry::trace::Tracer;
 
 /// What the refresh task needs of a source; tests put a script in its place.
 pub trait Exchange: Send + Sync + 'static {
@@ -131,6 +133,7 @@ pub struct Source {
     config: Arc<config::Token>,
     client: Client,
     clock: Clock,
+    tracer: Tracer,
     /// What a rotation put in the place of the configured client secret.
     secrets: Arc<Secrets>,
     /// Which client secret was used last.
@@ -143,7 +146,13 @@ pub struct Source {
 const KNOWN_MAX: usize = 24;
 
 impl Source {
-    pub fn new(config: Arc<config::Token>, dialer: Arc<Dialer>, clock: Clock, secrets: Arc<Secrets>) -> Self {
+    pub fn new(
+        config: Arc<config::Token>,
+        dialer: Arc<Dialer>,
+        clock: Clock,
+        secrets: Arc<Secrets>,
+        tracer: Tracer,
+    ) -> Self {
         let client = Client {
             dialer,
             tls: config.tls.clone(),
@@ -151,7 +160,7 @@ impl Source {
             certificate: config.identity.as_ref().map(|(name, leaf)| format!("[identity.{name}], {leaf}")),
             timeout: config.timeout,
         };
-        Self { config, client, clock, secrets, secret: AtomicUsize::new(0), known: Mutex::default() }
+        Self { config, client, clock, tracer, secrets, secret: AtomicUsize::new(0), known: Mutex::default() }
     }
 
     fn remember<'s>(&self, secrets: impl IntoIterator<Item = &'s Secret>) {
@@ -210,15 +219,6 @@ impl Source {
             proof,
         })
     }
-
-    /// What only this side can add to an answer's error: who gave it, and to whose certificate.
-    fn told(&self, mut error: TokenError, by: &str) -> TokenError {
-        error.problem = format!("{by}: {}", error.problem);
-        if let (Class::UserAction, Some(certificate)) = (error.class, &self.client.certificate) {
-            error.fix = format!("{}: {certificate}", error.fix);
-        }
-        error
-    }
 }
 
 impl Exchange for Source {
@@ -243,18 +243,7 @@ impl Exchange for Source {
             let none = || TokenError::new(Class::Config, "there is no access token", "set access_token");
             return response::handmade(token.ok_or_else(none)?, self.clock.now().wall);
         }
-        let request = request::build(&self.config.dialect, op, &prepared.inputs)?;
-        // Security: no path and no query, which may hold credentials.
-        let server = request.uri().authority().map_or_else(String::new, |authority| authority.host().to_owned());
-        let reply = self.client.send(request).await?;
-        let answered = self.clock.now().wall;
-        let read = response::read(&self.config.dialect, op, &prepared.inputs, &reply, answered);
-        if let Ok(answer) = &read {
-            self.remember(
-                answer.access.as_ref().ok().map(|access| &access.token).into_iter().chain(&answer.refresh_token),
-            );
-        }
-        read.map_err(|e| self.told(e, &server))
+        self.ask(op, prepared).await
     }
 
     async fn configured(&self) -> Result<Configured, TokenError> {

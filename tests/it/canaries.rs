@@ -361,7 +361,7 @@ fn mistakes(garden: &mut Garden) {
 fn of_more_than_128_planted_secrets_none_comes_out_whatever_goes_well_or_wrong() {
     let mut garden = Garden::default();
     let directory = tempfile::tempdir().unwrap();
-    let (server, upstream) = (token_server(&mut garden), api());
+    let (server, upstream, collector) = (token_server(&mut garden), api(), Upstream::ok());
     let (text, names) = tables(&mut garden, directory.path(), &server, &upstream);
     let mut config: Table = text.parse().unwrap();
     let parts = [
@@ -386,7 +386,8 @@ fn of_more_than_128_planted_secrets_none_comes_out_whatever_goes_well_or_wrong()
          clients = {{ ca = \"ca.pem\", cert = \"listener.pem\", key = {{ file = \"listener.key\" }} }}\n\
          [route.away]\nlisten = \"127.0.0.1:0\"\nupstream = \"https://127.0.0.1:1\"\ntoken = \"t0\"\n"
     );
-    let text = format!("{config}\n{more}");
+    let traces = if cfg!(feature = "otlp") { format!("otlp = \"{}\"\n", collector.url()) } else { String::new() };
+    let text = format!("{traces}{config}\n{more}");
     let mut broker = Broker::start_in(directory, &text, |command| {
         command.args(["--log-level", "trace"]).env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full");
     });
@@ -471,6 +472,8 @@ fn of_more_than_128_planted_secrets_none_comes_out_whatever_goes_well_or_wrong()
     mistakes(&mut garden);
 
     garden.scan.look(&broker.log());
+    assert_eq!(collector.bytes().contains("http.request.method"), cfg!(feature = "otlp"));
+    garden.scan.look(&collector.bytes());
     for part in &parts {
         garden.scan.secrets.extend(part.issuer.tokens());
         assert!(!part.shown.echo.seen().is_empty());

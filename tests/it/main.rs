@@ -66,6 +66,8 @@ mod load;
 mod login;
 /// What a crash, a full disk or an answer that never came may not take away.
 mod losses;
+/// Every metric, alert and panel: whether it is there, valid, and explained.
+mod metrics;
 /// Token servers that are away, slow or back again, mostly with a clock of the test's own.
 mod outages;
 /// Container image, compose and Kubernetes examples, the static binary.
@@ -100,6 +102,8 @@ mod store;
 mod systemd;
 /// The rules of the source tree.
 mod tidy;
+/// Request ids, and traces that go through the broker and to a collector.
+mod trace;
 /// Hosts that cannot be reached, each in its own way, and who is not concerned.
 mod unreachable;
 /// ComAp and Vanco, end to end with the tables of the examples; and what holds for all five vendors.

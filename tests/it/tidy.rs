@@ -43,7 +43,7 @@ const LAYERS: &[&[&str]] = &[
     &["clock", "units", "secret", "telemetry", "fields", "peer", "systemd"],
     &["problem", "identity", "expiry"],
     &["connect", "rotation"],
-    &["oauth", "http1", "store"],
+    &["oauth", "http1", "store", "otlp"],
     &["config", "door"],
     &["token"],
     &["proxy", "admin"],
@@ -398,7 +398,7 @@ fn every_metric_and_every_problem_code_is_documented() {
     let metrics = read("src/telemetry/metrics.rs");
     let mut found = 0;
     for line in
-        metrics.lines().filter(|line| line.trim_start().starts_with("r.register(") || line.trim().starts_with('"'))
+        metrics.lines().filter(|line| line.trim_start().starts_with("r.register") || line.trim().starts_with('"'))
     {
         let Some(name) = line.split('"').nth(1).filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
         else {
@@ -407,7 +407,7 @@ fn every_metric_and_every_problem_code_is_documented() {
         assert!(docs.contains(&format!("tokenbroker_{name}")), "tokenbroker_{name} is not in docs/operations.md");
         found += 1;
     }
-    assert!(found >= 10, "{found}");
+    assert!(found >= 25, "{found}");
     for file in [
         "src/proxy/clients.rs",
         "src/proxy/error.rs",

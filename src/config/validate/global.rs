@@ -5,10 +5,13 @@ use std::sync::LazyLock;
 
 use jiff::Timestamp;
 
-use super::Check;
+use super::url::Parts;
+use super::{Check, Named};
 use crate::config::document::Document;
-use crate::config::file::{AdminFile, LimitsFile, StoreKind};
-use crate::config::{Admin, Limits, Listen, Operator, shape};
+use crate::config::file::{AdminFile, LimitsFile, RootsFile, StoreKind};
+use crate::config::{Admin, Limits, Listen, Operator, Upstream, shape};
+use crate::connect::Endpoint;
+use crate::oauth::client::is_loopback;
 
 /// As many as there were at the start: a reload must not find another number.
 static CORES: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
@@ -27,7 +30,7 @@ pub(in crate::config) fn operator(path: &Path, text: &str) -> Result<Operator, S
     let file = file.unwrap_or_default();
     let listen = check.listen(file.admin.listen.as_deref().unwrap_or(ADMIN_LISTEN), &["admin", "listen"]);
     let probes = check.probes(file.admin.probes.as_deref(), &listen);
-    let admin = Admin { listen, key: file.admin.key.map(|key| check.source(key)), probes };
+    let admin = Admin { listen, key: file.admin.key.map(|key| check.source(key)), probes, otlp: None };
     let store = file.store.path.filter(|_| file.store.kind != StoreKind::Memory).map(|path| check.path(&path));
     let report = check.document.report;
     match report.problems.first() {
@@ -37,11 +40,12 @@ pub(in crate::config) fn operator(path: &Path, text: &str) -> Result<Operator, S
 }
 
 impl Check<'_> {
-    pub(super) fn admin(&mut self, file: AdminFile) -> Admin {
+    pub(super) fn admin(&mut self, file: AdminFile, named: &Named) -> Admin {
         let listen = file.listen.as_deref().unwrap_or(ADMIN_LISTEN);
         let listen = self.listen(listen, &["admin", "listen"]);
         let probes = self.probes(file.probes.as_deref(), &listen);
-        Admin { listen, key: file.key.map(|key| self.secret(key, &["admin", "key"], true)), probes }
+        let otlp = file.otlp.as_deref().and_then(|url| self.collector(url, named));
+        Admin { listen, key: file.key.map(|key| self.secret(key, &["admin", "key"], true)), probes, otlp }
     }
 
     /// Where the probes are answered besides: any address, because nothing there is secret and nothing can be changed.
@@ -52,6 +56,26 @@ impl Check<'_> {
             self.problem(&key, &format!("{operator} is the operator's listener"), "choose another port");
         }
         Some(probes)
+    }
+
+    /// Security: what is wrong with it is said without the URL, which may hold credentials.
+    fn collector(&mut self, url: &str, named: &Named) -> Option<Upstream> {
+        let key = ["admin", "otlp"];
+        if cfg!(not(feature = "otlp")) {
+            let hint = "remove it, or build the program with: cargo build --release --features otlp";
+            self.problem(&key, "this build exports no traces", hint);
+            return None;
+        }
+        let parts = Parts::parse(url).map_err(|help| self.problem(&key, "is not a usable URL", help)).ok()?;
+        if !parts.https && !is_loopback(&parts.host) {
+            let hint = "use https://, or a collector on this machine";
+            self.problem(&key, "the traces would cross the network unencrypted", hint);
+            return None;
+        }
+        let secured = parts.https.then(|| self.secured(&["admin"], named, None, (None, RootsFile::System), None));
+        let tls = secured.and_then(|secured| secured.to(parts.host.clone()));
+        let (authority, base_path) = (parts.authority(), parts.path);
+        Some(Upstream { endpoint: Endpoint { host: parts.host, port: parts.port, tls }, authority, base_path })
     }
 
     pub(super) fn limits(&mut self, file: &LimitsFile) -> Limits {

@@ -128,7 +128,7 @@ impl Check<'_> {
             }
         }
         let store = self.store(file.store, &named);
-        let admin = self.admin(file.admin);
+        let admin = self.admin(file.admin, &named);
         let limits = self.limits(&file.limits);
         let tokens = self.tokens(&file.token, &named);
         let token_names: BTreeSet<_> = file.token.keys().cloned().collect();

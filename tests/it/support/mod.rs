@@ -50,6 +50,11 @@ pub fn has(part: &str) -> bool {
             let target = concat!(env!("CARGO_MANIFEST_DIR"), "/target");
             ["venv/bin/websockets", "peers/requirements.txt"].iter().all(|path| Path::new(target).join(path).exists())
         }
+        "prometheus-client" => {
+            let lib = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/lib");
+            let mut pythons = std::fs::read_dir(lib).into_iter().flatten().flatten();
+            pythons.any(|python| python.path().join("site-packages/prometheus_client").exists())
+        }
         "root" => rustix::process::geteuid().is_root(),
         program => in_path(program),
     };
