@@ -68,6 +68,11 @@ impl Token {
         self.expires.is_none_or(|expires| !expires.reached(now))
     }
 
+    /// As it is written in that format.
+    pub fn value(&self, format: usize) -> Option<&HeaderValue> {
+        self.values.get(format)
+    }
+
     pub fn is(&self, other: &Self) -> bool {
         self.secret == other.secret
     }
