@@ -94,50 +94,57 @@ impl Place {
     /// What to do next, a command each.
     pub fn commands(self, dir: &Path, starters: &[Starter]) -> Vec<String> {
         let file = |name: &str| shown(dir, Path::new(name));
-        let here = dir == Path::new(".");
-        let named = if here { String::new() } else { format!(" -c {}", file("tokenbroker.toml")) };
-        let logins = |program: &str| -> Vec<String> {
-            let persons = starters.iter().filter(|starter| starter.logs_in);
-            persons.map(|starter| format!("{program} login {}", starter.name)).collect()
+        let named = |flag: &str, name: &str| match dir == Path::new(".") {
+            true => String::new(),
+            false => format!(" {flag} {}", file(name)),
         };
-        let curls = starters.iter().map(|starter| format!("curl http://127.0.0.1:{}/", starter.port));
-        let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
-        let commands = match self {
+        let logins = |program: &str, flag: &str| -> Vec<String> {
+            let persons = starters.iter().filter(|starter| starter.logs_in);
+            persons.map(|starter| format!("{program} login {}{flag}", starter.name)).collect()
+        };
+        let curls = || starters.iter().map(|starter| format!("curl http://127.0.0.1:{}/", starter.port)).collect();
+        let steps: Vec<Vec<String>> = match self {
             Self::Here => {
-                let program = format!("tokenbroker{named}");
-                let run = [format!("{program} check --online"), format!("{program} run")];
-                [vec![format!("{program} check")], logins(&program), run.to_vec()].concat()
+                let program = format!("tokenbroker{}", named("-c", "tokenbroker.toml"));
+                let [check, run] = ["check", "run"].map(|command| vec![format!("{program} {command}")]);
+                vec![check, logins(&program, ""), vec![format!("{program} check --online")], run, curls()]
             }
             Self::Compose => {
-                let program = format!("docker compose -f {} run --rm tokenbroker", file("compose.yaml"));
-                let logins = logins(&program).into_iter().map(|login| format!("{login} --paste")).collect();
-                let up = format!("docker compose -f {} up", file("compose.yaml"));
-                [vec![format!("{program} check")], logins, vec![format!("{program} check --online"), up]].concat()
+                let compose = format!("docker compose{}", named("-f", "compose.yaml"));
+                let program = format!("{compose} run --rm tokenbroker");
+                let online = vec![format!("{program} check --online"), format!("{compose} up")];
+                vec![vec![format!("{program} check")], logins(&program, " --paste"), online]
             }
             Self::Kubernetes => {
                 let apply = format!("kubectl apply -f {} -f {}", file("config.yaml"), file("statefulset.yaml"));
-                let inside = "kubectl exec -it legacy-app-0 -c tokenbroker -- /tokenbroker";
-                let logins = logins(inside).into_iter().map(|login| format!("{login} --paste")).collect();
-                return [vec![apply], logins, vec![format!("{inside} check --online")]].concat();
+                let program = "kubectl exec -it legacy-app-0 -c tokenbroker -- /tokenbroker";
+                let logs = "kubectl logs legacy-app-0 -c application".to_owned();
+                let online = vec![format!("{program} check --online"), logs];
+                vec![vec![apply], logins(program, " --paste"), online]
             }
             Self::Systemd => {
-                let (secrets, config) = (file("secrets"), file("tokenbroker.toml"));
-                let check = format!("CREDENTIALS_DIRECTORY={secrets} tokenbroker -c {config} check");
-                let copy = format!("sudo cp -r {config} {secrets} /etc/tokenbroker/");
-                let copies = if dir == Path::new("/etc/tokenbroker") {
-                    Vec::new()
-                } else {
-                    vec!["sudo mkdir -p /etc/tokenbroker".to_owned(), copy]
+                let program = |secrets: &str, config: &str| {
+                    format!("sudo env CREDENTIALS_DIRECTORY={secrets} tokenbroker -c {config}")
                 };
-                let unit = format!("sudo cp {} /etc/systemd/system/", file("tokenbroker.service"));
-                let start = lines(&["sudo systemctl daemon-reload", "sudo systemctl enable --now tokenbroker"]);
-                let program = "sudo CREDENTIALS_DIRECTORY=/etc/tokenbroker/secrets \
-                               tokenbroker -c /etc/tokenbroker/tokenbroker.toml";
+                let (secrets, config) = (file("secrets"), file("tokenbroker.toml"));
+                let check = format!("{} check", program(&secrets, &config));
+                let copies = [
+                    "sudo mkdir -p /etc/tokenbroker".to_owned(),
+                    format!("sudo cp -r {config} {secrets} /etc/tokenbroker/"),
+                ];
+                let there = dir == Path::new("/etc/tokenbroker");
+                let start = [
+                    format!("sudo cp {} /etc/systemd/system/", file("tokenbroker.service")),
+                    "sudo systemctl daemon-reload".to_owned(),
+                    "sudo systemctl enable --now tokenbroker".to_owned(),
+                ];
+                let program = program("/etc/tokenbroker/secrets", "/etc/tokenbroker/tokenbroker.toml");
+                let copies = if there { Vec::new() } else { copies.to_vec() };
                 let online = vec![format!("{program} check --online")];
-                [vec![check], copies, vec![unit], start, logins(program), online].concat()
+                vec![vec![check], copies, start.to_vec(), logins(&program, ""), online, curls()]
             }
         };
-        commands.into_iter().chain(curls).collect()
+        steps.concat()
     }
 }
 
@@ -180,7 +187,9 @@ fn manifest(config: &str, starters: &[Starter], key: &str) -> Zeroizing<String> 
     text.push_str(key);
     text.push_str("\"\n");
     for name in starters.iter().flat_map(|starter| &starter.secrets) {
-        text.push_str(&format!("  {name}: \"{UNFILLED}\"\n"));
+        // A certificate and a key have more than one line.
+        let (open, close) = if name.ends_with(".pem") { ("|\n    ", "") } else { ("\"", "\"") };
+        text.push_str(&format!("  {name}: {open}{UNFILLED}{close}\n"));
     }
     text
 }
