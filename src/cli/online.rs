@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -89,7 +90,10 @@ fn steps(cli: &Cli, config: &Config, route: &Route, tokens: &mut BTreeMap<String
                     Ok(_) => tokens.entry(wanted.name.clone()).or_insert_with(|| obtain(cli, config, wanted)).clone(),
                 };
                 match found {
-                    Ok(found) => (Some(found.0), Ok(described(wanted, found.1.as_deref()))),
+                    Ok(found) => {
+                        let said = described(wanted, found.1.as_deref());
+                        (Some(found), Ok(said))
+                    }
                     Err(not) => (None, Err(not)),
                 }
             });
@@ -99,9 +103,10 @@ fn steps(cli: &Cli, config: &Config, route: &Route, tokens: &mut BTreeMap<String
     let fields = match (&token, wanted, headers) {
         (None, Some(_), _) => Err(Not::Skipped("there is no token to send")),
         (_, _, None) => Err(Not::Skipped("what the route adds cannot be read")),
-        (token, _, Some(headers)) => fields(route, token.as_ref(), headers),
+        (token, _, Some(headers)) => fields(route, token.as_ref().map(|(token, _)| token), headers),
     };
-    let upstream = block_on(upstream(route, &config.limits, fields, token.is_some()));
+    let ends = token.map(|(_, ends)| ends.and_then(|ends| ends.parse().ok()));
+    let upstream = block_on(upstream(route, &config.limits, fields, ends));
     let upstream = upstream
         .unwrap_or_else(|text| vec![Step { name: "connect", took: Duration::ZERO, done: Err(Not::failed(text)) }]);
     [secrets].into_iter().chain(obtained).chain(upstream).collect()
@@ -116,7 +121,13 @@ fn timed<T>(name: &'static str, work: impl FnOnce() -> (Option<T>, Result<String
 /// Everything that is read for the token and for the route itself; the values of the route's own headers.
 fn secrets(route: &Route, token: Option<&Arc<Token>>) -> (Option<Headers>, Result<String, Not>) {
     let of_token = token.into_iter().flat_map(|token| token.secrets());
-    let all: Vec<&SecretSource> = of_token.chain(route.headers.iter().map(|(_, source)| source)).collect();
+    let mut all: Vec<&SecretSource> = Vec::new();
+    for source in of_token.chain(route.headers.iter().map(|(_, source)| source)) {
+        // What a dialect sends beside the token stands in both.
+        if !matches!(source, SecretSource::Inline(_)) && !all.contains(&source) {
+            all.push(source);
+        }
+    }
     let read = block_on(async {
         let mut wrong = Vec::new();
         for source in &all {
@@ -165,8 +176,13 @@ fn fields(route: &Route, token: Option<&Secret>, mut headers: Headers) -> Result
     Ok(headers)
 }
 
-/// The connection, whatever became of the token, and one question to the API.
-async fn upstream(route: &Route, limits: &Limits, fields: Result<Headers, Not>, token: bool) -> Vec<Step> {
+/// The connection, whatever became of the token, and one question to the API. `token`, if there is one, is when it ends.
+async fn upstream(
+    route: &Route,
+    limits: &Limits,
+    fields: Result<Headers, Not>,
+    token: Option<Option<Timestamp>>,
+) -> Vec<Step> {
     let started = Instant::now();
     let connected = probe::connect(route, &Dialer::default()).await;
     let took = started.elapsed();
@@ -180,12 +196,17 @@ async fn upstream(route: &Route, limits: &Limits, fields: Result<Headers, Not>, 
     let question =
         probe::question(route).ok_or(Not::Skipped("the route's `methods` allow nothing that is safe to try"));
     let started = Instant::now();
+    // Security: it is never sent after its end, and to connect takes its time.
+    let ended = token.flatten().is_some_and(|ends| ends <= Clock::system().now().wall);
+    let fields = if ended { Err(Not::failed("the token has ended meanwhile: try again".to_owned())) } else { fields };
     let answer = match (connection, fields, question) {
         (Ok(connection), Ok(fields), Ok(question)) => {
             let bounds = Bounds { bytes: limits.head_max, fields: limits.headers_max };
             let status = probe::ask(route, connection, &question, &fields, bounds).await;
             let asked = format!("{} {}", question.0, question.1);
-            status.map_err(|error| Not::of_upstream(&error)).and_then(|status| judged(status.as_u16(), &asked, token))
+            status
+                .map_err(|error| Not::of_upstream(&error))
+                .and_then(|status| judged(status.as_u16(), &asked, token.is_some()))
         }
         (Err(not), ..) | (_, Err(not), _) | (_, _, Err(not)) => Err(not),
     };
