@@ -3,11 +3,11 @@ FROM rust:1.95-alpine AS build
 RUN apk add --no-cache musl-dev ca-certificates
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked --no-default-features
+RUN packaging/build
 
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-COPY --from=build /src/target/release/tokenbroker /tokenbroker
+COPY --from=build /src/target/static/tokenbroker /tokenbroker
 USER 65532:65532
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["/tokenbroker", "healthcheck"]
 ENTRYPOINT ["/tokenbroker"]

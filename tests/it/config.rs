@@ -1110,7 +1110,6 @@ fn routes_on_one_listener_have_one_tls() {
 #[test]
 fn what_is_promised_for_later_is_refused_by_name() {
     for (config, key) in [
-        ("[admin]\nprobes = \"0.0.0.0:1\"\n", "admin.probes"),
         ("[identity.i]\np12 = \"x\"\n", "identity.i.p12"),
         ("[token.t]\nissuer = \"http://localhost/\"\n", "token.t.issuer"),
         ("[token.t]\nclient_auth = \"private_key_jwt\"\n", "token.t.client_auth"),

@@ -46,6 +46,8 @@ mod expiry;
 mod explain;
 /// The targets and the corpus of the fuzzers of `tests/fuzz`, without the fuzzers.
 mod fuzz;
+/// What the program writes about itself: completions, manual pages, the schema; and that the docs say the same.
+mod generated;
 /// Peers that are slow, stuck or take more than their part: memory, descriptors, threads, and how the others fare.
 mod greedy;
 /// Requests that come back, and what `forwarded` adds.
@@ -72,6 +74,8 @@ mod outages;
 mod packaging;
 /// Real peers: the suite of Python's requests against httpbin, a WebSocket, huge bodies, events.
 mod peers;
+/// What a kubelet finds at `[admin] probes`, and that it is all.
+mod probes;
 /// One request through the proxy: heads, bodies, targets, pools, 401, WebSocket, limits.
 mod proxy;
 /// Records in a real Redis: versions, leases, passwords, TLS, and everything that it can say instead of an answer.
@@ -94,6 +98,8 @@ mod simulation;
 mod standins;
 /// What outlives the process: tokens, refusals, waits; a store that is damaged, taken, or on a failing disk.
 mod store;
+/// Sockets from systemd, what it is told, and the units of the examples.
+mod systemd;
 /// The rules of the source tree.
 mod tidy;
 /// Hosts that cannot be reached, each in its own way, and who is not concerned.

@@ -22,16 +22,15 @@ fn the_image_is_empty_but_for_the_binary_and_the_ca_bundle_and_runs_as_nobody() 
     let dockerfile = read("Dockerfile");
     let lines: Vec<_> = dockerfile.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
     let last_stage = lines.iter().rposition(|line| line.starts_with("FROM ")).unwrap();
-    assert!(
-        lines[..last_stage].iter().any(|line| line.contains("--no-default-features") && line.contains("--locked")),
-        "the demo is off"
-    );
+    assert_eq!(lines[last_stage - 1], "RUN packaging/build");
+    let build = read("packaging/build");
+    assert!(build.contains("cargo build --locked --no-default-features"), "the demo is off");
     assert_eq!(
         lines[last_stage..],
         [
             "FROM scratch",
             "COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt",
-            "COPY --from=build /src/target/release/tokenbroker /tokenbroker",
+            "COPY --from=build /src/target/static/tokenbroker /tokenbroker",
             "USER 65532:65532",
             "HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD [\"/tokenbroker\", \"healthcheck\"]",
             "ENTRYPOINT [\"/tokenbroker\"]",
@@ -100,30 +99,46 @@ fn the_kubernetes_examples_are_valid_and_their_configuration_passes_check() {
     if !has("kubernetes-validate") {
         return;
     }
-    for folder in ["kubernetes", "kubernetes/replicas"] {
+    for (folder, workload) in [
+        ("kubernetes", "deployment"),
+        ("kubernetes", "job"),
+        ("kubernetes/replicas", "deployment"),
+        ("kubernetes/store", "statefulset"),
+    ] {
         let files = std::fs::read_dir(format!("{ROOT}/examples/{folder}")).unwrap();
         let files: Vec<_> = files.map(|file| file.unwrap().path()).filter(|path| path.is_file()).collect();
         assert!(files.len() >= 2, "{files:?}");
         for path in files {
             output(Command::new("kubernetes-validate").args(["--strict", "-k", "1.37"]).arg(path));
         }
-        let deployment = read(&format!("examples/{folder}/deployment.yaml"));
+        let shown = read(&format!("examples/{folder}/{workload}.yaml"));
         for line in [
             "restartPolicy: Always",
             "startupProbe:",
+            "httpGet: { path: /readyz, port: probes }",
+            "- { name: probes, containerPort: 8401 }",
             "runAsUser: 65532",
             "readOnlyRootFilesystem: true",
             "drop: [ALL]",
         ] {
-            assert!(deployment.contains(line), "{folder}: {line}");
+            assert!(shown.contains(line), "{folder}: {line}");
+        }
+        let config = read(&format!("examples/{folder}/config.yaml"));
+        assert!(config.contains("probes = \"0.0.0.0:8401\""), "{folder}: the kubelet asks there");
+        if config.contains("kind = \"file\"") {
+            // Else the kubelet would open the store's folder to the group at each mount.
+            assert!(shown.contains("fsGroupChangePolicy: OnRootMismatch"), "{folder}");
+            let mount = shown.lines().find(|line| line.contains("name: store, mountPath: ")).unwrap();
+            let mount = mount.split("mountPath: ").nth(1).unwrap().trim_end_matches(" }");
+            assert!(config.contains(&format!("path = \"{mount}/store\"")), "{folder}: a folder in the volume");
         }
         let directory = tempfile::tempdir().unwrap();
         tokenbroker::standin::pki::Pki::new(directory.path()).unwrap();
         std::fs::rename(directory.path().join("ca.pem"), directory.path().join("ca.crt")).unwrap();
-        for secret in ["api_secret", "redis_password", "store_key"] {
+        for secret in ["api_secret", "redis_password", "refresh_token", "store_key"] {
             write(directory.path(), secret, "a secret of thirty-two characters");
         }
-        let toml = mounted(&read(&format!("examples/{folder}/config.yaml")));
+        let toml = mounted(&config).replace("/var/lib/tokenbroker/store", "store");
         let file = write(directory.path(), "tokenbroker.toml", toml);
         let checked = binary().arg("-c").arg(file).arg("check").output().unwrap();
         let stderr = String::from_utf8_lossy(&checked.stderr);
@@ -155,6 +170,8 @@ fn replicas(redis: &RedisServer, oauth: &OAuth, config: &str, url: &str) -> [Bro
     let host = host.split("broker@").nth(1).unwrap().split('"').next().unwrap();
     let (store, _) = config.split_once("[token.api]").unwrap();
     let store = store.replace("/run/secrets/", "").replace(host, url);
+    // Every test's broker has an `[admin]` already.
+    let store = store.replace("[admin]\n", "").replace("0.0.0.0:8401", "127.0.0.1:0");
     assert!(store.contains(url), "{store}");
     [1, 2].map(|_| {
         let directory = oauth.directory();
@@ -297,6 +314,83 @@ fn the_static_binary_serves_from_an_empty_root_as_nobody() {
     rustix::process::kill_process(rustix::process::Pid::from_child(&running.0), Signal::TERM).unwrap();
     eventually("it ends", || running.0.try_wait().unwrap().is_some());
     assert_eq!(running.0.wait().unwrap().code(), Some(0));
+}
+
+/// As `packaging/sbom` prints it.
+fn sbom(arguments: &[&str]) -> String {
+    let mut command = Command::new("python3");
+    command.arg("packaging/sbom").args(arguments).current_dir(ROOT);
+    // What is linked was built, so all of it is here.
+    output(command.env("CARGO_NET_OFFLINE", "true"))
+}
+
+#[test]
+fn the_bill_of_materials_names_what_is_linked_with_version_licence_and_hash_and_nothing_else() {
+    if !has("python3") {
+        return;
+    }
+    let text = sbom(&[]);
+    assert_eq!(text, sbom(&[]), "nothing in it is of the moment");
+    assert!(!text.contains(ROOT), "or of the machine");
+    let bom: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((bom["bomFormat"].as_str(), bom["specVersion"].as_str()), (Some("CycloneDX"), Some("1.6")));
+    assert_eq!(
+        (&bom["version"], bom["metadata"]["component"]["name"].as_str()),
+        (&Value::from(1), Some("tokenbroker"))
+    );
+    assert!(bom["serialNumber"].as_str().unwrap().starts_with("urn:uuid:"));
+    let lock: toml::Table = read("Cargo.lock").parse().unwrap();
+    let hash = |name: &str, version: &str| {
+        let packages = lock["package"].as_array().unwrap().iter();
+        let mut found = packages.filter(|p| (p["name"].as_str(), p["version"].as_str()) == (Some(name), Some(version)));
+        found.next().map(|package| package["checksum"].as_str().unwrap().to_owned())
+    };
+    let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("{value}")).to_owned();
+    let mut names = Vec::new();
+    let mut refs = vec![text(&bom["metadata"]["component"]["bom-ref"])];
+    for component in bom["components"].as_array().unwrap() {
+        let (name, version) = (text(&component["name"]), text(&component["version"]));
+        assert_eq!(component["type"], "library");
+        assert!(!text(&component["licenses"][0]["expression"]).is_empty(), "{name}");
+        if component["purl"].is_string() {
+            assert_eq!(Some(text(&component["hashes"][0]["content"])), hash(&name, &version), "{name} {version}");
+        }
+        refs.push(text(&component["bom-ref"]));
+        names.push(name);
+    }
+    for linked in ["tokio", "rustls", "ring", "redis", "hickory-resolver", "rust-std"] {
+        assert!(names.iter().any(|name| name == linked), "{linked}");
+    }
+    for other in ["rcgen", "proptest", "turmoil", "criterion", "tempfile", "serde_derive", "syn", "cc", "winapi"] {
+        assert!(!names.iter().any(|name| name == other), "{other} is not linked");
+    }
+    let unique: std::collections::BTreeSet<_> = refs.iter().collect();
+    assert_eq!(unique.len(), refs.len());
+    for dependency in bom["dependencies"].as_array().unwrap() {
+        let needs = dependency["dependsOn"].as_array().unwrap().iter();
+        for one in needs.chain([&dependency["ref"]]) {
+            assert!(refs.contains(&text(one)), "{one}");
+        }
+    }
+    let place = tempfile::tempdir().unwrap();
+    let file = write(place.path(), "tokenbroker", "abc");
+    let bom: Value = serde_json::from_str(&sbom(&[file.to_str().unwrap()])).unwrap();
+    let of_abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    assert_eq!(bom["metadata"]["component"]["hashes"][0]["content"], of_abc);
+}
+
+#[test]
+fn the_static_binary_holds_no_path_of_the_machine_that_built_it() {
+    if !has("static") {
+        return;
+    }
+    let binary = std::fs::read(std::env::var("TOKENBROKER_TEST_STATIC").unwrap()).unwrap();
+    let cargo = std::env::var("CARGO_HOME").unwrap_or_else(|_| format!("{}/.cargo", std::env::var("HOME").unwrap()));
+    for path in [ROOT, &cargo] {
+        let found = memchr::memmem::find(&binary, path.as_bytes());
+        let around = found.map(|at| String::from_utf8_lossy(&binary[at..(at + 200).min(binary.len())]));
+        assert!(around.is_none(), "{path}: {around:?}");
+    }
 }
 
 #[test]

@@ -259,8 +259,14 @@ fn every_example_configuration_passes_check() {
         for secret in named {
             write(&path.join("secrets"), secret, "a secret of thirty-two characters");
         }
+        // What a unit of systemd would hand over.
+        for credential in text.split("credential = \"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+            write(&path.join("secrets"), credential, "a secret of thirty-two characters");
+        }
         let file = write(path, "tokenbroker.toml", text);
-        let output = binary().arg("-c").arg(file).arg("check").output().unwrap();
+        let mut check = binary();
+        check.arg("-c").arg(file).arg("check").env("CREDENTIALS_DIRECTORY", path.join("secrets"));
+        let output = check.output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         // Within one network of its own.
         let warned = example == "examples/compose-redis.toml" && stderr.contains("crosses the network unencrypted");
