@@ -263,6 +263,13 @@ fn for_systemd_every_secret_is_a_credential_of_the_service() {
         assert!(config.contains(&format!("{{ credential = \"{name}\" }}")), "{name}: {config}");
     }
     assert!(stdout.contains("  sudo systemctl enable --now tokenbroker\n"), "{stdout}");
+    if has("systemd-analyze") {
+        let program = binary().get_program().to_str().unwrap().to_owned();
+        let place = tempfile::tempdir().unwrap();
+        write(place.path(), "tokenbroker.service", service.replace("/usr/local/bin/tokenbroker", &program));
+        let verify = ["verify", "--man=no", "./tokenbroker.service"];
+        assert_eq!(output(Command::new("systemd-analyze").args(verify).current_dir(&place)), "");
+    }
     let mut check = binary();
     check.arg("check").current_dir(&directory).env("CREDENTIALS_DIRECTORY", directory.path().join("secrets"));
     assert!(output(&mut check).contains("ok (2 routes, 2 tokens)"));

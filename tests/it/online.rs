@@ -8,7 +8,7 @@ use tokenbroker::standin::{Echo, Issuer, OAuth2, Server};
 use crate::door::free_port;
 use crate::exchange::OAuth;
 use crate::store::{Home, PASSWORD, STORE};
-use crate::support::{Action, Broker, HOUR, RUNTIME, Upstream, binary, eventually, write};
+use crate::support::{Action, Broker, HOUR, RUNTIME, RedisServer, Upstream, binary, eventually, write};
 
 const ONLINE: [&str; 2] = ["check", "--online"];
 
@@ -287,4 +287,22 @@ fn a_mistake_in_the_configuration_or_a_damaged_store_comes_before_anything_is_se
     let (code, stdout, stderr) = home.run(&ONLINE);
     assert!(code == 1 && stderr.contains("damaged") && !stdout.contains("route api"), "{stdout}{stderr}");
     assert_eq!(oauth.oauth.faults.calls(), 1);
+}
+
+#[test]
+fn with_a_shared_store_what_one_machine_obtained_is_the_others_too() {
+    let Some(redis) = RedisServer::start(&[]) else { return };
+    let oauth = OAuth::start(HOUR);
+    let seed = oauth.oauth.issuer.refresh_token(None);
+    let store =
+        format!("[store]\nkind = \"redis\"\nurl = \"redis://127.0.0.1:{}\"\nkey = {{ file = \"key\" }}\n", redis.port);
+    let config = oauth.config("grant = \"refresh_token\"\nrefresh_token = { file = \"seed\" }", "");
+    for _ in 0..2 {
+        let directory = oauth.directory();
+        write(directory.path(), "key", "0123456789abcdef0123456789abcdef");
+        write(directory.path(), "seed", &seed);
+        let (code, stdout, stderr) = check(&directory, &format!("{store}{config}"), &[]);
+        assert_eq!(code, 0, "{stdout}{stderr}");
+    }
+    assert_eq!((oauth.oauth.faults.calls(), oauth.oauth.issuer.ended()), (1, 0));
 }
