@@ -3,19 +3,17 @@
 use std::borrow::Cow;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::alone::Alone;
 use super::login::no_token;
 use super::{Cli, block_on, complain, print};
+use crate::app::TokenPart;
 use crate::clock::rfc3339;
 use crate::config::{Config, Token};
-use crate::oauth::Class;
 use crate::secret::Secret;
-use crate::token::cache::{Snapshot, Unavailable};
-use crate::units::Budget;
+use crate::token::absence::token_or_why;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -58,35 +56,12 @@ pub(super) fn obtain(cli: &Cli, config: Config, token: &Arc<Token>) -> Result<(S
     }
     block_on(async {
         let alone = Alone::open(config, &token.name).await?;
-        let (found, saved) = alone
-            .until(async |part| {
-                let before = part.slot.snapshot().finished;
-                let found = part.slot.token_within(token.row_max()).await;
-                found.map_err(|none| why(token, &part.slot.snapshot(), before, none))
-            })
-            .await;
-        let found = found?;
+        let wanted = async |part: &TokenPart| token_or_why(&part.slot, token.limit, token.row_max()).await;
+        let (found, saved) = alone.until(wanted).await;
+        let found = found.map_err(|none| none.why)?;
         saved?;
         Ok((found.secret().clone(), found.expires.map(|expires| rfc3339(expires.wall))))
     })?
-}
-
-/// Why there is none, and whether anything was sent this time.
-fn why(token: &Token, snapshot: &Snapshot, before: u64, none: Unavailable) -> String {
-    let error = match (&snapshot.error, token.limit) {
-        (Some(error), _) => error.to_string(),
-        (None, Some(Budget { max, per })) if snapshot.not_before.is_some() => {
-            let class = Class::RateLimited;
-            format!("{class}: the limit of {max} requests in {} s is used up", per.as_secs())
-        }
-        (None, _) => "there is no token".to_owned(),
-    };
-    match snapshot.not_before {
-        Some(until) if snapshot.finished == before && until < Duration::MAX => {
-            format!("{error}. Nothing was sent: the next attempt is in {} s", none.retry_after.as_secs())
-        }
-        _ => error,
-    }
 }
 
 fn shown(args: &Args, token: &Token, secret: &Secret, expires_at: Option<String>) -> ExitCode {

@@ -3,6 +3,7 @@
 //! One task a token (`refresh`) owns everything that changes; it publishes snapshots (`cache`) that requests read without
 //! a lock.
 
+pub mod absence;
 pub mod backoff;
 pub mod budget;
 pub mod cache;
