@@ -59,7 +59,7 @@ fn systemd_is_told_of_the_start_of_each_reload_and_of_the_end() {
         assert!(refused[1].contains("not in force: ") && refused[1].contains("up_stream"), "{refused:?}");
 
         let wrong: String = (0..500).map(|n| format!("no_such_key_{n} = 1\n")).collect();
-        broker.reconfigure(&format!("{wrong}{config}"));
+        broker.reconfigure(&format!("{config}{wrong}"));
         assert_eq!(broker.reload().0, 78);
         assert_eq!(told(&manager)[0], "RELOADING=1");
         let refused = told(&manager);
