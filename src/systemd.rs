@@ -17,6 +17,9 @@ use tracing::warn;
 /// A message waits so long for a place in systemd's queue.
 const TELL_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Characters of a status.
+const STATUS_MAX: usize = 1000;
+
 /// A socket that listens already. It stays open as long as the process, whatever the configuration makes of it.
 #[derive(Debug)]
 pub struct Handed {
@@ -85,9 +88,9 @@ pub fn stopping(status: &str) {
     tell(&format!("STOPPING=1\nSTATUS={}", one_line(status)));
 }
 
-/// A line of a message is a message of its own.
+/// Within one line, because each is a message of its own; and short, because systemd drops what is longer than 4096 bytes.
 fn one_line(text: &str) -> String {
-    text.replace(char::is_control, " ")
+    text.chars().take(STATUS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[expect(clippy::disallowed_methods, reason = "systemd names its socket in the environment")]
