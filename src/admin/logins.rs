@@ -12,7 +12,8 @@ use crate::oauth::TokenError;
 use crate::oauth::file::Grant;
 use crate::problem::Problem;
 use crate::secret::Secret;
-use crate::token::cache::State;
+use crate::token::absence::token_or_why;
+use crate::token::cache::{State, Unavailable};
 use crate::token::refresh::{Code, LoggedOut};
 
 #[derive(Deserialize)]
@@ -59,11 +60,10 @@ impl Admin {
     /// The token itself, after one exchange if there is none: the one answer that holds it.
     pub(super) async fn access_token(&self, name: &str) -> Result<Answer, Problem> {
         let token = self.token(name)?;
-        let found = token.slot.token_within(token.config.row_max()).await.map_err(|none| {
-            let error = token.slot.snapshot().error.clone();
-            let detail = error.map_or_else(|| "there is no token yet".to_owned(), |error| error.to_string());
-            let retry_after = Some(none.retry_after);
-            Problem { retry_after, ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, code(none.state), detail) }
+        let found = token_or_why(&token.slot, token.config.limit, token.config.row_max()).await.map_err(|none| {
+            let Unavailable { state, retry_after } = none.unavailable;
+            let retry_after = Some(retry_after);
+            Problem { retry_after, ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, code(state), none.why) }
         })?;
         let expires_at = found.expires.map(|expires| rfc3339(expires.wall));
         // Security: the admin key was shown, and the answer is not to be stored.

@@ -16,8 +16,9 @@ use tracing::error;
 
 use clients::Clients;
 pub use clients::{rank, rotates};
-use plan::{Headers, Opened};
-pub use plan::{Place, Plan};
+pub use plan::Headers;
+use plan::Opened;
+pub use plan::{Place, Plan, extra_headers};
 
 use crate::clock::Clock;
 use crate::config::{self, Config};

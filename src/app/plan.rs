@@ -26,7 +26,7 @@ pub struct Plan {
     pub wrong: Vec<String>,
 }
 
-pub(super) type Headers = Vec<(HeaderName, HeaderValue)>;
+pub type Headers = Vec<(HeaderName, HeaderValue)>;
 
 /// A token before its task starts.
 pub(super) struct Opened {
@@ -145,7 +145,8 @@ pub struct Place {
     own: Option<(String, usize)>,
 }
 
-async fn extra_headers(route: &config::Route) -> Result<Headers, AppError> {
+/// The values of a route's extra headers.
+pub async fn extra_headers(route: &config::Route) -> Result<Headers, AppError> {
     let mut headers = Vec::with_capacity(route.headers.len());
     for (name, source) in &route.headers {
         let at = || (route.name.clone(), name.to_string());

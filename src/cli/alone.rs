@@ -22,7 +22,7 @@ pub(super) struct Alone {
 impl Alone {
     /// Takes the store, if there is one: no broker can start meanwhile.
     pub async fn open(config: Config, token: &str) -> Result<Self, String> {
-        Self::with(config, token, None).await
+        Self::with(config, token, None, false).await
     }
 
     /// The token that rotates the client secret of that one: the same as a broker would choose, with the one whose access token
@@ -32,10 +32,10 @@ impl Alone {
         let same = config.tokens.values().filter(|token| rotates(token) && Some(token.client()) == client);
         let driver = same.min_by_key(|token| rank(token));
         let (driver, admin) = driver.map(|token| (token.name.clone(), token.rotate.admin.clone())).unwrap_or_default();
-        Self::with(config, &driver, admin.as_deref()).await
+        Self::with(config, &driver, admin.as_deref(), true).await
     }
 
-    async fn with(mut config: Config, token: &str, admin: Option<&str>) -> Result<Self, String> {
+    async fn with(mut config: Config, token: &str, admin: Option<&str>, rotates: bool) -> Result<Self, String> {
         // Nothing else of the configuration has to be in order for this.
         config.routes.clear();
         config.tokens.retain(|name, _| name == token || Some(name.as_str()) == admin);
@@ -44,7 +44,9 @@ impl Alone {
         let mut plan = app.plan(config, None, &Default::default()).await.map_err(said)?;
         let opened = app.token(&mut plan, token, None, None).await;
         let (part, refresher) = opened.ok_or_else(|| format!("there is no token {token}"))?;
-        part.secrets.drive(token, &part.slot);
+        if rotates {
+            part.secrets.drive(token, &part.slot);
+        }
         let admin = match admin {
             Some(admin) => app.token(&mut plan, admin, None, None).await.map(|(_, refresher)| refresher),
             None => None,

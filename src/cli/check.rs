@@ -1,13 +1,15 @@
 //! `check`: everything that can be known without starting.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::json;
 
+use super::online::{self, Proof};
 use super::store::seal;
 use super::{CONFIG, Cli, DEFAULT_FILES, complain, count, lines, print};
 use crate::clock::Clock;
-use crate::config::{self, Problem, Report, Store};
+use crate::config::{self, Config, Problem, Report, Store};
 use crate::store::{FileStore, StoreError};
 use crate::token::kept::Kept;
 
@@ -16,18 +18,14 @@ pub(super) struct Args {
     /// As JSON, on stdout
     #[arg(long)]
     json: bool,
-    /// Not yet there in this version
-    #[arg(long, hide = true)]
+    /// Try each route: read its secrets, get a token, connect to the API and ask it once
+    #[arg(long)]
     online: bool,
 }
 
 pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
-    if args.online {
-        complain("`check --online` is not yet there in this version");
-        return ExitCode::from(2);
-    }
     let (config, report) = match cli.file() {
-        Ok(file) => config::load(&file, Clock::system().now().wall),
+        Ok(file) => look(&file, args.online),
         Err(text) if args.json => {
             let problem = Problem { place: None, key: String::new(), problem: text, hint: String::new() };
             (None, Report { problems: vec![problem], ..Report::of(DEFAULT_FILES[0].as_ref()) })
@@ -37,25 +35,48 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
             return ExitCode::from(CONFIG);
         }
     };
-    let printed = if args.json {
-        print(&format!("{:#}\n", as_json(&report)))
-    } else {
+    if !args.json {
         complain(&lines(&report));
-        config.as_ref().map_or(ExitCode::SUCCESS, |config| {
-            let counts = format!("{}, {}", count(config.routes.len(), "route"), count(config.tokens.len(), "token"));
-            print(&format!("{}: ok ({counts})\n", report.file.display()))
-        })
-    };
-    match config {
-        None => ExitCode::from(CONFIG),
-        Some(config) => config.store.map_or(Ok(()), |store| sound(&store)).map_or_else(
-            |text| {
-                complain(&text);
-                ExitCode::FAILURE
-            },
-            |()| printed,
-        ),
     }
+    let Some(config) = config else {
+        if args.json {
+            print(&format!("{:#}\n", as_json(&report, None)));
+        }
+        return ExitCode::from(CONFIG);
+    };
+    let sound = config.store.as_ref().map_or(Ok(()), sound);
+    // Whoever sees a damaged store needs no token.
+    let proofs = (args.online && sound.is_ok()).then(|| online::prove(cli, &config));
+    let printed = if args.json {
+        print(&format!("{:#}\n", as_json(&report, proofs.as_deref())))
+    } else {
+        print(&text(&config, &report, proofs.as_deref().unwrap_or_default()))
+    };
+    if let Err(text) = sound {
+        complain(&text);
+        return ExitCode::FAILURE;
+    }
+    if proofs.is_none_or(|proofs| proofs.iter().all(Proof::is_good)) { printed } else { ExitCode::FAILURE }
+}
+
+/// Something that is still to be filled in is no mistake, unless the file is put to use.
+fn look(file: &Path, used: bool) -> (Option<Config>, Report) {
+    let (config, report) = config::load(file, Clock::system().now().wall);
+    if !used {
+        return (config, report);
+    }
+    let report = report.strict();
+    (config.filter(|_| report.problems.is_empty()), report)
+}
+
+fn text(config: &Config, report: &Report, proofs: &[Proof]) -> String {
+    let counts = format!("{}, {}", count(config.routes.len(), "route"), count(config.tokens.len(), "token"));
+    let unfilled = match report.unfilled.len() {
+        0 => String::new(),
+        n => format!("; {} still to be filled in", count(n, "value")),
+    };
+    let proofs: String = proofs.iter().map(Proof::text).collect();
+    format!("{}: ok ({counts}){unfilled}\n{proofs}", report.file.display())
 }
 
 /// Can everything in the directory of the store be opened? Changes nothing, asks no network.
@@ -73,7 +94,7 @@ fn sound(store: &Store) -> Result<(), String> {
     if damaged.is_empty() { Ok(()) } else { Err(damaged.join("\n")) }
 }
 
-fn as_json(report: &Report) -> serde_json::Value {
+fn as_json(report: &Report, proofs: Option<&[Proof]>) -> serde_json::Value {
     let entries = |problems: &mut dyn Iterator<Item = &Problem>| -> Vec<_> {
         problems
             .map(|problem| {
@@ -87,10 +108,15 @@ fn as_json(report: &Report) -> serde_json::Value {
             })
             .collect()
     };
-    json!({
+    let warnings = [&report.unfilled, &report.warnings, &report.ending];
+    let mut json = json!({
         "file": report.file,
-        "ok": report.problems.is_empty(),
+        "ok": report.problems.is_empty() && proofs.unwrap_or_default().iter().all(Proof::is_good),
         "problems": entries(&mut report.problems.iter()),
-        "warnings": entries(&mut report.warnings.iter().chain(&report.ending)),
-    })
+        "warnings": entries(&mut warnings.into_iter().flatten()),
+    });
+    if let Some(proofs) = proofs {
+        json["routes"] = proofs.iter().map(Proof::json).collect();
+    }
+    json
 }

@@ -9,7 +9,7 @@ use super::{Cli, print};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Put it where the shell looks, such as /etc/bash_completion.d/tokenbroker
+    /// Put what is printed where this shell looks, such as /etc/bash_completion.d/tokenbroker
     shell: Shell,
 }
 

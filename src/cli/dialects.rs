@@ -17,12 +17,22 @@ pub(super) fn main(args: &Args) -> ExitCode {
     match BUILT_IN.iter().find(|(known, _)| known == name) {
         Some((name, text)) => print(&to_copy(name, text)),
         None => {
-            let hint = nearest(name, BUILT_IN.iter().map(|(known, _)| *known));
-            let hint = hint.map_or(String::new(), |near| format!("did you mean {near:?}? "));
-            complain(&format!("there is no built-in dialect {name:?}; {hint}`tokenbroker dialects` lists them all"));
+            complain(&unknown(name));
             ExitCode::from(2)
         }
     }
+}
+
+/// That there is none of that name.
+pub(super) fn unknown(name: &str) -> String {
+    let hint = nearest(name, BUILT_IN.iter().map(|(known, _)| *known));
+    let hint = hint.map_or(String::new(), |near| format!("did you mean {near:?}? "));
+    format!("there is no built-in dialect {name:?}; {hint}`tokenbroker dialects` lists them all")
+}
+
+/// What it is, in a line, as the file of a built-in says.
+pub(super) fn about(file: &str) -> &str {
+    file.lines().find_map(|line| line.strip_prefix("about = \"")?.strip_suffix('"')).unwrap_or_default()
 }
 
 /// A line for each: its name, what it is, and the keys of a token that it needs.
@@ -30,8 +40,7 @@ fn list() -> String {
     let width = BUILT_IN.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
     let mut text = String::new();
     for (name, file) in BUILT_IN {
-        let about =
-            file.lines().find_map(|line| line.strip_prefix("about = \"")?.strip_suffix('"')).unwrap_or_default();
+        let about = about(file);
         let needs = built_in(name).map(|dialect| dialect.needs.join(", ")).unwrap_or_default();
         text.push_str(&format!("{name:width$}  {about}; needs {needs}\n"));
     }

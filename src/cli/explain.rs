@@ -49,6 +49,13 @@ pub(super) fn main(args: &Args) -> ExitCode {
     }
 }
 
+/// What to do about it, on one line; `None` if there is no page on it.
+pub(super) fn fix(code: &str) -> Option<String> {
+    let page = pages().find(|page| page.codes.contains(&code))?;
+    let fix = page.text.split("**What to do.** ").nth(1)?.split("\n\n").next()?;
+    Some(fix.replace('\n', " "))
+}
+
 /// As it is written in its page.
 fn near(wanted: &str) -> Option<&'static str> {
     let known: Vec<_> = pages().flat_map(|page| page.codes).map(|code| (code.to_lowercase(), code)).collect();

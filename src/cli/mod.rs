@@ -12,9 +12,11 @@ mod dialects;
 mod explain;
 mod harden;
 mod healthcheck;
+mod init;
 mod login;
 mod logout;
 mod man;
+mod online;
 mod reload;
 mod run;
 mod secret;
@@ -74,6 +76,8 @@ struct Cli {
 enum Command {
     /// Run the proxy
     Run,
+    /// Write starter files for a dialect, with what only you know left to be filled in
+    Init(init::Args),
     /// Stand-ins of vendors, an API, and the broker in front of them, in one process
     #[cfg(feature = "demo")]
     Demo(demo::Args),
@@ -133,6 +137,7 @@ pub fn main() -> ExitCode {
     harden::process();
     match &cli.command {
         Command::Run => run::main(&cli),
+        Command::Init(args) => init::main(args),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::main(&cli, args),
         Command::Check(args) => check::main(&cli, args),
@@ -173,8 +178,9 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode>
             return Err(command.error(ErrorKind::InvalidSubcommand, text));
         }
         let named = [&matches, rest].iter().any(|m| m.value_source("config") == Some(ValueSource::CommandLine));
-        if name == "demo" && named {
-            let text = "`demo` makes a configuration of its own; leave out -c, or use `run`\n";
+        let instead = [("demo", "use `run`"), ("init", "name the folder with --dir")];
+        if let Some((name, instead)) = instead.iter().find(|(own, _)| named && *own == name) {
+            let text = format!("`{name}` makes a configuration of its own; leave out -c, or {instead}\n");
             return Err(command.error(ErrorKind::ArgumentConflict, text));
         }
         Cli::from_arg_matches(&matches).map(Ok)
@@ -293,9 +299,8 @@ fn lines(report: &Report) -> String {
         }
         lines
     };
-    [shown(&report.problems, ""), shown(&report.warnings, "warning: "), shown(&report.ending, "warning: ")]
-        .concat()
-        .join("\n")
+    let warnings = [&report.unfilled, &report.warnings, &report.ending].map(|all| shown(all, "warning: "));
+    [shown(&report.problems, ""), warnings.concat()].concat().join("\n")
 }
 
 /// `1 route`, `2 routes`.

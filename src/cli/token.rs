@@ -9,9 +9,11 @@ use serde_json::{Value, json};
 use super::alone::Alone;
 use super::login::no_token;
 use super::{Cli, block_on, complain, print};
+use crate::app::TokenPart;
 use crate::clock::rfc3339;
 use crate::config::{Config, Token};
 use crate::secret::Secret;
+use crate::token::absence::token_or_why;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -54,13 +56,9 @@ pub(super) fn obtain(cli: &Cli, config: Config, token: &Arc<Token>) -> Result<(S
     }
     block_on(async {
         let alone = Alone::open(config, &token.name).await?;
-        let (found, saved) = alone
-            .until(async |part| part.slot.token_within(token.row_max()).await.map_err(|_| part.slot.snapshot()))
-            .await;
-        let found = found.map_err(|none| match &none.error {
-            Some(error) => error.to_string(),
-            None => "there is no token".to_owned(),
-        })?;
+        let wanted = async |part: &TokenPart| token_or_why(&part.slot, token.limit, token.row_max()).await;
+        let (found, saved) = alone.until(wanted).await;
+        let found = found.map_err(|none| none.why)?;
         saved?;
         Ok((found.secret().clone(), found.expires.map(|expires| rfc3339(expires.wall))))
     })?

@@ -201,18 +201,21 @@ pub fn text(path: &Path) -> Result<Zeroizing<String>, Report> {
 /// Checks the text of a file, and reads every file that it names. The configuration is there exactly if the report has no
 /// problem.
 pub fn check(path: &Path, text: &str, now: Timestamp) -> (Option<Config>, Report) {
-    validate::run(path, text, now, None)
+    let (config, report) = validate::run(path, text, now, None);
+    let report = report.strict();
+    (config.filter(|_| report.problems.is_empty()), report)
 }
 
 /// Reads the files anew that a configuration in force names, `text`. Where one cannot be used, what `before` had of it stays,
 /// and the report says so.
 pub fn reread(path: &Path, text: &str, now: Timestamp, before: &Certificates) -> (Option<Config>, Report) {
-    validate::run(path, text, now, Some(before))
+    let (config, report) = validate::run(path, text, now, Some(before));
+    (config, report.strict())
 }
 
-/// Reads and checks a file.
+/// Reads and checks a file, for who only looks at it: something may still have to be filled in.
 pub fn load(path: &Path, now: Timestamp) -> (Option<Config>, Report) {
-    text(path).map_or_else(|report| (None, report), |text| check(path, &text, now))
+    text(path).map_or_else(|report| (None, report), |text| validate::run(path, &text, now, None))
 }
 
 /// How to reach a broker with this file as its operator.

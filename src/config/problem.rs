@@ -21,6 +21,8 @@ pub struct Report {
     pub file: PathBuf,
     pub problems: Vec<Problem>,
     pub warnings: Vec<Problem>,
+    /// What a person has yet to fill in: a warning for who only looks at the file.
+    pub unfilled: Vec<Problem>,
     /// What ends within 30 days: a warning of `check`; the running broker says it by itself, once a day.
     pub ending: Vec<Problem>,
 }
@@ -28,7 +30,13 @@ pub struct Report {
 impl Report {
     /// Nothing yet.
     pub fn of(file: &Path) -> Self {
-        Self { file: file.to_owned(), problems: Vec::new(), warnings: Vec::new(), ending: Vec::new() }
+        Self {
+            file: file.to_owned(),
+            problems: Vec::new(),
+            warnings: Vec::new(),
+            unfilled: Vec::new(),
+            ending: Vec::new(),
+        }
     }
 
     /// One line: `file:line:column: key: problem; hint`.
@@ -51,14 +59,19 @@ impl Report {
         Line(self, problem).to_string()
     }
 
+    /// For who runs on the file: what is to be filled in is wrong.
+    pub fn strict(mut self) -> Self {
+        self.problems.append(&mut self.unfilled);
+        self.sort();
+        self
+    }
+
     /// In the order of the file.
     pub fn sort(&mut self) {
-        self.problems.sort();
-        self.problems.dedup();
-        self.warnings.sort();
-        self.warnings.dedup();
-        self.ending.sort();
-        self.ending.dedup();
+        for entries in [&mut self.problems, &mut self.warnings, &mut self.unfilled, &mut self.ending] {
+            entries.sort();
+            entries.dedup();
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod forward;
 mod headers;
 mod hops;
 mod inject;
+pub mod probe;
 mod retry;
 mod route;
 mod table;
@@ -21,7 +22,7 @@ mod upstream;
 
 use std::time::Instant;
 
-pub use error::Trouble;
+pub use error::{ProxyError, Trouble};
 pub use forward::Context;
 pub use headers::{Framing, to_client, to_upstream};
 pub use route::{Route, TokenUse, check_form};

@@ -23,6 +23,11 @@ pub const LENGTH_MAX: u64 = 64 * 1024;
 /// A command that prints a secret has this long.
 pub const EXEC_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Stands where a person has to fill something in, as `init` writes it: never a value.
+pub const UNFILLED: &str = "FILL-ME-IN";
+/// What to do about it.
+pub const FILL_IN: &str = "write the value in the place of FILL-ME-IN";
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretSource {
     /// Written in the configuration: accepted with a warning.
@@ -43,10 +48,12 @@ pub struct SecretError {
     pub hint: &'static str,
     /// May it be better the next time, without anybody doing anything? Only a command may.
     pub passing: bool,
+    /// Is it still [`UNFILLED`]?
+    pub unfilled: bool,
 }
 
 fn error(problem: String, hint: &'static str) -> SecretError {
-    SecretError { problem, hint, passing: false }
+    SecretError { problem, hint, passing: false, unfilled: false }
 }
 
 impl SecretSource {
@@ -80,7 +87,7 @@ impl SecretSource {
             Self::Inline(secret) if secret.is_empty() => {
                 Err(error("the secret is empty".into(), "put the secret there"))
             }
-            Self::Inline(secret) => Ok(Zeroizing::new(secret.expose().as_bytes().to_vec())),
+            Self::Inline(secret) => self.filled(Zeroizing::new(secret.expose().as_bytes().to_vec())),
             Self::File(path) => self.trimmed(file(path)?),
             Self::Env(name) => self.trimmed(environment(name)?),
             Self::Credential(name) => self.trimmed(file(&credential_path(name)?)?),
@@ -105,7 +112,15 @@ impl SecretSource {
         if bytes.is_empty() {
             return Err(error(format!("{} is empty", self.described()), "put the secret there"));
         }
-        Ok(bytes)
+        self.filled(bytes)
+    }
+
+    fn filled(&self, bytes: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+        if bytes.trim_ascii() != UNFILLED.as_bytes() {
+            return Ok(bytes);
+        }
+        let problem = format!("{} is still to be filled in", self.described());
+        Err(SecretError { unfilled: true, ..error(problem, FILL_IN) })
     }
 
     /// Where it is read from, in words; nothing of what is there.
@@ -208,6 +223,7 @@ async fn exec(program: &str, arguments: &[String]) -> Result<Zeroizing<Vec<u8>>,
         problem: format!("the command {program:?} {why}"),
         hint: "run it by hand to see why; its output is never shown here",
         passing: true,
+        unfilled: false,
     };
     let mut command = Command::new(program);
     for name in FOR_THE_BROKER {

@@ -164,7 +164,7 @@ impl Slot {
     pub fn credential(&self, format: usize) -> Option<Credential> {
         let snapshot = self.current.load();
         let token = snapshot.token.as_ref().filter(|token| token.usable(self.clock.now()))?;
-        Some(Credential { value: token.values.get(format)?.clone(), generation: snapshot.generation })
+        Some(Credential { value: token.value(format)?.clone(), generation: snapshot.generation })
     }
 
     /// Why [`Self::credential`] has nothing to give.

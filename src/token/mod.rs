@@ -3,6 +3,7 @@
 //! One task a token (`refresh`) owns everything that changes; it publishes snapshots (`cache`) that requests read without
 //! a lock.
 
+pub mod absence;
 pub mod backoff;
 pub mod budget;
 pub mod cache;
@@ -66,6 +67,11 @@ impl Token {
 
     pub fn usable(&self, now: Now) -> bool {
         self.expires.is_none_or(|expires| !expires.reached(now))
+    }
+
+    /// As it is written in that format.
+    pub fn value(&self, format: usize) -> Option<&HeaderValue> {
+        self.values.get(format)
     }
 
     pub fn is(&self, other: &Self) -> bool {

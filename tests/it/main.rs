@@ -56,6 +56,8 @@ mod greedy;
 mod hops;
 /// A certified OAuth server, for every grant and client authentication.
 mod idp;
+/// `init`: starter files for every dialect and place, and what happens before they are filled in.
+mod init;
 /// What no log, status, metric, error or process table may show.
 mod leaks;
 /// Start, signals, drain, exit codes, health checks.
@@ -68,6 +70,8 @@ mod login;
 mod losses;
 /// Every metric, alert and panel: whether it is there, valid, and explained.
 mod metrics;
+/// `check --online`: what each step finds, and what it never sends.
+mod online;
 /// Token servers that are away, slow or back again, mostly with a clock of the test's own.
 mod outages;
 /// Container image, compose and Kubernetes examples, the static binary.

@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::Signal;
 
+use crate::door::free_port;
 use crate::exchange::OAuth;
 use crate::support::{Broker, HOUR, PATIENCE, Reply, Upstream, Wire, binary, eventually, has, output, static_route};
-use crate::support::{through, write};
+use crate::support::{call, through, write};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -59,7 +60,7 @@ fn systemd_is_told_of_the_start_of_each_reload_and_of_the_end() {
         assert!(refused[1].contains("not in force: ") && refused[1].contains("up_stream"), "{refused:?}");
 
         let wrong: String = (0..500).map(|n| format!("no_such_key_{n} = 1\n")).collect();
-        broker.reconfigure(&format!("{wrong}{config}"));
+        broker.reconfigure(&format!("{config}{wrong}"));
         assert_eq!(broker.reload().0, 78);
         assert_eq!(told(&manager)[0], "RELOADING=1");
         let refused = told(&manager);
@@ -164,6 +165,32 @@ fn a_restart_with_sockets_of_systemd_refuses_no_connection() {
         curl.args(["-sS", "--max-time", "10", "-w", "%{http_code}", "--unix-socket"]).arg(&path);
         assert_eq!(output(curl.arg("http://localhost/")), "200");
     }
+}
+
+#[test]
+fn systemds_own_way_to_hand_a_socket_over_starts_a_broker_that_answers_whoever_woke_it() {
+    if !has("systemd-socket-activate") {
+        return;
+    }
+    let upstream = Upstream::ok();
+    let port = free_port();
+    let listen = format!("127.0.0.1:{port}");
+    let directory = tempfile::tempdir().unwrap();
+    let config = route(&upstream, &listen, "\"the-token\"");
+    let file = write(directory.path(), "tokenbroker.toml", format!("[admin]\nlisten = \"127.0.0.1:0\"\n{config}"));
+    let mut command = Command::new("systemd-socket-activate");
+    command.args(["-l", &listen]).arg(binary().get_program()).arg("-c").arg(file).arg("run");
+    // It becomes the broker.
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut first = None;
+    eventually("systemd listens", || {
+        first = std::net::TcpStream::connect(&listen).ok();
+        first.is_some()
+    });
+    assert_eq!(call(listen.parse().unwrap(), "GET", "/", &[], b"").status, 200);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
+    eventually("it ends", || child.try_wait().unwrap().is_some());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

@@ -109,6 +109,7 @@ fn secrets_are_exposed_only_where_they_have_to_be() {
         ("src/admin/key.rs", "writes the admin key into its private file"),
         ("src/app/plan.rs", "makes the header values of a route"),
         ("src/cli/ask.rs", "sends the admin key to the running broker"),
+        ("src/cli/init.rs", "writes the key of the store into its private file"),
         ("src/cli/login.rs", "hands a login's code and what proves it to the running broker"),
         ("src/cli/client.rs", "hands a new client's secret to the vendor and to its owner"),
         ("src/cli/demo.rs", "writes the demo's admin key into its private file"),

@@ -1,11 +1,18 @@
-//! Who else may read or change the files that hold secrets.
+//! The files that a configuration names: they are watched, and who else may read or change them.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Check;
 
 impl Check<'_> {
+    /// A file that is read: when it changes, what came of it has to.
+    pub(super) fn watched(&mut self, path: &Path) -> PathBuf {
+        let path = self.path(path);
+        self.files.insert(path.clone());
+        path
+    }
+
     /// A file that its group or everybody may change is refused, one that everybody may read is warned about, except where
     /// container engines mount secrets. Symbolic links are followed. A file that is not there is somebody else's problem.
     /// False if it is refused.

@@ -13,6 +13,7 @@ mod route;
 mod store;
 mod tls;
 mod token;
+mod unfilled;
 mod url;
 
 pub(super) use global::operator;
@@ -48,6 +49,7 @@ pub(super) fn run(path: &Path, text: &str, now: Timestamp, before: Option<&Certi
     let mut document = Document::parse(path, text);
     let file = shape::check(&mut document);
     let mut check = Check { before, ..Check::new(document, path, now) };
+    check.placeholders();
     let config = file.map(|file| check.config(file));
     check.private(path, &[]);
     let mut report = check.document.report;
@@ -224,7 +226,7 @@ impl Check<'_> {
             self.files.insert(file.clone());
             self.private(&file, path);
         }
-        let value = source.look_bytes().map_err(|e| self.problem(path, &e.problem, e.hint)).ok();
+        let value = source.look_bytes().map_err(|e| self.unreadable(path, &e)).ok();
         let value = value.filter(|_| !matches!(source, SecretSource::Exec(..)));
         (source, value)
     }
@@ -293,13 +295,6 @@ impl Check<'_> {
 
     fn path(&self, path: &Path) -> PathBuf {
         self.directory.join(path)
-    }
-
-    /// A file that is read: when it changes, what came of it has to.
-    fn watched(&mut self, path: &Path) -> PathBuf {
-        let path = self.path(path);
-        self.files.insert(path.clone());
-        path
     }
 
     /// The value is wrong.

@@ -43,6 +43,11 @@ impl Check<'_> {
         let (cert, key) = (self.watched(file.cert.as_ref()?), self.watched(file.key.as_ref()?));
         let private = self.private(&key, &["identity", name, "key"]);
         let before = self.before.and_then(|before| before.identities.get(name)).cloned();
+        let unfilled =
+            [("cert", &cert), ("key", &key)].map(|(which, file)| self.is_unfilled(file, &["identity", name, which]));
+        if unfilled.contains(&true) {
+            return before;
+        }
         let identity = match Identity::load(&cert, &key, self.now) {
             Ok(_) if !private => before,
             Ok(identity) => Some(Arc::new(identity)),
