@@ -29,6 +29,7 @@ use crate::proxy::{Route, TokenUse, Trouble, Upstream};
 use crate::secret::Secret;
 use crate::secret::source::{SecretError, SecretSource};
 use crate::store::{FileStore, KEY_MIN, RedisStore, Seal, StoreError, Stores};
+use crate::telemetry::inspected::{EXCHANGES_MAX, Exchanges};
 use crate::telemetry::metrics::Metrics;
 use crate::token::cache::Slot;
 use crate::token::clients::Clients as Applications;
@@ -44,6 +45,8 @@ use crate::token::source::{Exchange, Source, With};
 pub struct App {
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
+    /// The last ones, to be looked at; `None`: they are not kept.
+    pub exchanges: Option<Arc<Exchanges>>,
     pub started_at: Timestamp,
     pub stores: Option<Stores>,
     dialer: Arc<Dialer>,
@@ -98,7 +101,8 @@ impl App {
         };
         let started_at = clock.now().wall;
         let (clients, slots) = (Arc::default(), Arc::default());
-        Ok(Self { clock, metrics, started_at, stores, dialer, clients, slots })
+        let exchanges = config.admin.inspector.then(|| Arc::new(Exchanges::new(EXCHANGES_MAX)));
+        Ok(Self { clock, metrics, exchanges, started_at, stores, dialer, clients, slots })
     }
 
     /// What the store has of that account.

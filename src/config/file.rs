@@ -83,6 +83,8 @@ pub struct AdminFile {
     pub listen: Option<String>,
     /// The key that POST requests need; made at start when not given.
     pub key: Option<SecretFile>,
+    /// Shows the heads of the last 100 exchanges there, secrets masked; `false` when not given.
+    pub inspector: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

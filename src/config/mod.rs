@@ -97,6 +97,8 @@ pub struct Admin {
     pub listen: Listen,
     /// `None`: made at start.
     pub key: Option<SecretSource>,
+    /// Are the heads of the last exchanges kept to be looked at?
+    pub inspector: bool,
 }
 
 /// Bounds of the process as a whole.

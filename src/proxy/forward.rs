@@ -8,12 +8,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderValue, Method, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use tracing::{debug, error, info, warn};
 
 use super::error::ProxyError;
 use super::exchange::{Exchange, Ready};
 use super::inject::Found;
+use super::inspect::{Inspector, Seen};
 use super::route::{Route, check_form};
 use super::table::Routes;
 use super::upgrade::Tunnels;
@@ -31,6 +32,8 @@ pub struct Context {
     pub worker: usize,
     pub tunnels: Tunnels,
     pub metrics: Arc<Metrics>,
+    /// `None`: nobody looks.
+    pub inspector: Option<Inspector>,
 }
 
 /// What is known of a request when its line ends, well or not.
@@ -39,6 +42,10 @@ struct Known {
     route: Option<Arc<Route>>,
     /// The listed origin of the page that asks.
     page: Option<HeaderValue>,
+    /// How often it was sent again.
+    retries: u32,
+    /// What of the API's answer is kept to be looked at.
+    seen: Option<Seen>,
 }
 
 /// Where a request goes, or the answer to one that goes nowhere.
@@ -80,12 +87,15 @@ impl Context {
         let mut known = Known::default();
         let (response, error) = match self.line(client, &mut request, &mut known).await {
             Ok(Line::Upstream(mut exchange, ready)) => {
-                observe(&exchange.route, &request.method, ready.status, started.elapsed());
+                let took = started.elapsed();
+                observe(&exchange.route, &request.method, ready.status, took);
+                self.inspect(&request, &mut known, Some((ready.status, Origin::Upstream)), None, took);
                 return exchange.deliver(client, &mut request, ready, &self.tunnels).await;
             }
             Ok(Line::Own(response)) => (response, None),
             Err(ProxyError::Gone) => {
                 debug!(method = %request.method, "the client went before the answer came");
+                self.inspect(&request, &mut known, None, None, started.elapsed());
                 return After::Close;
             }
             Err(error) => {
@@ -96,8 +106,25 @@ impl Context {
                 (response, Some(error))
             }
         };
-        observe_own(known.route.as_deref(), &request.method, response.status(), error.as_ref(), started.elapsed());
+        let (took, status) = (started.elapsed(), response.status());
+        observe_own(known.route.as_deref(), &request.method, status, error.as_ref(), took);
+        self.inspect(&request, &mut known, Some((status, Origin::Broker)), Some(response.headers()), took);
         client.respond(request, response).await
+    }
+
+    /// Keeps what may be shown, where somebody looks.
+    fn inspect(
+        &self,
+        request: &Request,
+        known: &mut Known,
+        answer: Option<(StatusCode, Origin)>,
+        own: Option<&HeaderMap>,
+        took: Duration,
+    ) {
+        if let Some(inspector) = &self.inspector {
+            let seen = known.seen.take().unwrap_or_else(|| Seen::own(known.route.as_deref(), own));
+            inspector.keep(request, known.route.as_deref(), seen, answer, (took, known.retries));
+        }
     }
 
     async fn line(&self, client: &mut Client, request: &mut Request, known: &mut Known) -> Result<Line, ProxyError> {
@@ -116,6 +143,7 @@ impl Context {
             websocket: headers::wants_websocket(request),
             worker: self.worker,
             route,
+            retries: 0,
         };
         let mut credential = match inject::credential(&exchange.route, &request.fields)? {
             Found::Now(credential) => Some(credential),
@@ -125,8 +153,14 @@ impl Context {
                 client.unless_gone(request.body.is_done(), awaited).await.ok_or(ProxyError::Gone)??
             }
         };
-        let answered = exchange.send(client, request, &mut credential).await?;
-        let mut answered = retry::after_unauthorized(&mut exchange, client, request, &mut credential, answered).await?;
+        let answered = exchange.send(client, request, &mut credential).await;
+        known.retries = exchange.retries;
+        let answered = retry::after_unauthorized(&mut exchange, client, request, &mut credential, answered?).await;
+        known.retries = exchange.retries;
+        let mut answered = answered?;
+        if self.inspector.is_some() {
+            known.seen = Some(Seen::of(&answered.response.fields, &exchange.route, credential.as_ref()));
+        }
         headers::drop_echoes(&mut answered.response.fields, credential.as_ref(), &exchange.route);
         let ready = exchange.prepare(client, request, answered, known.page.as_ref())?;
         Ok(Line::Upstream(exchange, ready))

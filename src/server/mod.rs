@@ -286,6 +286,7 @@ fn workers(
             routes: Arc::clone(routes),
             limits: limits.clone(),
             metrics: Arc::clone(&app.metrics),
+            exchanges: app.exchanges.clone(),
             permits: Arc::clone(&permits),
             tasks: tasks.clone(),
             starting: tasks.connections.token(),

@@ -12,7 +12,8 @@ use tracing::{debug, error};
 
 use super::{Bound, Serve, Tasks};
 use crate::config::Limits;
-use crate::proxy::{Context, Route, Routes};
+use crate::proxy::{Context, Inspector, Route, Routes};
+use crate::telemetry::inspected::Exchanges;
 use crate::telemetry::metrics::Metrics;
 
 /// How often a worker closes connections that idle too long.
@@ -27,6 +28,8 @@ pub(super) struct Worker {
     pub routes: Arc<ArcSwap<Vec<Arc<Route>>>>,
     pub limits: Limits,
     pub metrics: Arc<Metrics>,
+    /// `None`: nobody looks.
+    pub exchanges: Option<Arc<Exchanges>>,
     pub permits: Arc<Semaphore>,
     pub tasks: Tasks,
     /// A drain has to wait until the last loop has begun.
@@ -85,6 +88,7 @@ impl Worker {
             worker: self.index,
             tunnels: self.tasks.tunnels.clone(),
             metrics: Arc::clone(&self.metrics),
+            inspector: self.exchanges.as_ref().map(|kept| Inspector::new(kept, &bound.listen)),
         };
         let serve = Serve {
             answers,

@@ -26,7 +26,8 @@ pub(in crate::config) fn operator(path: &Path, text: &str) -> Result<Operator, S
     let mut check = Check::new(document, path, Timestamp::UNIX_EPOCH);
     let file = file.unwrap_or_default();
     let listen = check.listen(file.admin.listen.as_deref().unwrap_or(ADMIN_LISTEN), &["admin", "listen"]);
-    let admin = Admin { listen, key: file.admin.key.map(|key| check.source(key)) };
+    let inspector = file.admin.inspector.unwrap_or_default();
+    let admin = Admin { listen, key: file.admin.key.map(|key| check.source(key)), inspector };
     let store = file.store.path.filter(|_| file.store.kind != StoreKind::Memory).map(|path| check.path(&path));
     let report = check.document.report;
     match report.problems.first() {
@@ -39,7 +40,8 @@ impl Check<'_> {
     pub(super) fn admin(&mut self, file: AdminFile) -> Admin {
         let listen = file.listen.as_deref().unwrap_or(ADMIN_LISTEN);
         let listen = self.listen(listen, &["admin", "listen"]);
-        Admin { listen, key: file.key.map(|key| self.secret(key, &["admin", "key"], true)) }
+        let key = file.key.map(|key| self.secret(key, &["admin", "key"], true));
+        Admin { listen, key, inspector: file.inspector.unwrap_or_default() }
     }
 
     pub(super) fn limits(&mut self, file: &LimitsFile) -> Limits {
