@@ -6,10 +6,14 @@
 mod api;
 mod body;
 mod clients;
+mod curl;
+mod dashboard;
 pub mod key;
+mod live;
 mod logins;
 mod secrets;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -20,6 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::body::Unread;
+pub use self::live::Live;
 use crate::clock::Now;
 use crate::config::{Listen, Token};
 use crate::door;
@@ -30,6 +35,7 @@ use crate::oauth::manage::Item;
 use crate::problem::Problem;
 use crate::secret::Secret;
 use crate::store::Stores;
+use crate::telemetry::inspected::Exchanges;
 use crate::telemetry::metrics::{self, Metrics, RouteMetrics};
 use crate::token::cache::{Slot, Snapshot, State};
 use crate::token::clients::Clients;
@@ -54,12 +60,18 @@ pub struct Admin {
     pub orders: mpsc::Sender<Order>,
     /// Of the configuration in force.
     pub shown: ArcSwap<Shown>,
+    /// The last ones, as the inspector shows them; `None`: it is off.
+    pub exchanges: Option<Arc<Exchanges>>,
+    /// The pages that look.
+    pub live: Live,
     /// Cancelled once a drain has begun: not ready any more.
     pub draining: CancellationToken,
 }
 
 /// What the configuration in force makes.
 pub struct Shown {
+    /// The configuration.
+    pub file: PathBuf,
     pub loaded_at: jiff::Timestamp,
     /// Why what is on the disk is not what is in force.
     pub error: Option<String>,
@@ -160,7 +172,14 @@ impl Operator {
 
 impl Answers for Operator {
     async fn answer(&self, client: &mut Client, mut request: Request) -> After {
+        if live::is_asked_for(&request) {
+            match self.admin.admit(&request).and_then(|()| self.admin.live.join()) {
+                Ok(place) => return live::stream(&self.admin, client, &request, place).await,
+                Err(problem) => return client.respond(request, dashboard::guarded(problem.response())).await,
+            }
+        }
         let answer = self.admin.answer(client, &mut request).await.unwrap_or_else(|problem| problem.response());
+        let answer = dashboard::guarded(answer);
         if answer.status() == StatusCode::UNAUTHORIZED {
             tokio::time::sleep(self.wrong_keys.count((self.admin.now)().boot)).await;
         }
@@ -183,8 +202,16 @@ impl Admin {
             ("/readyz" | "/healthz", _) if reads => Ok(self.readiness(request.query())),
             ("/metrics", _) if reads => Ok(self.scrape()),
             ("/api/status", _) if reads => Ok(json(StatusCode::OK, &self.status())),
-            ("/livez" | "/readyz" | "/healthz" | "/metrics" | "/api/status", _) => Err(method_refused("GET, HEAD")),
-            _ => Err(nothing_here()),
+            ("/api/requests", _) if reads => Ok(json(StatusCode::OK, &self.requests())),
+            ("/api/events", _) => Err(method_refused("GET")),
+            ("/livez" | "/readyz" | "/healthz" | "/metrics" | "/api/status" | "/api/requests", _) => {
+                Err(method_refused("GET, HEAD"))
+            }
+            (path, _) => match dashboard::file(path) {
+                Some(page) if reads => Ok(page),
+                Some(_) => Err(method_refused("GET, HEAD")),
+                None => Err(nothing_here()),
+            },
         }
     }
 
@@ -274,7 +301,7 @@ fn method_refused(allow: &str) -> Problem {
 }
 
 fn nothing_here() -> Problem {
-    let detail = "nothing is served under this path; see /api/status, /metrics, /livez and /readyz";
+    let detail = "nothing is served under this path; see / (the dashboard), /api/status, /metrics, /livez and /readyz";
     Problem::new(StatusCode::NOT_FOUND, "no_route", detail)
 }
 
@@ -286,12 +313,11 @@ fn json(status: StatusCode, body: &serde_json::Value) -> Answer {
     answer(status, "application/json", format!("{body:#}\n"))
 }
 
-fn answer(status: StatusCode, content_type: &'static str, body: String) -> Answer {
-    let mut response = Response::new(Bytes::from(body));
+fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(body.into());
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     response
 }

@@ -59,16 +59,12 @@ impl Inspector {
         (took, retries): (Duration, u32),
     ) {
         let Seen { response, mask } = seen;
-        let mut fields = shown(request.fields.iter(), &mask);
-        if let (Some(route), Some((_, Origin::Upstream))) = (route, answer) {
+        let sent_to = route.filter(|_| answer.is_some_and(|(_, origin)| origin == Origin::Upstream));
+        let added = |route: &Route| {
             let extra = route.config.headers.iter().map(|(name, _)| name.as_str());
             let own = route.token.as_ref().map(|_| route.config.header.as_str());
-            fields.extend(own.into_iter().chain(extra).map(|name| Shown {
-                name: name.to_owned(),
-                value: "*** (added by the broker)".to_owned(),
-                masked: true,
-            }));
-        }
+            own.into_iter().chain(extra).map(str::to_owned).collect()
+        };
         self.kept.push(Inspected {
             at: Timestamp::now(),
             route: route.map(|route| route.config.name.clone()),
@@ -81,7 +77,8 @@ impl Inspector {
             retries,
             has_body: request.fields.has("transfer-encoding")
                 || request.fields.get("content-length").is_some_and(|length| length.iter().any(|digit| *digit != b'0')),
-            request: fields,
+            request: shown(request.fields.iter(), &mask),
+            added: sent_to.map(added).unwrap_or_default(),
             response,
         });
     }

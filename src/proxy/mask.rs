@@ -99,9 +99,9 @@ fn query(text: &str) -> String {
 
 /// User name and password of a URL, and what follows the name of a scheme of authentication.
 fn login(text: &str) -> String {
-    if let Some((scheme, _)) = text.split_once(' ')
+    if let Some((scheme, word)) = text.split_once(' ')
         && ["bearer", "basic", "digest", "negotiate"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
-        && !text.contains('=')
+        && !word.contains([' ', '"'])
     {
         return format!("{scheme} {MASKED}");
     }
@@ -189,6 +189,7 @@ mod tests {
             ("location", "https://u:p@h/cb?code=abc&state=x#access_token=y", "https://***@h/cb?code=***&state=***#access_token=***"),
             ("link", "<https://h/?page=2>; rel=\"next\"", "<https://h/?page=***>; rel=\"next\""),
             ("x-plain", "Bearer abc", "Bearer ***"),
+            ("www-authenticate", "Negotiate YWJj==", "Negotiate ***"),
             ("x-plain", "v eyJhbGciOiJub25lIn0.e30.", "v ***"),
         ] {
             assert_eq!(shown(name, value), Shown { name: name.into(), value: part.into(), masked: true });

@@ -34,8 +34,10 @@ pub struct Inspected {
     pub retries: u32,
     /// Has the request a body?
     pub has_body: bool,
-    /// As the client sent them, and what the broker added.
+    /// As the client sent them.
     pub request: Vec<Shown>,
+    /// The names of those that the broker added.
+    pub added: Vec<String>,
     /// As they came, from the API or from the broker.
     pub response: Vec<Shown>,
 }
