@@ -83,8 +83,9 @@ fn introduction(running: &Running, operator: &Listen, file: &Path, shown: &[Show
             text.push_str(&format!("\n{about}\nTokens live {seconds} s{fault}.\ncurl http://{listen}/hello\n"));
         }
     }
-    text.push_str(&format!("\nTo look on in a browser (tokens, routes, requests, events): http://{operator}/\n"));
-    text.push_str(&format!("The same for programs: http://{operator}/api/status\n"));
+    text.push_str(&format!("\nTo look on in a browser: http://{operator}/\n"));
+    text.push_str(&format!("What it thinks of its tokens: http://{operator}/readyz?verbose\n"));
+    text.push_str(&format!("What went wrong, and what to do: last_error in http://{operator}/api/status\n"));
     text.push_str("\nTheir refreshes show below, at about three quarters of their lives. Ctrl-C ends the demo.\n\n");
     text
 }

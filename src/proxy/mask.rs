@@ -9,8 +9,23 @@ use crate::token::cache::Credential;
 const MASKED: &str = "***";
 /// Parts of names.
 const TELLING: [&str; 17] = [
-    "auth", "cookie", "token", "secret", "passw", "pwd", "key", "session", "credential", "signature", "csrf", "xsrf",
-    "jwt", "assertion", "otp", "sid", "cert",
+    "auth",
+    "cookie",
+    "token",
+    "secret",
+    "passw",
+    "pwd",
+    "key",
+    "session",
+    "credential",
+    "signature",
+    "csrf",
+    "xsrf",
+    "jwt",
+    "assertion",
+    "otp",
+    "sid",
+    "cert",
 ];
 /// Fields with such a part in their names, whose values are none.
 const HARMLESS: [&str; 3] = ["www-authenticate", "sec-websocket-key", "idempotency-key"];
@@ -186,7 +201,11 @@ mod tests {
             assert_eq!(shown(name, value).value, "***", "{name}");
         }
         for (name, value, part) in [
-            ("location", "https://u:p@h/cb?code=abc&state=x#access_token=y", "https://***@h/cb?code=***&state=***#access_token=***"),
+            (
+                "location",
+                "https://u:p@h/cb?code=abc&state=x#access_token=y",
+                "https://***@h/cb?code=***&state=***#access_token=***",
+            ),
             ("link", "<https://h/?page=2>; rel=\"next\"", "<https://h/?page=***>; rel=\"next\""),
             ("x-plain", "Bearer abc", "Bearer ***"),
             ("www-authenticate", "Negotiate YWJj==", "Negotiate ***"),

@@ -147,6 +147,8 @@ fn reading_every_path_of_the_operators_listener_changes_nothing() {
         "/healthz",
         "/metrics",
         "/api/status",
+        "/api/requests",
+        "/dashboard.js",
         "/api/reload",
         "/api/shutdown",
         "/api/tokens/api/refresh",
