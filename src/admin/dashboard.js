@@ -250,16 +250,17 @@ function updateRoute(node, route, name) {
   const freshOwn = less(own, before?.answers.broker);
   say(requests.firstChild, seconds >= 1 ? `${((sum(fresh) + sum(freshOwn)) / seconds).toFixed(1)} /s` : "–");
   say(requests.lastChild, `${count(route.requests)} in all`);
-  const times = before ? less(route.latencies, before.latencies) : [];
+  const lately = less(route.latencies, before?.latencies);
+  const [times, of] = before && sum(lately) ? [lately, ""] : [route.latencies, ", since the start"];
   say(latency.firstChild, sum(times) ? `half within ${quantile(times, 0.5)}` : "–");
-  say(latency.lastChild, sum(times) ? `95 % within ${quantile(times, 0.95)}` : "");
-  const lately = (number) => (number ? `${count(number)} in the last minute` : "");
+  say(latency.lastChild, sum(times) ? `95 % within ${quantile(times, 0.95)}${of}` : "");
+  const recent = (number) => (number ? `${count(number)} in the last minute` : "");
   say(api.firstChild, upstream[3] + upstream[4] ? `${count(upstream[4])} × 5xx, ${count(upstream[3])} × 4xx` : "none");
-  say(api.lastChild, lately(fresh[3] + fresh[4]));
+  say(api.lastChild, recent(fresh[3] + fresh[4]));
   mark(api.firstChild, "data-tone", fresh[4] ? "warn" : "");
   const errors = (classes) => classes[3] + classes[4];
   say(broker.firstChild, errors(own) ? `${count(own[4])} × 5xx, ${count(own[3])} × 4xx` : "none");
-  say(broker.lastChild, lately(errors(freshOwn)));
+  say(broker.lastChild, recent(errors(freshOwn)));
   mark(broker.firstChild, "data-tone", freshOwn[4] ? "warn" : "");
 }
 
@@ -359,7 +360,8 @@ function connect() {
   stream.addEventListener("error", () => lost("The broker does not answer"));
   take("status", (whole) => {
     // What was shown before may be of another start.
-    [status, events, requests, samples, pause] = [whole, new Map(), [], [], TRY_AGAIN_MS[0]];
+    [status, events, requests, pause] = [whole, new Map(), [], TRY_AGAIN_MS[0]];
+    samples = [[Date.now(), status.routes]];
     skew = Date.parse(whole.now) - Date.now() || 0;
     link("live", "live");
     by("lost").hidden = true;

@@ -175,7 +175,7 @@ fn the_command_sends_the_same_request_through_the_broker() {
     let address = broker.address("api");
     for (method, target, fields, body) in [
         ("GET", "/", &[][..], ""),
-        ("GET", "/it's/$HOME/`id`/\\!;&|", &[("X-Quote", "it's \"$HOME\" `id` !! \\"), ("Accept", "text/plain")], ""),
+        ("GET", "/it's/$HOME/$(id)/!;&*", &[("X-Quote", "it's \"$HOME\" `id` !! \\"), ("Accept", "text/plain")], ""),
         ("GET", "/[1-3]/{a,b}/../%2e%2e/x", &[("X-Empty", ""), ("X-Twice", "1"), ("X-Twice", "2")], ""),
         ("HEAD", "/head", &[("Accept-Language", "de, en;q=0.5")], ""),
         ("POST", "/empty?a=&b=", &[("Content-Length", "0")], ""),
