@@ -45,7 +45,7 @@ struct Known {
     /// How often it was sent again.
     retries: u32,
     /// What of the API's answer is kept to be looked at.
-    seen: Option<Seen>,
+    seen: Option<Box<Seen>>,
 }
 
 /// Where a request goes, or the answer to one that goes nowhere.
@@ -122,8 +122,8 @@ impl Context {
         took: Duration,
     ) {
         if let Some(inspector) = &self.inspector {
-            let seen = known.seen.take().unwrap_or_else(|| Seen::own(known.route.as_deref(), own));
-            inspector.keep(request, known.route.as_deref(), seen, answer, (took, known.retries));
+            let seen = known.seen.take().unwrap_or_else(|| Box::new(Seen::own(known.route.as_deref(), own)));
+            inspector.keep(request, known.route.as_deref(), *seen, answer, (took, known.retries));
         }
     }
 
@@ -159,7 +159,8 @@ impl Context {
         known.retries = exchange.retries;
         let mut answered = answered?;
         if self.inspector.is_some() {
-            known.seen = Some(Seen::of(&answered.response.fields, &exchange.route, credential.as_ref()));
+            let seen = Seen::of(&answered.response.fields, &exchange.route, credential.as_ref());
+            known.seen = Some(Box::new(seen));
         }
         headers::drop_echoes(&mut answered.response.fields, credential.as_ref(), &exchange.route);
         let ready = exchange.prepare(client, request, answered, known.page.as_ref())?;

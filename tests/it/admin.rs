@@ -148,7 +148,7 @@ fn reading_every_path_of_the_operators_listener_changes_nothing() {
         "/metrics",
         "/api/status",
         "/api/requests",
-        "/dashboard.js",
+        "/dashboard/page.js",
         "/api/reload",
         "/api/shutdown",
         "/api/tokens/api/refresh",

@@ -157,7 +157,11 @@ fn a_lost_connection_is_told_plainly_and_a_new_start_shows_nothing_of_the_old() 
 fn the_page_can_be_read_in_light_and_dark_and_in_a_narrow_window() {
     let oauth = OAuth::start(Duration::from_secs(900));
     let (upstream, soon) = (Upstream::ok(), jiff::Timestamp::now() + Duration::from_secs(9 * 24 * 3600));
-    let bad = oauth.config("", "").replace("api", "billing-with-a-longer-name").replacen("client_id = \"", "client_id = \"x", 1);
+    let bad = oauth.config("", "").replace("api", "billing-with-a-longer-name").replacen(
+        "client_id = \"",
+        "client_id = \"x",
+        1,
+    );
     let login = "[token.crm]\ngrant = \"authorization_code\"\nurl = \"https://crm.example/token\"\n\
                  authorize_url = \"https://crm.example/authorize\"\nclient_id = \"a\"\nclient_auth = \"none\"\n\
                  [route.crm]\nlisten = \"127.0.0.1:0\"\nupstream = \"https://crm.example\"\n";

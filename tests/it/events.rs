@@ -189,7 +189,8 @@ fn no_foreign_name_and_no_page_of_another_origin_gets_anything() {
     let address = broker.address("admin");
     let (own, key) = (format!("http://{address}"), format!("Bearer {ADMIN_KEY}"));
     let before = broker.status()["tokens"].clone();
-    let reads = ["/", "/dashboard.js", "/dashboard.css", "/api/events", "/api/requests", "/api/status", "/metrics"];
+    let reads =
+        ["/", "/dashboard/page.js", "/dashboard/page.css", "/api/events", "/api/requests", "/api/status", "/metrics"];
     let posts = [
         "/api/tokens/api/refresh",
         "/api/tokens/api/revoke",
@@ -238,7 +239,7 @@ fn no_foreign_name_and_no_page_of_another_origin_gets_anything() {
     assert_eq!(judged, 15 * 6 * (7 * 8 - 1));
     assert_eq!(broker.status()["tokens"], before, "and nothing happened");
     // The page itself, as a browser asks for it and for what it needs.
-    for (path, site) in [("/", "none"), ("/dashboard.js", "same-origin"), ("/api/requests", "same-origin")] {
+    for (path, site) in [("/", "none"), ("/dashboard/page.js", "same-origin"), ("/api/requests", "same-origin")] {
         let reply = call(address, "GET", path, &[("Sec-Fetch-Site", site)], b"");
         assert_eq!(reply.status, 200, "{path}");
         for (name, words) in [

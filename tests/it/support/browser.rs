@@ -143,13 +143,13 @@ impl Browser {
         self.call("Input.insertText", json!({ "text": text }));
     }
 
-    /// A picture of the whole page, so many pixels wide, `light` or `dark`.
+    /// A picture of the upper 1600 pixels of the page, so many wide, `light` or `dark`.
     pub fn picture(&mut self, file: &Path, width: u32, scheme: &str) {
         let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
         self.call("Emulation.setEmulatedMedia", json!({ "features": features }));
-        let size = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false });
+        let size = json!({ "width": width, "height": 1600, "deviceScaleFactor": 1, "mobile": false });
         self.call("Emulation.setDeviceMetricsOverride", size);
-        let taken = self.call("Page.captureScreenshot", json!({ "captureBeyondViewport": true }));
+        let taken = self.call("Page.captureScreenshot", json!({}));
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         let encoded = taken["data"].as_str().unwrap();
         let engine = &base64::engine::general_purpose::STANDARD;

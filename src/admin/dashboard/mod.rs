@@ -1,16 +1,23 @@
-//! The page for a browser: three files without a line of anybody else's, and what a browser may do with them.
+//! The page for a browser: a few files without a line of anybody else's, and what a browser may do with them.
 
 use http::header::{CONTENT_SECURITY_POLICY, HeaderName, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, StatusCode};
 
 use super::{Answer, answer};
 
+/// A script.
+const JS: &str = "text/javascript; charset=utf-8";
+
 /// Path, type and text.
-const FILES: [(&str, &str, &str); 4] = [
-    ("/", "text/html; charset=utf-8", include_str!("dashboard.html")),
-    ("/dashboard.css", "text/css; charset=utf-8", include_str!("dashboard.css")),
-    ("/dashboard.js", "text/javascript; charset=utf-8", include_str!("dashboard.js")),
-    ("/dashboard.svg", "image/svg+xml", include_str!("dashboard.svg")),
+const FILES: [(&str, &str, &str); 8] = [
+    ("/", "text/html; charset=utf-8", include_str!("page.html")),
+    ("/dashboard/page.css", "text/css; charset=utf-8", include_str!("page.css")),
+    ("/dashboard/icon.svg", "image/svg+xml", include_str!("icon.svg")),
+    ("/dashboard/page.js", JS, include_str!("page.js")),
+    ("/dashboard/parts.js", JS, include_str!("parts.js")),
+    ("/dashboard/requests.js", JS, include_str!("requests.js")),
+    ("/dashboard/routes.js", JS, include_str!("routes.js")),
+    ("/dashboard/tokens.js", JS, include_str!("tokens.js")),
 ];
 
 /// Security: what a vendor, an API or a client sent is text in this page. Should it ever be more, it can load nothing, send
