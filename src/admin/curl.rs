@@ -45,6 +45,9 @@ pub fn command(one: &Inspected) -> (String, Vec<String>) {
             false => words.extend(["-H".into(), field(name, value)]),
         }
     }
+    if one.target.ends_with('…') {
+        left_out.push("the end of the URL".into());
+    }
     if body {
         // It would say that the body is a form.
         if sent("content-type").is_none() {

@@ -84,15 +84,21 @@ impl Inspector {
     }
 }
 
-/// As many as there is room for.
+/// As many as there is room for; the last one says that there were more.
 fn shown<'f>(fields: impl Iterator<Item = (&'f [u8], &'f [u8])>, mask: &Mask) -> Vec<Shown> {
-    let mut room = FIELDS_MAX;
-    let fits = |one: &Shown| {
-        let size = one.name.len() + one.value.len() + 8;
-        room = room.saturating_sub(size);
-        room > 0
-    };
-    fields.map(|(name, value)| mask.field(name, value)).take_while(fits).collect()
+    let (mut room, mut out) = (FIELDS_MAX, Vec::new());
+    for (name, value) in fields {
+        let one = mask.field(name, value);
+        match room.checked_sub(one.name.len() + one.value.len()) {
+            Some(left) => room = left,
+            None => {
+                out.push(Shown { name: "…".into(), value: "and more".into(), masked: true });
+                break;
+            }
+        }
+        out.push(one);
+    }
+    out
 }
 
 /// The beginning of a text that is longer.

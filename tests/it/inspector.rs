@@ -37,7 +37,9 @@ fn the_last_hundred_exchanges_are_shown_the_newest_first() {
         "/401" if request.one("authorization") == Some("Bearer the-token") => Action::status("401 Unauthorized"),
         _ => Action::Reply(b"HTTP/1.1 201 Created\r\nX-Answer: yes\r\nContent-Length: 2\r\n\r\nok".to_vec()),
     });
-    let broker = looking(&static_route(&upstream, "paths = [\"/a\", \"/close\", \"/401\"]"));
+    // One worker: its idle connections are everybody's.
+    let limits = "[limits]\nthreads = 1\n";
+    let broker = looking(&(static_route(&upstream, "paths = [\"/a\", \"/close\", \"/401\"]") + limits));
     for number in 0..120 {
         assert_eq!(broker.get("api", &format!("/a/{number}")).status, 201);
     }
@@ -63,6 +65,21 @@ fn the_last_hundred_exchanges_are_shown_the_newest_first() {
     assert_eq!(broker.get("api", "/a").status, 201);
     assert_eq!(broker.get("api", "/close").status, 502);
     assert_eq!(requests(&broker)[0]["retries"], 1);
+}
+
+#[test]
+fn an_exchange_that_is_too_long_to_be_kept_is_cut_and_says_so() {
+    let upstream = Upstream::ok();
+    let broker = looking(&static_route(&upstream, ""));
+    let (target, long) = (format!("/{}", "p".repeat(9000)), "x".repeat(3000));
+    let fields: Vec<_> = ["X-A", "X-B", "X-C", "X-D", "X-E"].map(|name| (name, long.as_str())).to_vec();
+    assert_eq!(broker.request("api", "GET", &target, &fields, b"").status, 200);
+    let one = &requests(&broker)[0];
+    assert!(one.to_string().len() < 24 * 1024, "{}", one.to_string().len());
+    assert!(one["target"].as_str().unwrap().ends_with("pp…"));
+    let names: Vec<_> = one["request"].as_array().unwrap().iter().map(|field| field[0].as_str().unwrap()).collect();
+    assert_eq!(names, ["host", "connection", "x-a", "x-b", "…"]);
+    assert_eq!(one["left_out"], json!(["…", "the end of the URL"]));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 // The dashboard: what the broker tells, and what is shown of it.
 
-import { STATES, by, duration, keep, make, mark, say, setClock, until } from "./parts.js";
+import { EXPIRING_DAYS, STATES, by, duration, keep, make, mark, say, setClock, until } from "./parts.js";
 import { freshEvent, freshRequest, updateEvent } from "./requests.js";
 import { freshRoute, updateRoute } from "./routes.js";
 import { freshToken, updateToken } from "./tokens.js";
@@ -9,7 +9,6 @@ const KEPT = 100; // events, and exchanges
 const WINDOW_MS = 60_000; // of rates and latencies
 const SILENCE_MS = 40_000; // the broker gives a sign of life every 15 s
 const TRY_AGAIN_MS = [1000, 15_000];
-const EXPIRING_DAYS = 30;
 
 let status = null;
 let events = new Map();
@@ -38,7 +37,7 @@ function todo() {
   if (status.store?.error) add(`The store: ${status.store.error}`, "bad");
   for (const one of status.expiring ?? []) {
     if (!Number.isFinite(one.days_left) || one.days_left > EXPIRING_DAYS) continue;
-    add(`${one.table}: ${one.said}; ${one.fix}`, one.days_left < 0 ? "bad" : "warn");
+    add(`${one.said}; ${one.fix}`, one.days_left < 0 ? "bad" : "warn");
   }
   const pending = tokens.filter(([, token]) => token.state === "pending").length;
   const fine = items.length ? `${items.length} ${items.length > 1 ? "things need" : "thing needs"} a look.`
@@ -94,7 +93,7 @@ function connect() {
   stream?.close();
   heard = Date.now();
   stream = new EventSource("/api/events");
-  stream.addEventListener("error", () => lost("The broker does not answer"));
+  stream.addEventListener("error", () => lost("The broker does not answer, or eight pages look on already"));
   take("status", (whole) => {
     // What was shown before may be of another start.
     [status, events, requests, pause] = [whole, new Map(), [], TRY_AGAIN_MS[0]];
@@ -139,7 +138,7 @@ document.addEventListener("visibilitychange", () => {
   if (!document.hidden) return connect();
   clearTimeout(again);
   stream?.close();
-  link("lost", "paused");
+  link("paused", "paused");
 });
 
 setInterval(() => {

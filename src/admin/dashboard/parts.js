@@ -1,6 +1,8 @@
 // What the parts of the page are made of. What it shows may come from a hostile vendor, API or client: it is only ever set as
 // text.
 
+export const EXPIRING_DAYS = 30;
+
 export const STATES = {
   pending: ["…", "pending", ""],
   valid: ["✓", "valid", "good"],

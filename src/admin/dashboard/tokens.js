@@ -1,6 +1,6 @@
 // The table of tokens, and their renewal. The admin key stands in its input field and nowhere else.
 
-import { STATES, by, copyButton, count, duration, ends, make, mark, say, until } from "./parts.js";
+import { EXPIRING_DAYS, STATES, by, copyButton, count, duration, ends, make, mark, say, until } from "./parts.js";
 
 let waiting = null; // the token to renew once there is a key
 
@@ -40,8 +40,10 @@ export function updateToken(node, token) {
   if (whole > 0) bar.value = Math.min(1, Math.max(0, life / whole));
   say(renews.firstChild, token.exchanging ? "now" : ends(token.refreshes_at));
   say(refresh.firstChild, ends(token.refresh_expires_at));
-  say(secret.firstChild, ends(token.secret_expires_at));
-  say(certificate.firstChild, ends(token.certificate_expires_at));
+  for (const [cell, time] of [[secret, token.secret_expires_at], [certificate, token.certificate_expires_at]]) {
+    say(cell.firstChild, ends(time));
+    mark(cell.firstChild, "data-tone", (until(time) ?? Infinity) < EXPIRING_DAYS * 86_400_000 ? "warn" : "");
+  }
   mark(action.firstChild, "aria-disabled", String(Boolean(token.exchanging)));
   const [error, login] = detail.firstChild.children;
   const tries = token.attempts > 1 ? ` (${count(token.attempts)} tries have failed)` : "";
