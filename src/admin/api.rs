@@ -72,7 +72,11 @@ impl Admin {
             "started_at": rfc3339(self.started_at),
             "now": rfc3339(now.wall),
             "inspector": self.exchanges.is_some(),
-            "config": { "file": shown.file.to_string_lossy(), "loaded_at": rfc3339(shown.loaded_at), "error": shown.error },
+            "config": {
+                "file": shown.file.to_string_lossy(),
+                "loaded_at": rfc3339(shown.loaded_at),
+                "error": shown.error,
+            },
             "store": self.store_status(),
             "tokens": tokens,
             "routes": routes,
@@ -198,13 +202,14 @@ fn client_secrets(token: &TokenView, (used, refused): (usize, [Option<Class>; 2]
 
 fn route_status(route: &RouteView) -> Value {
     let (requests, errors) = route.metrics.totals();
+    let answers = |origin| route.metrics.answers(origin);
     json!({
         "listen": route.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "upstream": route.upstream,
         "token": route.token,
         "requests": requests,
         "errors": errors,
-        "answers": { "upstream": route.metrics.answers(Origin::Upstream), "broker": route.metrics.answers(Origin::Broker) },
+        "answers": { "upstream": answers(Origin::Upstream), "broker": answers(Origin::Broker) },
         "latencies": route.metrics.latencies(),
     })
 }

@@ -78,6 +78,8 @@ fn a_token_is_renewed_by_keyboard_alone_and_a_failure_shows_without_a_reload() {
     browser.wait_for_text("#routes", "1 in all");
     browser.eval("document.querySelector('#requests summary').click()");
     browser.wait_for_text("#requests details", "curl 'http");
+    browser.eval("document.querySelector('#requests details button').click()");
+    browser.wait_for_text("#said", "as curl");
     oauth.oauth.faults.set(None, None);
     assert_eq!(broker.admin("POST", "/api/tokens/api/refresh").status, 200);
     browser.wait_for_text("#tokens", "✓ valid");

@@ -31,7 +31,8 @@ function todo() {
   const tokens = Object.entries(status.tokens ?? {});
   const wrong = tokens.filter(([, token]) => token.state !== "valid" && token.state !== "pending");
   for (const [name, token] of wrong) {
-    add(`Token ${name}: ${STATES[token.state]?.[1] ?? token.state}.`, STATES[token.state]?.[2] ?? "bad", `#token-${name}`);
+    const [, words, tone] = STATES[token.state] ?? ["", token.state, "bad"];
+    add(`Token ${name}: ${words}.`, tone, `#token-${name}`);
   }
   if (status.config?.error) add(`The configuration on the disk is not in force: ${status.config.error}`, "bad");
   if (status.store?.error) add(`The store: ${status.store.error}`, "bad");
@@ -40,9 +41,10 @@ function todo() {
     add(`${one.said}; ${one.fix}`, one.days_left < 0 ? "bad" : "warn");
   }
   const pending = tokens.filter(([, token]) => token.state === "pending").length;
-  const fine = items.length ? `${items.length} ${items.length > 1 ? "things need" : "thing needs"} a look.`
-    : `Nothing: ${tokens.length - pending} of ${tokens.length} tokens are valid${pending ? `, ${pending} pending` : ""}.`;
-  say(by("summary"), fine);
+  const needs = items.length > 1 ? "things need" : "thing needs";
+  const others = pending ? `, ${pending} pending` : "";
+  say(by("summary"), items.length ? `${items.length} ${needs} a look.`
+    : `Nothing: ${tokens.length - pending} of ${tokens.length} tokens are valid${others}.`);
   document.title = items.length ? `(${items.length}) tokenbroker` : "tokenbroker";
   keep(by("todo"), items, () => make("li", {}, make("span"), " ", make("a", { hidden: "" }, "See below.")),
     (node, { text, tone, link }) => {

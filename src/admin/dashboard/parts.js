@@ -1,5 +1,5 @@
-// What the parts of the page are made of. What it shows may come from a hostile vendor, API or client: it is only ever set as
-// text.
+// What the parts of the page are made of. What it shows may come from a hostile vendor, API or client: it is only ever set
+// as text.
 
 export const EXPIRING_DAYS = 30;
 
@@ -56,7 +56,8 @@ export function duration(ms) {
   if (seconds < 120) return `${seconds} s`;
   if (seconds < 7200) return `${Math.floor(seconds / 60)} min`;
   if (seconds < 172_800) return `${Math.floor(seconds / 3600)} h`;
-  return `${Math.floor(seconds / 86_400)} days`;
+  const days = Math.floor(seconds / 86_400);
+  return days < 730 ? `${days} days` : `${Math.floor(days / 365)} years`;
 }
 
 // Milliseconds until then; null where that is not known.

@@ -15,7 +15,7 @@ export function freshRequest(_, one) {
     make("span", { class: "took" }, `${one.milliseconds.toFixed(1)} ms, ${one.route ?? "no route"}${again}`));
   const details = make("details", {}, summary);
   // Most are never opened.
-  details.addEventListener("toggle", () => details.children.length > 1 || details.append(...heads(one)), { once: true });
+  details.addEventListener("toggle", () => details.append(...heads(one)), { once: true });
   return make("li", {}, details);
 }
 
@@ -45,5 +45,5 @@ export function updateEvent(node, one) {
   say(node.children[3], fields);
 }
 
-export const freshEvent = () => make("li", {}, make("time"), " ", make("span", { class: "level" }), " ", make("strong"), " ",
-  make("code"));
+export const freshEvent = () => make("li", {}, make("time"), " ", make("span", { class: "level" }), " ",
+  make("strong"), " ", make("code"));

@@ -31,11 +31,12 @@ export function updateRoute(node, route, name, samples, bounds) {
   say(latency.firstChild, sum(times) ? `half within ${quantile(times, 0.5, bounds)}` : "–");
   say(latency.lastChild, sum(times) ? `95 % within ${quantile(times, 0.95, bounds)}${of}` : "");
   const recent = (number) => (number ? `${count(number)} in the last minute` : "");
-  say(api.firstChild, upstream[3] + upstream[4] ? `${count(upstream[4])} × 5xx, ${count(upstream[3])} × 4xx` : "none");
-  say(api.lastChild, recent(fresh[3] + fresh[4]));
-  mark(api.firstChild, "data-tone", fresh[4] ? "warn" : "");
   const errors = (classes) => classes[3] + classes[4];
-  say(broker.firstChild, errors(own) ? `${count(own[4])} × 5xx, ${count(own[3])} × 4xx` : "none");
+  const counted = (classes) => errors(classes) ? `${count(classes[4])} × 5xx, ${count(classes[3])} × 4xx` : "none";
+  say(api.firstChild, counted(upstream));
+  say(api.lastChild, recent(errors(fresh)));
+  mark(api.firstChild, "data-tone", fresh[4] ? "warn" : "");
+  say(broker.firstChild, counted(own));
   say(broker.lastChild, recent(errors(freshOwn)));
   mark(broker.firstChild, "data-tone", freshOwn[4] ? "warn" : "");
 }

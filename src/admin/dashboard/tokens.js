@@ -38,7 +38,8 @@ export function updateToken(node, token) {
   say(remaining, token.fingerprint && life === null ? "does not end" : life > 0 ? duration(life) : "none");
   bar.hidden = !(whole > 0);
   if (whole > 0) bar.value = Math.min(1, Math.max(0, life / whole));
-  say(renews.firstChild, token.exchanging ? "now" : ends(token.refreshes_at));
+  const overdue = (until(token.refreshes_at) ?? 1) <= 0;
+  say(renews.firstChild, token.exchanging ? "now" : overdue ? "overdue, is tried again" : ends(token.refreshes_at));
   say(refresh.firstChild, ends(token.refresh_expires_at));
   for (const [cell, time] of [[secret, token.secret_expires_at], [certificate, token.certificate_expires_at]]) {
     say(cell.firstChild, ends(time));
