@@ -33,7 +33,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(60);
 
 /// The configuration in force, and how its files looked when they were read.
 pub struct Reload {
-    path: PathBuf,
+    pub path: PathBuf,
     text: Zeroizing<String>,
     stamps: BTreeMap<PathBuf, u64>,
     /// Why the configuration on the disk is not in force.

@@ -1,5 +1,7 @@
 //! `/api/…`: status as JSON, and what an operator can ask for.
 
+use std::path::Path;
+
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::error::TrySendError;
@@ -7,12 +9,15 @@ use tokio::sync::oneshot;
 
 use super::body::Unread;
 use super::clients::VERBS;
-use super::{Admin, Answer, Order, RouteView, TokenView, nothing_here, secrets};
+use super::{Admin, Answer, Order, RouteView, TokenView, curl, nothing_here, secrets};
 use crate::clock::{Now, rfc3339};
 use crate::expiry::Expiring;
 use crate::oauth::Class;
+use crate::oauth::file::Grant;
 use crate::problem::Problem;
 use crate::secret::source::SecretSource;
+use crate::telemetry::metrics::{LATENCIES_MS, Origin};
+use crate::token::cache::State;
 use crate::token::secrets::Verb;
 
 /// What a POST asks for.
@@ -55,16 +60,27 @@ pub(super) fn post(path: &str) -> Option<Asked<'_>> {
 impl Admin {
     pub(super) fn status(&self) -> Value {
         let (now, shown) = ((self.now)(), self.shown.load());
-        let tokens: Map<_, _> =
-            shown.tokens.iter().map(|token| (token.config.name.clone(), token_status(token, now))).collect();
+        let token = |token: &TokenView| {
+            let mut status = token_status(token, now);
+            status["login"] = login(&shown.file, token, now).into();
+            (token.config.name.clone(), status)
+        };
+        let tokens: Map<_, _> = shown.tokens.iter().map(token).collect();
         let routes: Map<_, _> = shown.routes.iter().map(|route| (route.name.clone(), route_status(route))).collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "started_at": rfc3339(self.started_at),
-            "config": { "loaded_at": rfc3339(shown.loaded_at), "error": shown.error },
+            "now": rfc3339(now.wall),
+            "inspector": self.exchanges.is_some(),
+            "config": {
+                "file": shown.file.to_string_lossy(),
+                "loaded_at": rfc3339(shown.loaded_at),
+                "error": shown.error,
+            },
             "store": self.store_status(),
             "tokens": tokens,
             "routes": routes,
+            "latencies_ms": LATENCIES_MS,
             "expiring": shown.expiring().iter().map(|one| expiring(one, now)).collect::<Vec<_>>(),
         })
     }
@@ -147,9 +163,18 @@ pub(super) fn token_status(token: &TokenView, now: Now) -> Value {
         "certificate_expires_at": token.config.identity.as_ref().map(|(_, leaf)| rfc3339(leaf.not_after)),
         "last_error": error.map(std::string::ToString::to_string),
         "attempts": snapshot.attempts,
+        "exchanging": snapshot.exchanging,
         "client_secrets": client_secrets(token, snapshot.secrets),
         "rotation": *token.secrets.progress(),
     })
+}
+
+/// The command by which a person brings a token that waits for one.
+fn login(file: &Path, token: &TokenView, now: Now) -> Option<String> {
+    let waits = token.slot.snapshot().state(now) == State::NeedsLogin;
+    let name = token.config.name.as_str();
+    let command = || ["tokenbroker", "-c", &file.to_string_lossy(), "login", name].map(curl::quoted).join(" ");
+    (waits && token.config.grant == Grant::AuthorizationCode).then(command)
 }
 
 fn expiring(one: &Expiring, now: Now) -> Value {
@@ -177,11 +202,14 @@ fn client_secrets(token: &TokenView, (used, refused): (usize, [Option<Class>; 2]
 
 fn route_status(route: &RouteView) -> Value {
     let (requests, errors) = route.metrics.totals();
+    let answers = |origin| route.metrics.answers(origin);
     json!({
         "listen": route.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "upstream": route.upstream,
         "token": route.token,
         "requests": requests,
         "errors": errors,
+        "answers": { "upstream": answers(Origin::Upstream), "broker": answers(Origin::Broker) },
+        "latencies": route.metrics.latencies(),
     })
 }

@@ -6,11 +6,15 @@
 mod api;
 mod body;
 mod clients;
+mod curl;
+mod dashboard;
 pub mod key;
+mod live;
 mod logins;
 mod probes;
 mod secrets;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -21,6 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::body::Unread;
+pub use self::live::Live;
 pub use self::probes::Probes;
 use crate::clock::Now;
 use crate::config::{Listen, Token};
@@ -32,6 +37,7 @@ use crate::oauth::manage::Item;
 use crate::problem::{Problem, REQUEST_ID, RequestId};
 use crate::secret::Secret;
 use crate::store::Stores;
+use crate::telemetry::inspected::Exchanges;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::telemetry::text;
 use crate::token::cache::{Slot, Snapshot, State};
@@ -57,12 +63,18 @@ pub struct Admin {
     pub orders: mpsc::Sender<Order>,
     /// Of the configuration in force.
     pub shown: ArcSwap<Shown>,
+    /// The last ones, as the inspector shows them; `None`: it is off.
+    pub exchanges: Option<Arc<Exchanges>>,
+    /// The pages that look.
+    pub live: Live,
     /// Cancelled once a drain has begun: not ready any more.
     pub draining: CancellationToken,
 }
 
 /// What the configuration in force makes.
 pub struct Shown {
+    /// The configuration.
+    pub file: PathBuf,
     pub loaded_at: jiff::Timestamp,
     /// Why what is on the disk is not what is in force.
     pub error: Option<String>,
@@ -163,8 +175,18 @@ impl Operator {
 
 impl Answers for Operator {
     async fn answer(&self, client: &mut Client, mut request: Request) -> After {
+        let id = |request: &Request| RequestId::new(request.fields.get(REQUEST_ID));
+        if live::is_asked_for(&request) {
+            match self.admin.admit(&request).and_then(|()| self.admin.live.join()) {
+                Ok(place) => return live::stream(&self.admin, client, &request, place).await,
+                Err(problem) => {
+                    let answer = dashboard::guarded(problem.response(&id(&request)));
+                    return client.respond(request, answer).await;
+                }
+            }
+        }
         let answer = self.admin.answer(client, &mut request).await;
-        let answer = answer.unwrap_or_else(|problem| problem.response(&RequestId::new(request.fields.get(REQUEST_ID))));
+        let answer = dashboard::guarded(answer.unwrap_or_else(|problem| problem.response(&id(&request))));
         if answer.status() == StatusCode::UNAUTHORIZED {
             tokio::time::sleep(self.wrong_keys.count((self.admin.now)().boot)).await;
         }
@@ -187,8 +209,16 @@ impl Admin {
             ("/readyz" | "/healthz", _) if reads => Ok(self.readiness(request.query())),
             ("/metrics", _) if reads => Ok(self.scrape(request.fields.text("accept"))),
             ("/api/status", _) if reads => Ok(json(StatusCode::OK, &self.status())),
-            ("/livez" | "/readyz" | "/healthz" | "/metrics" | "/api/status", _) => Err(method_refused("GET, HEAD")),
-            _ => Err(nothing_here()),
+            ("/api/requests", _) if reads => Ok(json(StatusCode::OK, &self.requests())),
+            ("/api/events", _) => Err(method_refused("GET")),
+            ("/livez" | "/readyz" | "/healthz" | "/metrics" | "/api/status" | "/api/requests", _) => {
+                Err(method_refused("GET, HEAD"))
+            }
+            (path, _) => match dashboard::file(path) {
+                Some(page) if reads => Ok(page),
+                Some(_) => Err(method_refused("GET, HEAD")),
+                None => Err(nothing_here()),
+            },
         }
     }
 
@@ -280,7 +310,7 @@ fn method_refused(allow: &str) -> Problem {
 }
 
 fn nothing_here() -> Problem {
-    let detail = "nothing is served under this path; see /api/status, /metrics, /livez and /readyz";
+    let detail = "nothing is served under this path; see / (the dashboard), /api/status, /metrics, /livez and /readyz";
     Problem::new(StatusCode::NOT_FOUND, "no_route", detail)
 }
 
@@ -292,12 +322,11 @@ fn json(status: StatusCode, body: &serde_json::Value) -> Answer {
     answer(status, "application/json", format!("{body:#}\n"))
 }
 
-fn answer(status: StatusCode, content_type: &'static str, body: String) -> Answer {
-    let mut response = Response::new(Bytes::from(body));
+fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(body.into());
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     response
 }

@@ -30,6 +30,7 @@ use crate::proxy::{Route, TokenUse, Trouble, Upstream};
 use crate::secret::Secret;
 use crate::secret::source::{SecretError, SecretSource};
 use crate::store::{FileStore, KEY_MIN, RedisStore, Seal, StoreError, Stores};
+use crate::telemetry::inspected::{EXCHANGES_MAX, Exchanges};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Tracer;
 use crate::token::cache::Slot;
@@ -47,6 +48,8 @@ pub struct App {
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
     pub tracer: Tracer,
+    /// The last ones, to be looked at; `None`: they are not kept.
+    pub exchanges: Option<Arc<Exchanges>>,
     pub started_at: Timestamp,
     pub stores: Option<Stores>,
     pub dialer: Arc<Dialer>,
@@ -102,7 +105,8 @@ impl App {
         let started_at = clock.now().wall;
         metrics.started.set(started_at.as_second());
         let (clients, slots, tracer) = (Arc::default(), Arc::default(), Tracer::default());
-        Ok(Self { clock, metrics, tracer, started_at, stores, dialer, clients, slots })
+        let exchanges = config.admin.inspector.then(|| Arc::new(Exchanges::new(EXCHANGES_MAX)));
+        Ok(Self { clock, metrics, tracer, exchanges, started_at, stores, dialer, clients, slots })
     }
 
     /// What the store has of that account.

@@ -54,7 +54,7 @@ fn demo(directory: &Path, fault: Option<&str>) -> Result<ExitCode, Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let shown = runtime.block_on(start(directory, LIFETIME, fault))?;
     keep(directory, "admin_key", Secret::random()?.expose())?;
-    let admin = "[admin]\nlisten = \"127.0.0.1:0\"\nkey = { file = \"admin_key\" }\n".to_owned();
+    let admin = "[admin]\nlisten = \"127.0.0.1:0\"\nkey = { file = \"admin_key\" }\ninspector = true\n".to_owned();
     let tables: Vec<_> = std::iter::once(admin).chain(shown.iter().map(|one| one.config.clone())).collect();
     keep(directory, "tokenbroker.toml", &tables.join("\n"))?;
     let file = directory.join("tokenbroker.toml");
@@ -83,7 +83,8 @@ fn introduction(running: &Running, operator: &Listen, file: &Path, shown: &[Show
             text.push_str(&format!("\n{about}\nTokens live {seconds} s{fault}.\ncurl http://{listen}/hello\n"));
         }
     }
-    text.push_str(&format!("\nWhat it thinks of its tokens: http://{operator}/readyz?verbose\n"));
+    text.push_str(&format!("\nTo look on in a browser: http://{operator}/\n"));
+    text.push_str(&format!("What it thinks of its tokens: http://{operator}/readyz?verbose\n"));
     text.push_str(&format!("What went wrong, and what to do: last_error in http://{operator}/api/status\n"));
     text.push_str("\nTheir refreshes show below, at about three quarters of their lives. Ctrl-C ends the demo.\n\n");
     text

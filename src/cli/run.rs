@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::shown::shown;
 use super::{CONFIG, Cli, complain, watched};
 use crate::admin::key::{self, KeyFile};
-use crate::admin::{self, Admin, Order};
+use crate::admin::{self, Admin, Live, Order};
 use crate::app::{App, AppError};
 use crate::clock::Clock;
 use crate::config::{Config, Listen, Store};
@@ -318,6 +318,8 @@ fn admin(running: &Running, reload: &Reload, key: Option<Secret>, bound: &Bound,
         stores: running.app.stores.clone(),
         orders,
         shown: ArcSwap::from_pointee(shown(running, reload)),
+        exchanges: running.app.exchanges.clone(),
+        live: Live::default(),
         draining: running.stopper(),
     }
 }

@@ -18,6 +18,7 @@ pub(super) fn shown(running: &Running, reload: &Reload) -> Shown {
         secrets: Arc::clone(&part.secrets),
     };
     Shown {
+        file: reload.path.clone(),
         loaded_at: reload.loaded_at,
         error: reload.error(),
         tokens: parts.tokens.values().map(token).collect(),

@@ -88,6 +88,8 @@ pub struct AdminFile {
     pub probes: Option<String>,
     /// The collector that gets traces, by OTLP over HTTP: its URL without `/v1/traces`. Only in a build with the feature `otlp`.
     pub otlp: Option<String>,
+    /// Shows the heads of the last 100 exchanges there, secrets masked; `false` when not given.
+    pub inspector: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -101,6 +101,8 @@ pub struct Admin {
     pub probes: Option<Listen>,
     /// Where spans are exported to.
     pub otlp: Option<Upstream>,
+    /// Are the heads of the last exchanges kept to be looked at?
+    pub inspector: bool,
 }
 
 impl Admin {

@@ -234,8 +234,8 @@ impl Client {
         let _ = self.write(&mut out).await;
     }
 
-    /// Writes all of it; each time it waits, it waits so long at most.
-    async fn write(&mut self, out: &mut Out) -> io::Result<()> {
+    /// Writes all of it; each time it waits, it waits so long at most as the client may stall.
+    pub async fn write(&mut self, out: &mut Out) -> io::Result<()> {
         self.answering = true;
         self.timer.set(Instant::now() + self.stall);
         poll_fn(|cx| {

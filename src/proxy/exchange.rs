@@ -30,6 +30,8 @@ pub struct Exchange {
     /// Is the body's length unknown?
     pub chunked: bool,
     pub websocket: bool,
+    /// How often it was sent again.
+    pub retries: u32,
 }
 
 /// The head of an answer, and what is still in motion.
@@ -88,7 +90,7 @@ impl Exchange {
             Err(failed) if !failed.again => return Err(failed.error),
             Err(failed) => failed,
         };
-        self.route.metrics.retries.inc();
+        self.sent_again();
         let lease = self.open(client, request).await?;
         match self.once(client, request, lease, credential, true).await {
             Ok(answered) => Ok(answered),
@@ -96,6 +98,12 @@ impl Exchange {
             Err(Failed { error: ProxyError::Unheld, .. }) => Err(failed.error),
             Err(second) => Err(second.error),
         }
+    }
+
+    /// Counts that.
+    pub fn sent_again(&mut self) {
+        self.retries += 1;
+        self.route.metrics.retries.inc();
     }
 
     async fn open(&self, client: &mut Client, request: &Request) -> Result<Lease, ProxyError> {

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderValue, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use tracing::{debug, error, info, warn};
 
 use super::error::ProxyError;
 use super::exchange::{Exchange, Ready};
 use super::inject::Found;
+use super::inspect::{Inspector, Seen};
 use super::route::{Route, check_form};
 use super::table::Routes;
 use super::trace::{self, Ended, Traced};
@@ -34,6 +35,8 @@ pub struct Context {
     pub tunnels: Tunnels,
     pub metrics: Arc<Metrics>,
     pub tracer: Tracer,
+    /// `None`: nobody looks.
+    pub inspector: Option<Inspector>,
 }
 
 /// What is known of a request when its line ends, well or not.
@@ -44,6 +47,10 @@ struct Known {
     page: Option<HeaderValue>,
     /// `None` where nobody records it.
     traced: Option<Box<Traced>>,
+    /// How often it was sent again.
+    retries: u32,
+    /// What of the API's answer is kept to be looked at.
+    seen: Option<Box<Seen>>,
 }
 
 /// Where a request goes, or the answer to one that goes nowhere.
@@ -87,8 +94,9 @@ impl Context {
         let mut known = Known { traced: trace::begin(&self.tracer, &mut request), ..Known::default() };
         let (response, error) = match self.line(client, &mut request, &mut known).await {
             Ok(Line::Upstream(mut exchange, ready)) => {
-                let status = ready.status;
-                observe(&exchange.route, &request, status, started.elapsed());
+                let (status, took) = (ready.status, started.elapsed());
+                observe(&exchange.route, &request, status, took);
+                self.inspect(&request, &mut known, Some((status, Origin::Upstream)), None, took);
                 let after = exchange.deliver(client, &mut request, ready, &self.tunnels).await;
                 let cut = matches!(after, After::Cut);
                 self.record(known, &request, started, Ended { status: Some(status), code: None, cut });
@@ -98,6 +106,7 @@ impl Context {
             Err(ProxyError::Gone) => {
                 let id = sent_id(&request);
                 debug!(request_id = id, method = %request.method, "the client went before the answer came");
+                self.inspect(&request, &mut known, None, None, started.elapsed());
                 self.record(known, &request, started, Ended { cut: true, ..Ended::default() });
                 return After::Close;
             }
@@ -111,9 +120,10 @@ impl Context {
                 (response, Some((error, problem.code, id)))
             }
         };
-        let status = response.status();
+        let (took, status) = (started.elapsed(), response.status());
         let code = error.as_ref().map(|(_, code, _)| *code);
-        observe_own(known.route.as_deref(), &request, status, error, started.elapsed());
+        observe_own(known.route.as_deref(), &request, status, error, took);
+        self.inspect(&request, &mut known, Some((status, Origin::Broker)), Some(response.headers()), took);
         self.record(known, &request, started, Ended { status: Some(status), code, cut: false });
         client.respond(request, response).await
     }
@@ -122,6 +132,21 @@ impl Context {
     fn record(&self, known: Known, request: &Request, started: Instant, ended: Ended) {
         if let Some(traced) = known.traced {
             traced.end(&self.tracer, known.route.as_deref(), &request.method, started, &ended);
+        }
+    }
+
+    /// Keeps what may be shown, where somebody looks.
+    fn inspect(
+        &self,
+        request: &Request,
+        known: &mut Known,
+        answer: Option<(StatusCode, Origin)>,
+        own: Option<&HeaderMap>,
+        took: Duration,
+    ) {
+        if let Some(inspector) = &self.inspector {
+            let seen = known.seen.take().unwrap_or_else(|| Box::new(Seen::own(known.route.as_deref(), own)));
+            inspector.keep(request, known.route.as_deref(), *seen, answer, (took, known.retries));
         }
     }
 
@@ -142,6 +167,7 @@ impl Context {
             websocket: headers::wants_websocket(request),
             worker: self.worker,
             route,
+            retries: 0,
         };
         let mut credential = match inject::credential(&exchange.route, &request.fields)? {
             Found::Now(credential) => Some(credential),
@@ -154,8 +180,15 @@ impl Context {
         if let Some(traced) = &mut known.traced {
             traced.sends();
         }
-        let answered = exchange.send(client, request, &mut credential).await?;
-        let mut answered = retry::after_unauthorized(&mut exchange, client, request, &mut credential, answered).await?;
+        let answered = exchange.send(client, request, &mut credential).await;
+        known.retries = exchange.retries;
+        let answered = retry::after_unauthorized(&mut exchange, client, request, &mut credential, answered?).await;
+        known.retries = exchange.retries;
+        let mut answered = answered?;
+        if self.inspector.is_some() {
+            let seen = Seen::of(&answered.response.fields, &exchange.route, credential.as_ref());
+            known.seen = Some(Box::new(seen));
+        }
         headers::drop_echoes(&mut answered.response.fields, credential.as_ref(), &exchange.route, sent_id(request));
         let ready = exchange.prepare(client, request, answered, known.page.as_ref())?;
         Ok(Line::Upstream(exchange, ready))

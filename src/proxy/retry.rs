@@ -35,7 +35,7 @@ pub async fn after_unauthorized(
     }
     // The refused answer's body is of no use; its connection closes with it.
     drop(answered);
-    route.metrics.retries.inc();
+    exchange.sent_again();
     *credential = Some(newer);
     exchange.send(client, request, credential).await
 }

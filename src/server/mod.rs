@@ -6,9 +6,9 @@
 
 mod accept;
 mod bind;
-mod handed;
 #[cfg(feature = "otlp")]
 mod exporting;
+mod handed;
 mod orders;
 mod tokens;
 mod worker;
@@ -31,9 +31,9 @@ use tracing::{error, warn};
 
 pub use accept::{STALL, Serve};
 pub use bind::{Bound, bind};
-pub use handed::HandedError;
 #[cfg(feature = "otlp")]
 use exporting::Exporting;
+pub use handed::HandedError;
 use tokens::Refreshing;
 use worker::{Opened, Worker};
 
@@ -317,6 +317,7 @@ fn workers(
             limits: limits.clone(),
             metrics: Arc::clone(&app.metrics),
             tracer: app.tracer.clone(),
+            exchanges: app.exchanges.clone(),
             permits: Arc::clone(&permits),
             tasks: tasks.clone(),
             starting: tasks.connections.token(),

@@ -12,7 +12,8 @@ use tracing::{debug, error};
 
 use super::{Bound, Serve, Tasks};
 use crate::config::Limits;
-use crate::proxy::{Context, Route, Routes};
+use crate::proxy::{Context, Inspector, Route, Routes};
+use crate::telemetry::inspected::Exchanges;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Tracer;
 
@@ -29,6 +30,8 @@ pub(super) struct Worker {
     pub limits: Limits,
     pub metrics: Arc<Metrics>,
     pub tracer: Tracer,
+    /// `None`: nobody looks.
+    pub exchanges: Option<Arc<Exchanges>>,
     pub permits: Arc<Semaphore>,
     pub tasks: Tasks,
     /// A drain has to wait until the last loop has begun.
@@ -88,6 +91,7 @@ impl Worker {
             tunnels: self.tasks.tunnels.clone(),
             metrics: Arc::clone(&self.metrics),
             tracer: self.tracer.clone(),
+            inspector: self.exchanges.as_ref().map(|kept| Inspector::new(kept, &bound.listen)),
         };
         let serve = Serve {
             answers,

@@ -1,6 +1,7 @@
 //! Every metric of the program. The names are public API; a path, a URL or a client's bytes are never a label, so the
 //! number of series depends on the configuration alone.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -158,6 +159,7 @@ impl Metrics {
             requests: [both("1xx"), both("2xx"), both("3xx"), both("4xx"), both("5xx")],
             duration: self.durations.get_or_create_owned(&label),
             in_flight: self.in_flight.get_or_create_owned(&label),
+            latencies: Default::default(),
             retries: self.retries.get_or_create_owned(&label),
             echoes: self.echoes.get_or_create_owned(&label),
         }
@@ -267,6 +269,16 @@ pub enum Origin {
     Broker,
 }
 
+/// Upper ends of the classes in which a page counts latencies, in milliseconds; a last one has what is above.
+pub const LATENCIES_MS: [f64; 19] = {
+    let (mut ends, mut at) = ([0.25; 19], 1);
+    while at < ends.len() {
+        ends[at] = ends[at - 1] * 2.0;
+        at += 1;
+    }
+    ends
+};
+
 /// One route's counters.
 #[derive(Debug)]
 pub struct RouteMetrics {
@@ -275,6 +287,8 @@ pub struct RouteMetrics {
     duration: Histogram,
     /// On their way to the API and back.
     pub in_flight: Gauge,
+    /// Of answers of the API, by [`LATENCIES_MS`], since the route was made.
+    latencies: [AtomicU64; 20],
     pub retries: Counter,
     /// Fields that had the route's token in them.
     pub echoes: Counter,
@@ -285,6 +299,20 @@ impl RouteMetrics {
         let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
         self.requests[class][origin as usize].inc();
         self.duration.observe(seconds);
+        if origin == Origin::Upstream {
+            let at = LATENCIES_MS.partition_point(|end| *end < seconds * 1000.0);
+            self.latencies[at].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Answers of that origin, by status class from 1xx on.
+    pub fn answers(&self, origin: Origin) -> [u64; 5] {
+        std::array::from_fn(|class| self.requests[class][origin as usize].get())
+    }
+
+    /// How many answers of the API took how long: see [`LATENCIES_MS`].
+    pub fn latencies(&self) -> Vec<u64> {
+        self.latencies.iter().map(|count| count.load(Ordering::Relaxed)).collect()
     }
 
     /// Requests answered so far, and those of them that the broker answered itself.

@@ -1,13 +1,17 @@
-//! Logs, metrics and traces. Security: nothing here may be handed a token or a secret; a token is named by its fingerprint.
+//! Logs, metrics and traces, and the last of what happened. Security: nothing here may be handed a token or a secret; a token is
+//! named by its fingerprint.
 
+pub mod events;
+pub mod inspected;
 pub mod metrics;
+pub mod ring;
 pub mod text;
 pub mod trace;
 
 use std::io::IsTerminal;
 
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{FilterFn, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, fmt};
@@ -39,5 +43,6 @@ pub fn init(level: LevelFilter, format: Format) -> Result<(), TryInitError> {
         }
         Format::Json => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),
     };
-    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()
+    let kept = FilterFn::new(events::is_kept).with_max_level_hint(LevelFilter::INFO);
+    tracing_subscriber::registry().with(layer.with_filter(filter)).with(events::Keep.with_filter(kept)).try_init()
 }

@@ -56,12 +56,12 @@ fn status_shows_states_times_and_fingerprints_and_no_token() {
     let status = reply.json();
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
     let set = |names: &str| names.split(' ').map(str::to_owned).collect::<BTreeSet<_>>();
-    assert_eq!(keys(&status), set("version started_at config store tokens routes expiring"));
+    assert_eq!(keys(&status), set("version started_at now inspector config store tokens routes latencies_ms expiring"));
     assert_eq!(status["store"], json!({ "kind": "memory", "error": null }));
-    assert_eq!(keys(&status["config"]), set("loaded_at error"));
+    assert_eq!(keys(&status["config"]), set("file loaded_at error"));
     let token = &status["tokens"]["api"];
     let names = "state class dialect fingerprint obtained_at expires_at refreshes_at refresh_expires_at secret_expires_at \
-                 certificate_expires_at last_error attempts client_secrets rotation";
+                 certificate_expires_at last_error attempts exchanging login client_secrets rotation";
     assert_eq!(keys(token), set(names));
     let at = |key: &str| token[key].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     assert_eq!(at("expires_at").duration_since(at("obtained_at")).as_secs(), 3600);
@@ -75,7 +75,7 @@ fn status_shows_states_times_and_fingerprints_and_no_token() {
     assert_eq!(fingerprint, expected, "the first 8 hex digits of the SHA-256");
     assert!(!reply.text().contains(sent));
     let route = &status["routes"]["api"];
-    assert_eq!(keys(route), set("listen upstream token requests errors"));
+    assert_eq!(keys(route), set("listen upstream token requests errors answers latencies"));
     assert_eq!(route["listen"][0], broker.listen("api"));
     assert_eq!(
         (route["requests"].as_u64(), route["errors"].as_u64(), route["token"].as_str()),
@@ -147,6 +147,8 @@ fn reading_every_path_of_the_operators_listener_changes_nothing() {
         "/healthz",
         "/metrics",
         "/api/status",
+        "/api/requests",
+        "/dashboard/page.js",
         "/api/reload",
         "/api/shutdown",
         "/api/tokens/api/refresh",
@@ -285,7 +287,7 @@ fn errors_of_the_operators_listener_are_problems_that_nobody_stores() {
     let upstream = Upstream::ok();
     let broker = with_static_token(&upstream, "");
     for (method, path, status) in
-        [("GET", "/nothing", 404), ("GET", "/", 404), ("PUT", "/livez", 405), ("POST", "/livez", 405)]
+        [("GET", "/nothing", 404), ("GET", "/dashboard/", 404), ("PUT", "/livez", 405), ("POST", "/livez", 405)]
     {
         let reply = broker.admin(method, path);
         assert_eq!(reply.status, status, "{method} {path}");

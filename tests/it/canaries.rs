@@ -263,6 +263,7 @@ fn operate(garden: &mut Garden, broker: &Broker) {
         "/healthz",
         "/metrics",
         "/api/status",
+        "/api/requests",
         "/",
         "/nothing",
         "/api/tokens/t0/access_token",
@@ -387,7 +388,7 @@ fn of_more_than_128_planted_secrets_none_comes_out_whatever_goes_well_or_wrong()
          [route.away]\nlisten = \"127.0.0.1:0\"\nupstream = \"https://127.0.0.1:1\"\ntoken = \"t0\"\n"
     );
     let traces = if cfg!(feature = "otlp") { format!("otlp = \"{}\"\n", collector.url()) } else { String::new() };
-    let text = format!("{traces}{config}\n{more}");
+    let text = format!("inspector = true\n{traces}{config}\n{more}");
     let mut broker = Broker::start_in(directory, &text, |command| {
         command.args(["--log-level", "trace"]).env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full");
     });
@@ -399,6 +400,7 @@ fn of_more_than_128_planted_secrets_none_comes_out_whatever_goes_well_or_wrong()
         let key = config["route"][name.as_str()]["clients"]["key"]["file"].as_str().unwrap();
         let key = std::fs::read_to_string(broker.directory.path().join(key)).unwrap();
         requests(&mut garden, &broker, name, &key);
+        garden.scan.answer(&broker.admin("GET", "/api/requests"));
     }
     for part in &parts {
         assert_eq!(broker.get(part.name, "/hello").status, 200, "{}", part.name);

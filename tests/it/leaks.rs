@@ -85,7 +85,7 @@ fn no_log_at_trace_no_endpoint_no_error_and_no_metric_shows_a_planted_secret() {
     let broken = "[token.broken]\nurl = \"http://127.0.0.1:1/\"\ngrant = \"password\"\nclient_id = \"c\"\nclient_secret = \"canary-inline-7f3a9c\"\n\
                   username = \"u\"\npassword = { file = \"password-file\" }\n\
                   [route.broken]\nlisten = \"127.0.0.1:0\"\nupstream = \"http://127.0.0.1:1\"\n";
-    let config = oauth.config(token, route) + broken;
+    let config = format!("inspector = true\n{}{broken}", oauth.config(token, route));
     let broker = Broker::start_in(directory, &config, |command| {
         command.args(["--log-level", "trace"]).env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full");
     });
@@ -150,6 +150,7 @@ fn no_log_at_trace_no_endpoint_no_error_and_no_metric_shows_a_planted_secret() {
         "/healthz",
         "/metrics",
         "/api/status",
+        "/api/requests",
         "/",
         "/nothing",
         "/api/tokens/api/access_token",

@@ -30,6 +30,8 @@ mod config;
 mod connections;
 /// Request bytes in, verdict and upstream bytes out: the cases of `tests/corpus`, however they are cut.
 mod corpus;
+/// The operator's page, in a browser.
+mod dashboard;
 /// `demo`, as a new user runs it.
 mod demo;
 /// The worked examples of the dialect files, and the language they are written in.
@@ -40,6 +42,8 @@ mod differential;
 mod docs;
 /// Who may use a listener: hosts, origins, methods, Unix sockets.
 mod door;
+/// Server-sent events for those who look on; what a foreign page gets of it.
+mod events;
 /// Token servers that answer wrongly, and identities that do not fit.
 mod exchange;
 /// What ends: in status, metrics, `check`, and once a day in the log.
@@ -58,6 +62,8 @@ mod hops;
 mod idp;
 /// `init`: starter files for every dialect and place, and what happens before they are filled in.
 mod init;
+/// The last exchanges as they may be shown, and as a command.
+mod inspector;
 /// What no log, status, metric, error or process table may show.
 mod leaks;
 /// Start, signals, drain, exit codes, health checks.

@@ -30,7 +30,8 @@ pub(in crate::config) fn operator(path: &Path, text: &str) -> Result<Operator, S
     let file = file.unwrap_or_default();
     let listen = check.listen(file.admin.listen.as_deref().unwrap_or(ADMIN_LISTEN), &["admin", "listen"]);
     let probes = check.probes(file.admin.probes.as_deref(), &listen);
-    let admin = Admin { listen, key: file.admin.key.map(|key| check.source(key)), probes, otlp: None };
+    let key = file.admin.key.map(|key| check.source(key));
+    let admin = Admin { listen, key, probes, otlp: None, inspector: file.admin.inspector.unwrap_or_default() };
     let store = file.store.path.filter(|_| file.store.kind != StoreKind::Memory).map(|path| check.path(&path));
     let report = check.document.report;
     match report.problems.first() {
@@ -45,7 +46,8 @@ impl Check<'_> {
         let listen = self.listen(listen, &["admin", "listen"]);
         let probes = self.probes(file.probes.as_deref(), &listen);
         let otlp = file.otlp.as_deref().and_then(|url| self.collector(url, named));
-        Admin { listen, key: file.key.map(|key| self.secret(key, &["admin", "key"], true)), probes, otlp }
+        let key = file.key.map(|key| self.secret(key, &["admin", "key"], true));
+        Admin { listen, key, probes, otlp, inspector: file.inspector.unwrap_or_default() }
     }
 
     /// Where the probes are answered besides: any address, because nothing there is secret and nothing can be changed.

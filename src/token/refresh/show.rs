@@ -28,7 +28,8 @@ impl<E: Exchange> Refresher<E> {
         if let Some(error) = &failure {
             let usable = self.snapshot.usable(self.task.clock.now());
             let attempts = self.schedule.failures();
-            warn!(token = self.task.name, attempts, old_token_serves = usable, %error, "no new token");
+            let (token, class) = (&self.task.name, error.class.as_str());
+            warn!(token, class, attempts, old_token_serves = usable, %error, "no new token");
         }
         self.snapshot.finished += 1;
         self.show(failure.map(Arc::new));

@@ -1,6 +1,7 @@
 //! What the tests share: the broker as a process, a raw client, a raw upstream, stand-ins on a runtime of their own.
 
 mod broker;
+mod browser;
 mod buffered;
 mod client;
 mod gate;
@@ -17,6 +18,7 @@ use tokio::runtime::Runtime;
 
 pub use self::redis::RedisServer;
 pub use broker::{ADMIN_KEY, Broker, binary, in_namespace, run_to_end, through, write};
+pub use browser::Browser;
 pub use buffered::Buffered;
 pub use client::{Reply, Wire, call, exchange};
 pub use gate::{Gate, Way};
