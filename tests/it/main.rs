@@ -38,6 +38,8 @@ mod dialects;
 mod differential;
 /// Who may use a listener: hosts, origins, methods, Unix sockets.
 mod door;
+/// Every message that a user can meet, held against a file in which it was read.
+mod errors;
 /// Token servers that answer wrongly, and identities that do not fit.
 mod exchange;
 /// What ends: in status, metrics, `check`, and once a day in the log.

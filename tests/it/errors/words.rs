@@ -1,0 +1,1 @@
+//! Nobody adds a message that nobody has read.
