@@ -1,4 +1,7 @@
 mod config;
+mod tls;
+mod token;
+mod upstream;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,8 +11,9 @@ use std::process::Command;
 use std::sync::LazyLock;
 
 use regex::Regex;
+use serde_json::Value;
 
-use crate::support::binary;
+use crate::support::{Broker, binary, eventually};
 
 /// What users see, a section a test.
 const GOLDEN: &str = "tests/golden/errors.txt";
@@ -101,6 +105,21 @@ impl Section {
             difference(&before, &now)
         );
     }
+}
+
+/// The first line of the log that is so, without its time.
+fn logged(broker: &Broker, wanted: impl Fn(&Value) -> bool) -> String {
+    let mut found = String::new();
+    eventually("a line of the log", || {
+        let log = broker.log();
+        let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let Some(line) = lines.find(|line| wanted(line)) else { return false };
+        let fields = line.as_object().unwrap().iter().filter(|(key, _)| !["timestamp", "target"].contains(&key.as_str()));
+        let fields = fields.map(|(key, value)| format!("{key}: {}", value.as_str().unwrap_or(&value.to_string())));
+        found = format!("log: {}", fields.collect::<Vec<_>>().join("; "));
+        true
+    });
+    found
 }
 
 const ABOUT: &str = "# What users see when something is wrong, as `tests/it/errors` provokes it: first what was done, behind two \
