@@ -32,6 +32,7 @@ static CHANGING: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"(127\.0\.0\.1|localhost|\[::1\]):[1-9]\d{4}\b", "$1:PORT"),
         (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?", "TIME"),
         (r"\b\d+ days ago", "N days ago"),
+        (r"\b\d{6,} s\b", "N s"),
         (r"/tmp/\.?[A-Za-z0-9_.-]+", "DIR"),
         (r"\b(pid|process) \d+", "$1 PID"),
         (r"serial ([0-9A-F]{2}:){15,}[0-9A-F]{2}", "serial SERIAL"),

@@ -1,13 +1,27 @@
 //! Servers whose TLS fails, as a token server and as an API; and clients of a listener that speaks TLS.
 
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use tokenbroker::standin::pki::{Clients, Leaf, Pki};
 use tokenbroker::standin::{OAuth2, Server};
 
 use super::{Section, logged};
-use crate::support::{Action, Broker, HOUR, RUNTIME, Upstream, eventually, issuer, write};
+use crate::support::{Broker, HOUR, RUNTIME, Upstream, eventually, issuer, write};
+
+/// A port that says that, whatever it is asked, and ends the connection.
+fn answering(words: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 65_536]);
+            let _ = stream.write_all(words);
+        }
+    });
+    address
+}
 
 #[test]
 fn every_failure_of_tls_reads_well() {
@@ -30,15 +44,14 @@ fn every_failure_of_tls_reads_well() {
     ];
     pki.issue(&Leaf::client("me", 7)).unwrap();
     std::fs::copy(elsewhere.path().join("ca.pem"), directory.path().join("stranger.pem")).unwrap();
-    let plain = Upstream::start(|_| Action::status("400 Bad Request"));
+    let plain = answering(b"HTTP/1.1 400 Bad Request\r\n\r\n");
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let closes = TcpListener::bind("127.0.0.1:0").unwrap();
+    let closes = answering(b"");
     let mut urls: Vec<_> = servers.iter().map(|(name, server)| (*name, server.url())).collect();
-    urls.push(("plain-http", format!("https://{}", plain.address)));
+    urls.push(("plain-http", format!("https://{plain}")));
     urls.push(("silent", format!("https://{}", silent.local_addr().unwrap())));
-    urls.push(("hangs-up", format!("https://{}", closes.local_addr().unwrap())));
+    urls.push(("hangs-up", format!("https://{closes}")));
     urls.push(("tls-at-a-plain-url", servers[0].1.url().replace("https:", "http:")));
-    std::thread::spawn(move || closes.incoming().for_each(drop));
     write(directory.path(), "secret", "s");
     let mut config = "[identity.me]\ncert = \"me.pem\"\nkey = \"me.key\"\n".to_owned();
     for (name, url) in &urls {

@@ -96,7 +96,7 @@ fn refusals(section: &mut Section) {
     let url = api.url();
     let broker = Broker::start(&format!(
         "[route.api]\nlisten = \"127.0.0.1:0\"\nupstream = \"{url}\"\ntoken = false\npath = \"/api\"\nmethods = [\"GET\"]\n\
-         paths = [\"/v1\"]\n\
+         paths = [\"/api/v1\"]\n\
          [route.key]\nlisten = \"127.0.0.1:0\"\nupstream = \"{url}\"\ntoken = false\nclients = {{ key = \"0123456789abcdef\" }}\n\
          [route.net]\nlisten = \"127.0.0.1:0\"\nupstream = \"{url}\"\ntoken = false\nclients = {{ networks = [\"10.0.0.0/8\"] }}\n\
          [route.own]\nlisten = \"127.0.0.1:0\"\nupstream = \"{url}\"\ntoken = false\nauthorization = \"reject\"\n"
