@@ -229,7 +229,7 @@ impl<'c> Vendor<'c> {
         ] {
             let known = self.token.dialect.clients.contains_key("register");
             if is_given && known && !places(name) {
-                return Err(format!("the dialect {} registers without {option}", self.token.dialect.name));
+                return Err(format!("the dialect {} has no {option} where it registers", self.token.dialect.name));
             }
         }
         if given.name.is_none() && places("name") {

@@ -165,7 +165,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode>
         }
         let named = [&matches, rest].iter().any(|m| m.value_source("config") == Some(ValueSource::CommandLine));
         if name == "demo" && named {
-            let text = "`demo` makes a configuration of its own; leave out -c, or use `run`\n";
+            let text = "`demo` makes a configuration of its own; leave out -c, or use `run`";
             return Err(command.error(ErrorKind::ArgumentConflict, text));
         }
         Cli::from_arg_matches(&matches).map(Ok)

@@ -1,4 +1,6 @@
+mod cli;
 mod config;
+mod store;
 mod tls;
 mod token;
 mod upstream;
@@ -36,6 +38,7 @@ static CHANGING: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"/tmp/\.?[A-Za-z0-9_.-]+", "DIR"),
         (r"\b(pid|process) \d+", "$1 PID"),
         (r"serial ([0-9A-F]{2}:){15,}[0-9A-F]{2}", "serial SERIAL"),
+        (r"code_challenge=[\w-]+", "code_challenge=CHALLENGE"),
         (r"\b[0-9a-f]{16,}\b", "HEX"),
         (concat!("tokenbroker ", env!("CARGO_PKG_VERSION")), "tokenbroker VERSION"),
     ];

@@ -223,7 +223,7 @@ fn commands_find_the_broker_by_its_store_and_its_key_there_also_through_a_link()
     write(home.directory.path(), "t.toml", listen);
     let output = binary().arg("-c").arg(&file).arg("reload").output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(1) && stderr.contains("nobody owns its store"), "{stderr}");
+    assert!(output.status.code() == Some(1) && stderr.contains("start it: tokenbroker run"), "{stderr}");
     stranger.set_nonblocking(true).unwrap();
     assert!(stranger.accept().is_err(), "nobody came");
 }

@@ -11,7 +11,7 @@ use super::{Section, logged};
 use crate::support::{Broker, HOUR, RUNTIME, Upstream, eventually, issuer, write};
 
 /// A port that says that, whatever it is asked, and ends the connection.
-fn answering(words: &'static [u8]) -> SocketAddr {
+pub(super) fn answering(words: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
