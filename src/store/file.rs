@@ -42,7 +42,7 @@ struct Owned {
 /// Why the store, or a record of it, cannot be used. The text is for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("the store {} cannot be used: {source}; it is a directory that the broker's user may write to", .directory.display())]
+    #[error("the store {} cannot be used: {source}; it has to be a directory that the broker's user may write to", .directory.display())]
     Directory { directory: PathBuf, source: io::Error },
     #[error("the store {} must be a directory of this user with mode 0700; chmod 700, chown, or choose another path", .0.display())]
     Open(PathBuf),

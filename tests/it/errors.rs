@@ -1,5 +1,6 @@
 mod cli;
 mod config;
+mod secret;
 mod store;
 mod tls;
 mod token;
@@ -38,6 +39,7 @@ static CHANGING: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"/tmp/\.?[A-Za-z0-9_.-]+", "DIR"),
         (r"\b(pid|process) \d+", "$1 PID"),
         (r"serial ([0-9A-F]{2}:){15,}[0-9A-F]{2}", "serial SERIAL"),
+        (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID"),
         (r"code_challenge=[\w-]+", "code_challenge=CHALLENGE"),
         (r"\b[0-9a-f]{16,}\b", "HEX"),
         (concat!("tokenbroker ", env!("CARGO_PKG_VERSION")), "tokenbroker VERSION"),

@@ -253,7 +253,7 @@ fn a_vendors_limit_holds_across_crashes_and_restarts() {
     let broker = home.broker();
     broker.admin("POST", "/api/tokens/api/refresh");
     let error = broker.token("api")["last_error"].as_str().unwrap().to_owned();
-    assert!(error.contains("the limit of 3 requests in 3600 s is used up"), "{error}");
+    assert!(error.contains("the limit of 3 per 3600 s is used up"), "{error}");
 }
 
 #[test]

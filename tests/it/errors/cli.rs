@@ -35,6 +35,7 @@ const COMMANDS: &[&str] = &[
     "logout client",
     "client list none",
     "client list client",
+    "client list api",
     "client register covata",
     "client register covata --name n --redirect-uri x --access-ttl soon",
     "client delete covata nobody",
@@ -72,6 +73,7 @@ fn what_commands_say_that_cannot_do_it_reads_well() {
         COMMANDS.iter().for_each(|command| said(&mut section, what, command, file));
     }
     starts(&mut section, home, port);
+    pasted(&mut section, home);
     other_servers(&mut section, home);
     beside_a_broker(&mut section);
     section.is_golden("cli");
@@ -117,6 +119,16 @@ fn starts(section: &mut Section, home: &Path, port: u16) {
         write(home, "run.toml", config);
         section.command(&format!("tokenbroker run: {what}"), home, &["-c", "run.toml", "--log-format", "text", "--log-level", "error", "run"]);
     }
+}
+
+/// A login whose URL is pasted, and is none or another's.
+fn pasted(section: &mut Section, home: &Path) {
+    let urls = ["https://elsewhere.example", "CALLBACK?state=a&code=b", "CALLBACK?state=a&state=b&code=c"];
+    let urls = urls.map(|url| url.replace("CALLBACK", "https://app.example/callback"));
+    let stdin = std::fs::File::open(write(home, "pasted", urls.join("\n"))).unwrap();
+    let mut login = binary();
+    login.current_dir(home).args(["-c", "file.toml", "login", "person", "--paste"]).stdin(stdin);
+    section.run(&format!("tokenbroker login person --paste, with {}", urls.join(", ")), home, &mut login);
 }
 
 /// What stands in the broker's place.

@@ -52,6 +52,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("over-by-hand", "grant = \"static\"\naccess_token = { exec = [\"printf\", \"eyJhbGciOiJub25lIn0.eyJleHAiOjE2MDAwMDAwMDB9.x\"] }"),
     ("refused", "url = \"http://127.0.0.1:CLOSED/x\"\nclient_id = \"c\"\nclient_secret = { file = \"secret\" }"),
     ("unknown-host", "url = \"https://no-such-name.invalid/x\"\nclient_id = \"c\"\nclient_secret = { file = \"secret\" }"),
+    ("limited", "url = \"URL/x\"\nclient_id = \"c\"\nclient_secret = { file = \"secret\" }\nlimit = \"1 per 1h\""),
     ("slow", "url = \"URL/slow\"\nclient_id = \"c\"\nclient_secret = { file = \"secret\" }\ntimeout = \"500ms\""),
     ("huge", "url = \"URL/huge\"\nclient_id = \"c\"\nclient_secret = { file = \"secret\" }"),
     ("cut", "url = \"URL/cut\"\nclient_id = \"c\"\nclient_secret = { file = \"secret\" }"),
@@ -105,7 +106,10 @@ fn every_failure_of_a_token_reads_well() {
         command.env("HOME", "/");
     });
     std::fs::remove_file(home.join("gone")).unwrap();
-    broker.admin("POST", "/api/tokens/gone/refresh");
+    broker.wait_for_state("limited", "valid");
+    for name in ["gone", "limited"] {
+        broker.admin("POST", &format!("/api/tokens/{name}/refresh"));
+    }
     let mut section = Section::default();
     for name in &names {
         let error = || broker.token(name)["last_error"].as_str().map(str::to_owned);
@@ -114,6 +118,10 @@ fn every_failure_of_a_token_reads_well() {
         let said = error().unwrap().replace(&format!("{}/", home.display()), "");
         section.show(name.trim_start_matches("answer-"), &format!("{state}: {said}"));
     }
+    for _ in 0..2 {
+        broker.admin("POST", "/api/tokens/answer-user/refresh");
+    }
+    section.show("user, asked again and again", broker.token("answer-user")["last_error"].as_str().unwrap());
     let log = logged(&broker, |line| line["token"] == "answer-client" && !line["error"].is_null());
     section.show("the log of one of them", &log);
     let ready = broker.admin("GET", "/readyz?verbose").text();
