@@ -48,7 +48,7 @@ pub fn host(head: &Request) -> Result<Option<Host<'_>>, Problem> {
     let field = match field {
         Some(value) => {
             let text = std::str::from_utf8(value).ok().and_then(parse_host);
-            Some(text.ok_or_else(|| bad_request("the Host is not a host"))?)
+            Some(text.ok_or_else(|| bad_request("the Host is not the name of a host"))?)
         }
         None => None,
     };
@@ -56,7 +56,7 @@ pub fn host(head: &Request) -> Result<Option<Host<'_>>, Problem> {
         Some(authority) => {
             let target = parse_host(authority.as_str()).ok_or_else(|| bad_request("the target is not a URL"))?;
             if field.is_some_and(|field| field != target) {
-                Err(bad_request("Host and target differ"))
+                Err(bad_request("Host and the host in the target differ"))
             } else {
                 Ok(Some(target))
             }

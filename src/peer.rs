@@ -176,7 +176,7 @@ impl FromStr for Network {
         let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
         let address: IpAddr = address.parse().map_err(|_| HELP)?;
         if address.to_canonical() != address {
-            return Err(format!("an IPv4 network is written as one: {}", address.to_canonical()));
+            return Err(format!("write it as an IPv4 network, such as {}/32", address.to_canonical()));
         }
         let all = if address.is_ipv4() { 32 } else { 128 };
         let digits = |bits: &&str| !bits.is_empty() && bits.bytes().all(|byte| byte.is_ascii_digit());

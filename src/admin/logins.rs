@@ -35,7 +35,7 @@ impl Admin {
     pub(super) async fn login(&self, name: &str, body: Unread<'_>) -> Result<Answer, Problem> {
         let token = self.token(name)?;
         if token.config.grant != Grant::AuthorizationCode {
-            let detail = format!("nobody logs in for the grant {}", token.config.grant.as_str());
+            let detail = format!("the grant {} needs no login", token.config.grant.as_str());
             return Err(Problem::new(StatusCode::CONFLICT, "login_refused", detail));
         }
         let LoginBody { code, redirect_uri, code_verifier } = body::read(body).await?;
@@ -48,7 +48,7 @@ impl Admin {
     /// Gives up what there is of a token, at once, and has the vendor end it.
     pub(super) async fn logout(&self, name: &str) -> Result<Answer, Problem> {
         if self.token(name)?.config.grant == Grant::Static {
-            let detail = "a token that was made by hand ends where it was made";
+            let detail = "this token was made by hand: end it where it was made";
             return Err(Problem::new(StatusCode::CONFLICT, "logout_refused", detail));
         }
         let done = self.order(|reply| Order::Logout(name.to_owned(), reply)).await?.ok_or_else(nothing_here)?;

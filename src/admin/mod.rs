@@ -231,7 +231,7 @@ impl Admin {
         }
         door::origin(&head.fields, "http", host.as_ref(), &[])?;
         if head.fields.iter().any(|(name, _)| crate::fields::is_forwarding(name) || name == b"via") {
-            let detail = "this came through another proxy";
+            let detail = "what came through another proxy is refused here: ask this listener directly";
             return Err(Problem { close: true, ..Problem::new(StatusCode::FORBIDDEN, "client_refused", detail) });
         }
         Ok(())

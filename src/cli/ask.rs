@@ -69,7 +69,7 @@ impl Operator {
     pub fn post(&self, path: &str, body: Option<&Value>) -> Result<Answer, Failure> {
         // Security: whoever else listens there must not get the key.
         if !self.runs {
-            return Err("no broker runs with this configuration: nobody owns its store".to_owned().into());
+            return Err("no broker runs with this configuration; start it: tokenbroker run".to_owned().into());
         }
         let key = self.admin_key()?;
         // Security: on its way to the listener of this user's own broker.
@@ -115,7 +115,7 @@ impl Operator {
         let status = answer.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
         let status = status.ok_or_else(|| match answer.is_empty() {
             true => format!("{} ended the connection without an answer: is the broker about to end?", self.listen),
-            false => format!("what answers at {} is no broker", self.listen),
+            false => format!("what answers at {} is no broker; see `listen` of [admin]", self.listen),
         })?;
         let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned();
         Ok(Answer { status, body })

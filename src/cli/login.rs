@@ -47,7 +47,7 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
 fn login(cli: &Cli, args: &Args, config: Config) -> Result<ExitCode, String> {
     let token = Arc::clone(config.tokens.get(&args.token).ok_or_else(|| no_token(&args.token, &config))?);
     if token.grant != Grant::AuthorizationCode {
-        return Err(format!("token {}: nobody logs in for the grant {}", token.name, token.grant.as_str()));
+        return Err(format!("token {}: the grant {} needs no login", token.name, token.grant.as_str()));
     }
     let Ok(operator) = cli.operator() else { return Ok(ExitCode::FAILURE) };
     if config.store.is_none() && !operator.runs() {

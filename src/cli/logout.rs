@@ -34,7 +34,7 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
 fn logout(cli: &Cli, token: &str, config: Config) -> Result<LoggedOut, String> {
     let found = config.tokens.get(token).ok_or_else(|| no_token(token, &config))?;
     if found.grant == Grant::Static {
-        return Err(format!("token {token} was made by hand: it ends where it was made"));
+        return Err(format!("token {token} was made by hand: end it where it was made"));
     }
     let Ok(operator) = cli.operator() else { return Err("the configuration cannot be read any more".to_owned()) };
     if operator.runs() {

@@ -180,7 +180,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode>
         let named = [&matches, rest].iter().any(|m| m.value_source("config") == Some(ValueSource::CommandLine));
         let instead = [("demo", "use `run`"), ("init", "name the folder with --dir")];
         if let Some((name, instead)) = instead.iter().find(|(own, _)| named && *own == name) {
-            let text = format!("`{name}` makes a configuration of its own; leave out -c, or {instead}\n");
+            let text = format!("`{name}` makes a configuration of its own; leave out -c, or {instead}");
             return Err(command.error(ErrorKind::ArgumentConflict, text));
         }
         Cli::from_arg_matches(&matches).map(Ok)

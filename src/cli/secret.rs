@@ -131,7 +131,7 @@ impl<'c> Client<'c> {
     fn run(&self, args: &Args) -> Result<ExitCode, String> {
         let admin_token = |wanted| if wanted { stdin("access token").map(Some) } else { Ok(None) };
         if args.admin_token_stdin && matches!(args.command, Command::Import { .. } | Command::Export { .. }) {
-            return Err("--admin-token-stdin: nobody is asked for this but the token server".to_owned());
+            return Err("--admin-token-stdin is of no use here: nobody but the token server is asked".to_owned());
         }
         let admin_token = admin_token(args.admin_token_stdin)?;
         match &args.command {
@@ -174,7 +174,7 @@ impl<'c> Client<'c> {
             self.post(verb.as_str(), &json!(asked))?;
             loop {
                 let progress = serde_json::from_value(self.post("progress", &json!({}))?);
-                let progress: Progress = progress.map_err(|_| "the broker's answer is odd")?;
+                let progress: Progress = progress.map_err(|_| "the broker's answer is not understood: is it of another version?")?;
                 if let Some(done) = report.look(&progress) {
                     break done;
                 }

@@ -48,7 +48,7 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
 
 fn status(operator: &Operator) -> Result<Value, String> {
     let answer = operator.get("/api/status", ANSWER_MAX)?;
-    let foreign = || format!("what answers at {} is no broker", operator.listen);
+    let foreign = || format!("what answers at {} is no broker; see `listen` of [admin]", operator.listen);
     serde_json::from_str(&answer.body).ok().filter(|_| answer.status == 200).ok_or_else(foreign)
 }
 

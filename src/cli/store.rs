@@ -115,7 +115,7 @@ async fn list(store: &dyn Store, as_json: bool) -> Result<ExitCode, String> {
                 entry[place] = store.place(&name, version).into();
                 text.push_str(&format!("{name}  generation {}: {line}\n", version.number));
             }
-            None => text.push_str(&format!("{name}: {line}\n")),
+            None => text.push_str(&format!("{line}\n")),
         }
         shown.insert(name, entry);
     }
@@ -218,7 +218,7 @@ async fn export(store: &dyn Store, file: &Path) -> Result<ExitCode, String> {
             all.insert(name, serde_json::from_slice(&record.plain).map_err(|e| e.to_string())?);
         }
     }
-    let failed = |e: std::io::Error| format!("{}: {e}", file.display());
+    let failed = |e: std::io::Error| format!("{}: {e}; name a new file", file.display());
     // Security: private from its first instant, and nobody's file is written over.
     let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(failed)?;
     out.write_all(format!("{:#}\n", Value::Object(all)).as_bytes()).and_then(|()| out.sync_all()).map_err(failed)?;

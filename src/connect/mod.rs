@@ -60,7 +60,7 @@ pub enum ConnectError {
     Dns { host: String, why: String },
     #[error("cannot connect to {address}: {source}")]
     Tcp { address: String, source: io::Error },
-    #[error("{address}: within {seconds} s, {stage}")]
+    #[error("no connection to {address} within {seconds} s: {stage}")]
     Timeout { stage: &'static str, address: String, seconds: f32 },
     #[error("no TLS with {host}: {what}; {fix}")]
     Tls { host: String, what: String, fix: String, source: io::Error },
@@ -85,7 +85,7 @@ impl Dialer {
         let addresses = timeout_at(deadline, self.resolve(&endpoint.host)).await;
         let addresses = addresses.map_err(|_| late("the name could not be resolved"))??;
         let tcp = timeout_at(deadline, first_of(addresses, endpoint.port)).await;
-        let tcp = tcp.map_err(|_| late("no connection came about"))??;
+        let tcp = tcp.map_err(|_| late("it does not answer"))??;
         let Some(tls) = &endpoint.tls else { return Ok(Stream::Plain(Socket::Tcp(tcp))) };
         let connector = TlsConnector::from(Arc::clone(&tls.client.config));
         match timeout_at(deadline, connector.connect(tls.name.clone(), Socket::Tcp(tcp))).await {
@@ -93,11 +93,14 @@ impl Dialer {
             Ok(Err(source)) => {
                 let (what, fix) = match tls_error(&source) {
                     Some(error) => endpoint.explain(error),
-                    None => (format!("{source} during the handshake"), "is this port really TLS?".to_owned()),
+                    None if source.kind() == io::ErrorKind::UnexpectedEof => {
+                        ("it ended the connection in the handshake".to_owned(), "is this port really TLS?".to_owned())
+                    }
+                    None => (format!("{source} in the handshake"), "is this port really TLS?".to_owned()),
                 };
                 Err(ConnectError::Tls { host: endpoint.host.clone(), what, fix, source })
             }
-            Err(_) => Err(late("the TLS handshake did not end; is this port really TLS?")),
+            Err(_) => Err(late("the TLS handshake did not end (is this port really TLS?)")),
         }
     }
 

@@ -10,7 +10,7 @@ use super::Endpoint;
 impl Endpoint {
     /// A TLS failure in words for the operator: what, and what to do.
     pub fn explain(&self, error: &rustls::Error) -> (String, String) {
-        use rustls::Error::{AlertReceived, InvalidCertificate};
+        use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage};
         let certificate = self.tls.as_ref().and_then(|tls| tls.certificate.as_deref());
         let (what, fix) = match (error, certificate) {
             (AlertReceived(alert), Some(ours)) if refuses_our_certificate(error) => {
@@ -35,6 +35,10 @@ impl Endpoint {
             (InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }), _) => {
                 ("its certificate has expired", "its owner has to renew it; is this machine's clock right?")
             }
+            (InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }), _) => {
+                ("its certificate is not valid yet", "is this machine's clock right?")
+            }
+            (InvalidMessage(_), _) => ("what it says is not TLS", "is this the port for https, and not for http?"),
             (InvalidCertificate(CertificateError::NotValidForName), _) => {
                 ("its certificate is for another name", "set `server_name` to the name in the certificate")
             }

@@ -100,7 +100,7 @@ impl Head {
         let (name, rest) = match colon.map(|at| (&line[..at], line[at], &line[at + 1..])) {
             Some((name, b':', rest)) if !name.is_empty() => (name, rest),
             Some((b"", b' ' | b'\t', _)) => return Err(bad_request("a field of the head is folded")),
-            _ => return Err(bad_request("a line of the head is no field: NAME: VALUE")),
+            _ => return Err(bad_request("a line of the head is not written NAME: VALUE")),
         };
         let value = rest.trim_ascii();
         // By length first: it is another one for most.
@@ -142,7 +142,7 @@ impl Head {
             return Err(bad_request("the request line is not METHOD TARGET VERSION"));
         };
         if method.is_empty() || !method.iter().copied().all(is_token) {
-            return Err(bad_request("the request's method is no word"));
+            return Err(bad_request("the request's method has a character that cannot be in one"));
         }
         self.http_1_0 = match version {
             b"HTTP/1.1" => false,
@@ -166,7 +166,7 @@ impl Head {
     /// What the head says that was scanned to its end.
     pub fn request(self, bytes: Vec<u8>) -> Result<Request, Problem> {
         let method = Method::from_bytes(&bytes[self.method.range()]);
-        let method = method.map_err(|_| bad_request("the request's method is no word"))?;
+        let method = method.map_err(|_| bad_request("the request's method has a character that cannot be in one"))?;
         let target = &bytes[self.target.range()];
         let uri = if target.starts_with(b"/") { None } else { Uri::try_from(target).ok().map(Box::new) };
         // A fragment is the client's own (RFC 9112 §3.2).

@@ -49,7 +49,7 @@ impl Response {
         let length = match config.parse_response_with_uninit_headers(&mut parsed, &bytes, fields) {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) => return Err("the head of the API's answer breaks off".into()),
-            Err(error) => return Err(format!("the head of the API's answer is no HTTP: {error}")),
+            Err(error) => return Err(format!("the head of the API's answer is not HTTP: {error}")),
         };
         let base = bytes.as_ptr() as usize;
         let span = |part: &[u8]| match part {

@@ -223,10 +223,10 @@ fn client_config(roots: &Roots, identity: Option<&Identity>) -> Result<Arc<Clien
 }
 
 fn trust(store: &mut RootCertStore, roots: &[CertificateDer<'static>]) -> Result<(), IdentityError> {
-    roots.iter().try_for_each(|root| store.add(root.clone())).map_err(|e| {
+    roots.iter().try_for_each(|root| store.add(root.clone())).map_err(|_| {
         error(
-            format!("a certificate of the CA file cannot be trusted: {e}"),
-            "it must hold the CA's certificates, in PEM",
+            "a certificate of the CA file is not a readable one".to_owned(),
+            "it must hold the CA's certificates, X.509 in PEM; is it cut off?",
         )
     })
 }

@@ -153,8 +153,10 @@ fn unreachable(problem: String) -> TokenError {
 
 fn not_connected(error: &ConnectError) -> TokenError {
     match (connect::tls_error(error), error) {
-        (Some(tls), ConnectError::Tls { host, what, fix, .. }) if connect::refuses_our_certificate(tls) => {
-            TokenError::new(Class::UserAction, format!("no TLS with {host}: {what}"), fix.clone())
+        (tls, ConnectError::Tls { host, what, fix, .. }) => {
+            let refused = tls.is_some_and(connect::refuses_our_certificate);
+            let class = if refused { Class::UserAction } else { Class::Transient };
+            TokenError::new(class, format!("no TLS with {host}: {what}"), fix.clone())
         }
         _ => unreachable(error.to_string()),
     }
@@ -165,6 +167,11 @@ fn no_answer(from: &Endpoint, error: &hyper::Error) -> TokenError {
         Some(tls) if connect::refuses_our_certificate(tls) => {
             let (what, fix) = from.explain(tls);
             TokenError::new(Class::UserAction, format!("no TLS with {}: {what}", from.host), fix)
+        }
+        _ if error.is_parse() => {
+            let problem = format!("the answer of {} is not HTTP", from.host);
+            let fix = "check the token's url: does this port speak TLS? then it begins with https://";
+            TokenError::new(Class::Transient, problem, fix).of(Outcome::Lost)
         }
         _ => {
             unreachable(format!("the answer of {} was cut off: {}", from.host, connect::chain(error))).of(Outcome::Lost)

@@ -43,7 +43,7 @@ impl Faults {
     pub(super) fn places(&mut self, key: &str, given: Option<OneOrMany<String>>, default: &[&str]) -> Places {
         let texts = given.map_or_else(|| default.iter().map(|&place| place.to_owned()).collect(), OneOrMany::into_vec);
         Places::parse(&texts).unwrap_or_else(|wrong| {
-            self.add(key, format!("{wrong:?} is no place"), "json:PATH, header:NAME, cookie:NAME, text or json_string");
+            self.add(key, format!("{wrong:?} is not understood"), "a place is written like json:PATH, header:NAME, cookie:NAME, text or json_string");
             Places::default()
         })
     }
@@ -67,12 +67,12 @@ impl Faults {
     pub(super) fn header(&mut self, key: &str, name: &str) -> Option<HeaderName> {
         match HeaderName::from_bytes(name.as_bytes()) {
             Ok(header) if fields::is_ours(header.as_str().as_bytes()) => {
-                self.add(key, format!("{name}: the broker sets this field itself"), "remove it");
+                self.add(key, "the broker sets this field itself", "remove it");
                 None
             }
             Ok(header) => Some(header),
             Err(_) => {
-                self.add(key, format!("{name:?} is not a header name"), "letters, digits and hyphens");
+                self.add(key, "is not a header name", "letters, digits and hyphens");
                 None
             }
         }

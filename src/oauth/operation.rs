@@ -174,7 +174,7 @@ pub(super) fn operation(key: &str, file: OperationFile, names: &[&str], f: &mut 
 fn url(key: &str, written: Option<&str>, names: &[&str], f: &mut Faults) -> Option<Template> {
     let key = format!("{key}.url");
     let Some(url) = written else {
-        f.add(key, "missing", "the URL of this request, such as \"{base_url}/token\"");
+        f.add(key, "is missing", "the URL of this request, such as \"{base_url}/token\"");
         return None;
     };
     f.template(&key, url, names)
@@ -226,7 +226,7 @@ pub(super) fn managed(
             if known.1.contains(&field.as_str()) {
                 fields.insert(field, f.places(&key, Some(places), &[]));
             } else {
-                f.add(key, "is nothing that is looked for", format!("one of {}", known.1.join(", ")));
+                f.add(key, "is not known here", format!("one of {}", known.1.join(", ")));
             }
         }
         let ManagedFile { method, url, encoding, params, headers, .. } = file;

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::dialect::Dialect;
 use super::error::{Class, Outcome, TokenError};
-use super::file::Op;
+use super::file::{Grant, Op};
 use super::place::Reply;
 use super::request::Inputs;
 use super::rules::Rule;
@@ -173,6 +173,9 @@ fn fix(class: Class, op: Op, inputs: &Inputs) -> &'static str {
         }
         (Class::GrantRejected, Op::Exchange) => {
             "the code has ended, was used already, or is not of this redirect_uri: log in again"
+        }
+        (Class::GrantRejected, _) if inputs.grant == Grant::RefreshToken => {
+            "the refresh token is dead: get another one, and set it as refresh_token"
         }
         (Class::GrantRejected, _) => "the refresh token is dead: a new login is needed",
     }

@@ -47,7 +47,10 @@ impl From<Problem> for ProxyError {
 impl ProxyError {
     /// Classifies what broke an exchange with the API.
     pub fn of_exchange(error: &io::Error, with: &Endpoint, reused: bool) -> Self {
-        let text = connect::chain(error);
+        let text = match error.kind() {
+            io::ErrorKind::UnexpectedEof => "the API ended the connection before its answer was whole".to_owned(),
+            _ => format!("the connection to the API: {}", connect::chain(error)),
+        };
         if let Some(tls) = connect::tls_error(error) {
             let (what, fix) = with.explain(tls);
             return Self::Tls(format!("no TLS with {}: {what}; {fix}", with.host));
@@ -96,7 +99,7 @@ impl ProxyError {
             Self::Client(_) | Self::Gone | Self::Unheld => Problem {
                 proxy_status: "http_request_error",
                 close: true,
-                ..Problem::new(StatusCode::BAD_REQUEST, "bad_request", "the request body broke off")
+                ..Problem::new(StatusCode::BAD_REQUEST, "bad_request", "the request's body broke off, or its chunks are broken")
             },
         }
     }
@@ -106,7 +109,7 @@ fn no_token(unavailable: Unavailable) -> Problem {
     let (code, detail) = match unavailable.state {
         State::Rejected => (
             "credentials_rejected",
-            "the token server refuses the broker, or its configuration is wrong: see its status",
+            "the token server refuses the broker, or its configuration is wrong: see the broker's status",
         ),
         State::NeedsLogin => ("login_required", "a person has to log in again: see the broker's status"),
         State::Pending | State::Valid | State::Degraded | State::Expired => {

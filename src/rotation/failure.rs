@@ -17,8 +17,8 @@ impl Rotation {
             Failure::Busy(wait) => return self.again(now, whole(wait).min(AGAIN_MAX)),
             _ if matches!(asked, Action::Verify(_)) => return self.again(now, AGAIN),
             Failure::AdminExpired => {
-                let why = format!("the vendor refused the management token ({})", self.doing());
-                return self.ends(asked, why, "give another management token (`--admin-token-stdin`)");
+                let why = format!("{}: the vendor refused the administrator's token", self.doing());
+                return self.ends(asked, why, "give another administrator's token (`--admin-token-stdin`)");
             }
             Failure::NotSent => return self.again(now, AGAIN),
             Failure::Lost => match asked {
@@ -39,7 +39,7 @@ impl Rotation {
         if let Action::Delete { id } = asked {
             return self.deletion_over(id, now);
         }
-        let why = format!("the vendor refuses ({}): {words}", self.doing());
+        let why = format!("{}: the vendor refuses: {words}", self.doing());
         self.ends(asked, why, "do what the vendor says");
     }
 
@@ -80,7 +80,7 @@ impl Rotation {
         (self.record.doomed, self.record.room, self.deletes) = (None, None, self.deletes + 1);
         self.settle(now);
         if self.deletes >= DELETES_MAX {
-            let why = format!("the vendor does not delete a secret ({})", self.doing());
+            let why = format!("{}: the vendor does not delete it", self.doing());
             self.park(Problem::new(why, "delete it there by hand, then rotate again"));
         }
     }
@@ -89,7 +89,7 @@ impl Rotation {
     fn again(&mut self, now: i64, at_least: i64) {
         self.fails += 1;
         if self.fails >= FAILS_MAX {
-            let why = format!("the vendor cannot be reached or does not answer ({})", self.doing());
+            let why = format!("{}: the vendor cannot be reached or does not answer", self.doing());
             return self.park(Problem::new(why, "look at the connection to the vendor, then rotate again"));
         }
         self.checks = 0;
@@ -98,7 +98,7 @@ impl Rotation {
 
     fn doing(&self) -> &'static str {
         match self.record.state {
-            State::Stable => "nothing to do",
+            State::Stable => "before the rotation begins",
             State::Planned => "before the new secret is made",
             State::Creating | State::Created => "while the new secret is made",
             State::Verifying { .. } => "while the new secret is tried",

@@ -85,7 +85,7 @@ impl SecretSource {
     pub fn look_bytes(&self) -> Result<Zeroizing<Vec<u8>>, SecretError> {
         match self {
             Self::Inline(secret) if secret.is_empty() => {
-                Err(error("the secret is empty".into(), "put the secret there"))
+                Err(error("the secret is empty".into(), "name where it is, such as { file = \"…\" }"))
             }
             Self::Inline(secret) => self.filled(Zeroizing::new(secret.expose().as_bytes().to_vec())),
             Self::File(path) => self.trimmed(file(path)?),
@@ -98,7 +98,7 @@ impl SecretSource {
     /// What was read of this source, as text.
     pub fn text(&self, bytes: Zeroizing<Vec<u8>>) -> Result<Secret, SecretError> {
         let text = std::str::from_utf8(&bytes)
-            .map_err(|_| error(format!("{} does not hold UTF-8 text", self.described()), "a secret is text"))?;
+            .map_err(|_| error(format!("{} gives what is not UTF-8 text", self.described()), "a secret is text"))?;
         Ok(Secret::new(text.to_owned()))
     }
 
@@ -110,7 +110,11 @@ impl SecretSource {
             }
         }
         if bytes.is_empty() {
-            return Err(error(format!("{} is empty", self.described()), "put the secret there"));
+            let (what, hint) = match self {
+                Self::Exec(..) => ("printed nothing", "it has to print the secret"),
+                _ => ("is empty", "put the secret there"),
+            };
+            return Err(error(format!("{} {what}", self.described()), hint));
         }
         self.filled(bytes)
     }

@@ -112,7 +112,7 @@ fn make_room(path: &Path) -> io::Result<()> {
     let Ok(there) = path.symlink_metadata() else { return Ok(()) };
     let refused = |why: &str| Err(io::Error::new(io::ErrorKind::AlreadyExists, why.to_owned()));
     if !there.file_type().is_socket() {
-        return refused("something that is not a socket stands there; remove it or choose another path");
+        return refused("something that is not a socket stands there");
     }
     match UnixStream::connect(path) {
         Ok(_) => refused("somebody listens there already"),

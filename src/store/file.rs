@@ -42,14 +42,14 @@ struct Owned {
 /// Why the store, or a record of it, cannot be used. The text is for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("the store {}: {source}", .directory.display())]
+    #[error("the store {} cannot be used: {source}; it has to be a directory that the broker's user may write to", .directory.display())]
     Directory { directory: PathBuf, source: io::Error },
     #[error("the store {} must be a directory of this user with mode 0700; chmod 700, chown, or choose another path", .0.display())]
     Open(PathBuf),
-    #[error("the store {} belongs to a broker that runs{owner}; two would lose each other's refresh tokens", .directory.display())]
+    #[error("the store {} belongs to a broker that runs{owner}; two would lose each other's refresh tokens: stop that one, or choose another path", .directory.display())]
     Owned { directory: PathBuf, owner: String },
     #[error(
-        "the record {name} in {place} {why}; nothing was changed: restore it, or `tokenbroker store forget {name}` and log in again"
+        "the record {name} in {place} {why}; nothing was changed: correct the store's key, restore the record, or `tokenbroker store forget {name}` and log in again"
     )]
     Record { name: String, place: String, why: SealError },
     #[error(

@@ -321,7 +321,7 @@ fn what_could_never_work_is_refused_where_it_stands() {
         ),
         (
             route("").replace("example.com", "example.com:65536"),
-            ":3:12: route.api.upstream: is not a usable URL; its host is none, or its port",
+            ":3:12: route.api.upstream: is not a usable URL; its host is missing, or its port",
         ),
         (
             route("").replace("api.example", "api example"),
@@ -574,7 +574,7 @@ fn the_end_of_a_client_secret_is_a_date_and_stands_beside_a_secret() {
         (
             one,
             "[2099-01-31, 2099-02-01]",
-            "5:18: token.api.secret_expires: there is one client secret, and more than one here; write a date for each secret, in the same order: [2027-01-31, 2027-07-31]".into(),
+            "5:18: token.api.secret_expires: there is one client secret, and more than one date here; write a date for each secret, in the same order: [2027-01-31, 2027-07-31]".into(),
         ),
         (
             two,
@@ -1005,7 +1005,7 @@ fn a_configuration_is_read_to_1_mib_and_its_problems_are_shown_to_50() {
 #[test]
 fn an_address_that_others_can_reach_needs_somebody_who_says_who_may() {
     let route = |keys: &str| format!("[route.api]\nupstream = \"https://api.example.com\"\ntoken = false\n{keys}\n");
-    let needs = "route.api.unsafe_listen: `unsafe_listen` needs `clients`: other machines could use the token; say in";
+    let needs = "route.api.unsafe_listen: needs `clients`: other machines could use the token; say in";
     for (keys, words) in [
         (
             "listen = \"0.0.0.0:1\"",
@@ -1281,7 +1281,7 @@ fn secrets_come_from_files_environment_commands_and_systemd_and_only_inline_ones
     write(directory.path(), "secret", "\n");
     assert!(run("{ file = \"secret\" }").1.contains("is empty"));
     write(directory.path(), "secret", b"\xff");
-    assert!(run("{ file = \"secret\" }").1.contains("does not hold UTF-8 text"));
+    assert!(run("{ file = \"secret\" }").1.contains("gives what is not UTF-8 text"));
     write(directory.path(), "secret", "x".repeat(70_000));
     assert!(run("{ file = \"secret\" }").1.contains("larger than 64 KiB"));
 }
@@ -1720,13 +1720,13 @@ fn a_redis_is_named_by_a_url_without_a_password_and_its_keys_by_a_prefix() {
         (url("redis://localhost?db=1"), format!("4:7: store.url: {USABLE}")),
         (
             url("redis://localhost/one"),
-            "4:7: store.url: is not a usable URL; behind the host stands the number of a database".into(),
+            "4:7: store.url: is not a usable URL; only the number of a database may follow the host, such as /0".into(),
         ),
         (
             url("redis://localhost:0"),
-            "4:7: store.url: is not a usable URL; its host is none, or its port is not from 1 to 65535".into(),
+            "4:7: store.url: is not a usable URL; its host is missing, or its port is not from 1 to 65535".into(),
         ),
-        (url("redis://@localhost"), "4:7: store.url: is not a usable URL; its user name is none".into()),
+        (url("redis://@localhost"), "4:7: store.url: is not a usable URL; its user name is empty or wrongly encoded".into()),
         (
             url("redis://broker@localhost"),
             "4:7: store.url: has a user name, and there is no password; set password = { file = \"…\" }".into(),
@@ -1755,7 +1755,7 @@ fn a_redis_is_named_by_a_url_without_a_password_and_its_keys_by_a_prefix() {
             with("redis://localhost", "password = { file = \"none\" }"),
             "5:1: store.password: cannot read the file none: No such file or directory (os error 2); check the path and its permissions".into(),
         ),
-        (with("redis://localhost", "path = \"key\""), "5:8: store.path: is not a directory; name one, or one that is not there yet".into()),
+        (with("redis://localhost", "path = \"key\""), "5:8: store.path: is not a directory; name a directory, or one that is still to be made".into()),
     ] {
         let (code, _, stderr) = check(&keys);
         assert_eq!((code, stderr), (78, format!("tokenbroker.toml:{expected}\n")), "{keys}");

@@ -44,6 +44,8 @@ mod docs;
 mod door;
 /// Server-sent events for those who look on; what a foreign page gets of it.
 mod events;
+/// Every message that a user can meet, held against a file in which it was read.
+mod errors;
 /// Token servers that answer wrongly, and identities that do not fit.
 mod exchange;
 /// What ends: in status, metrics, `check`, and once a day in the log.

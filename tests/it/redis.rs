@@ -371,7 +371,7 @@ fn a_user_who_may_do_what_the_documentation_says_and_nothing_else_is_enough() {
         redis.cli(&rule());
         redis.cli(&["ACL", "SETUSER", "broker", command]);
         let error = RUNTIME.block_on(store.take(NAME, 1, LEASE)).unwrap_err().to_string();
-        assert!(error.contains("does not permit its user to do that; ACL SETUSER broker"), "{error}");
+        assert!(error.contains("does not permit its user to do that; give it: ACL SETUSER broker"), "{error}");
     }
     redis.cli(&rule());
     redis.cli(&["ACL", "SETUSER", "broker", "-client"]);
@@ -441,7 +441,7 @@ fn tls_with_a_private_ca_works_and_with_another_it_is_refused() {
     );
     let Some(plain) = RedisServer::start(&[]) else { return };
     let error = away(&opened(plain.secure(&ca, None)));
-    assert!(error.contains("within 1.9 s, the TLS handshake did not end; is this port really TLS?"), "{error}");
+    assert!(error.contains("within 1.9 s, the TLS handshake did not end (is this port really TLS?)"), "{error}");
 }
 
 #[test]
@@ -579,15 +579,15 @@ fn in_place_of_redis(greeting: &'static str, answer: &'static str) -> Redis {
 fn whatever_else_is_said_instead_of_an_answer_tells_what_to_do() {
     for (greeting, answer, expected) in [
         ("", "", "has ended the connection (unexpected end of file); is it up? If it speaks TLS, write rediss://"),
-        ("HTTP/1.1 400 Bad Request", "", "gives an answer that is none; is this a Redis, version 5 or later?"),
+        ("HTTP/1.1 400 Bad Request", "", "does not answer as a Redis does; is this a Redis, version 5 or later?"),
         ("-DENIED Redis is running in protected mode", "", "is in protected mode; set a password there"),
         ("-ERR max number of clients reached", "", "has too many clients; raise maxclients there"),
         ("-LOADING Redis is loading the dataset in memory", "", "is still reading its data; wait until it has"),
         ("-MASTERDOWN Link with MASTER is down", "", "has lost its primary; point [store] url at the primary"),
         ("+PONG", "", "has ended the connection"),
-        ("+PONG", "+OK", "gives an answer that is none"),
-        ("+PONG", ":1", "gives an answer that is none"),
-        ("+PONG", "*1\r\n$1\r\nx", "gives an answer that is none"),
+        ("+PONG", "+OK", "does not answer as a Redis does"),
+        ("+PONG", ":1", "does not answer as a Redis does"),
+        ("+PONG", "*1\r\n$1\r\nx", "does not answer as a Redis does"),
         ("+PONG", "*3\r\n$5\r\nthere\r\n:1\r\n*1\r\n$1\r\nx", "is damaged, or was sealed with another store key"),
         ("+PONG", "-MOVED 866 10.0.0.1:6379", "is a node of a cluster; point [store] url at a proxy"),
         ("+PONG", "-CLUSTERDOWN The cluster is down", "is a node of a cluster"),
@@ -612,7 +612,7 @@ fn whatever_else_is_said_instead_of_an_answer_tells_what_to_do() {
         (
             "+PONG",
             "-ERR Error running script: The user executing the script can't run this command or subcommand",
-            "does not permit its user to do that; ACL SETUSER default ~tokenbroker:*",
+            "does not permit its user to do that; give it: ACL SETUSER default ~tokenbroker:*",
         ),
         ("+PONG", "-ERR something\tnew", "says: ERR something new; see its log"),
     ] {

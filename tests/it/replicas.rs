@@ -297,7 +297,7 @@ fn a_budget_is_that_of_all_replicas_together() {
         assert_eq!(broker.admin("POST", "/api/tokens/api/refresh").status, 502);
         assert_eq!(broker.get("api", "/").code(), "token_unavailable");
         let error = broker.token("api")["last_error"].as_str().unwrap().to_owned();
-        assert!(error.contains("the limit of 3 requests in 60 s is used up"), "{error}");
+        assert!(error.contains("the limit of 3 per 60 s is used up"), "{error}");
     }
     assert_eq!(fleet.calls(), 3);
 }

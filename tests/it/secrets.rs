@@ -31,7 +31,7 @@ pub fn comap(rotate: &str) -> Setup<Comap> {
     with(setup, rotate)
 }
 
-fn with<V: Vendor>(mut setup: Setup<V>, rotate: &str) -> Setup<V> {
+pub fn with<V: Vendor>(mut setup: Setup<V>, rotate: &str) -> Setup<V> {
     let store: toml::Table = STORE.parse().unwrap();
     setup.config.extend(store);
     let rotate: toml::Table = format!("rotate = {{ {rotate} }}").parse().unwrap();
@@ -40,7 +40,7 @@ fn with<V: Vendor>(mut setup: Setup<V>, rotate: &str) -> Setup<V> {
 }
 
 /// A command of the program, with that on stdin: exit status, stdout, stderr.
-fn run<V>(stand: &Stand<V>, arguments: &[&str], stdin: &str) -> (i32, String, String) {
+pub fn run<V>(stand: &Stand<V>, arguments: &[&str], stdin: &str) -> (i32, String, String) {
     let path = |name: &str| stand.broker.directory.path().join(name);
     let text = std::fs::read_to_string(path("tokenbroker.toml")).unwrap();
     let admin = format!("\"{}\"", stand.broker.listen("admin"));
@@ -117,7 +117,7 @@ fn values(slots: &[Slot]) -> Vec<String> {
     slots.iter().map(|slot| slot.value.clone()).collect()
 }
 
-fn another(ends_in_days: i64) -> Slot {
+pub fn another(ends_in_days: i64) -> Slot {
     let now = Clock::system().now().wall;
     let ends = now.checked_add(SignedDuration::from_hours(24 * ends_in_days)).unwrap();
     Slot::new("made by hand", now.checked_add(SignedDuration::from_hours(-24 * 400)).unwrap(), Some(ends))

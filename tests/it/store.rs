@@ -223,7 +223,7 @@ fn commands_find_the_broker_by_its_store_and_its_key_there_also_through_a_link()
     write(home.directory.path(), "t.toml", listen);
     let output = binary().arg("-c").arg(&file).arg("reload").output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(1) && stderr.contains("nobody owns its store"), "{stderr}");
+    assert!(output.status.code() == Some(1) && stderr.contains("start it: tokenbroker run"), "{stderr}");
     stranger.set_nonblocking(true).unwrap();
     assert!(stranger.accept().is_err(), "nobody came");
 }
@@ -253,7 +253,7 @@ fn a_vendors_limit_holds_across_crashes_and_restarts() {
     let broker = home.broker();
     broker.admin("POST", "/api/tokens/api/refresh");
     let error = broker.token("api")["last_error"].as_str().unwrap().to_owned();
-    assert!(error.contains("the limit of 3 requests in 3600 s is used up"), "{error}");
+    assert!(error.contains("the limit of 3 per 3600 s is used up"), "{error}");
 }
 
 #[test]

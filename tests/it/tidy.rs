@@ -10,7 +10,7 @@ fn read(path: &str) -> String {
 }
 
 /// Every file below a folder with that ending, relative to the root.
-fn files(folder: &str, ending: &str) -> Vec<String> {
+pub fn files(folder: &str, ending: &str) -> Vec<String> {
     fn walk(folder: &Path, out: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -35,7 +35,7 @@ fn module(file: &str) -> &str {
 }
 
 /// A file without its unit tests.
-fn production(file: &str) -> String {
+pub fn production(file: &str) -> String {
     read(file).split("#[cfg(test)]").next().unwrap().to_owned()
 }
 

@@ -79,8 +79,8 @@ fn every_way_in_which_a_token_server_is_away_is_told_apart_and_nothing_is_forwar
         &broker,
         &[
             ("refused", "Connection refused"),
-            ("hole", "within 3 s, no connection came about"),
-            ("tls", "within 3 s, the TLS handshake did not end"),
+            ("hole", "within 3 s: it does not answer"),
+            ("tls", "within 3 s: the TLS handshake did not end"),
             ("reset", "was cut off"),
         ],
     );
@@ -125,7 +125,7 @@ fn a_name_that_nobody_knows_or_answers_for_is_told_in_time() {
         &broker,
         &[
             ("unknown", "the name unknown.test could not be resolved: there is no such name"),
-            ("silent", "within 3 s, the name could not be resolved"),
+            ("silent", "within 3 s: the name could not be resolved"),
         ],
     );
 }

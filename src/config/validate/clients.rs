@@ -64,7 +64,7 @@ impl Check<'_> {
     pub(super) fn reachable(&mut self, name: &str, file: &RouteFile, listen: &[Listen]) {
         let clients = ["route", name, "clients"];
         if file.unsafe_listen && file.clients.is_none() && !self.refused(&clients) {
-            let problem = "`unsafe_listen` needs `clients`: other machines could use the token";
+            let problem = "needs `clients`: other machines could use the token";
             self.problem(&["route", name, "unsafe_listen"], problem, "say in `clients` who may connect");
         }
         let far = listen.iter().any(|listen| !listen.is_local());

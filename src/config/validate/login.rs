@@ -27,7 +27,7 @@ impl Check<'_> {
         let page = dialect.authorize.as_ref().filter(|_| logs_in);
         if page.is_some_and(|page| page.url.uses("authorize_url")) && file.authorize_url.is_none() {
             let problem = format!("the login of the dialect {} needs `authorize_url`", dialect.name);
-            self.lacks(name, "authorize_url", &problem, "the page where a person logs in: the vendor's pages name it");
+            self.lacks(name, "authorize_url", &problem, "add the page where a person logs in, which the vendor's documentation names");
         }
         if file.revoke_url.is_some() && dialect.revoke.is_none() {
             let problem = format!("the dialect {} has no request that ends a token", dialect.name);
@@ -38,7 +38,7 @@ impl Check<'_> {
 
 /// Security: a code that comes back over the network in the clear can be read there (RFC 8252 §7.3, §8.3).
 fn redirect_fault(uri: &str) -> Option<(&'static str, &'static str)> {
-    const HINT: &str = "exactly as it is registered, such as http://127.0.0.1:8484/callback";
+    const HINT: &str = "write it exactly as it is registered, such as http://127.0.0.1:8484/callback";
     let Some((scheme, rest)) = uri.split_once(':') else { return Some(("is not a URI", HINT)) };
     let mut letters = scheme.bytes();
     let named = letters.next().is_some_and(|first| first.is_ascii_alphabetic())
@@ -48,7 +48,7 @@ fn redirect_fault(uri: &str) -> Option<(&'static str, &'static str)> {
     }
     match (scheme, Parts::parse(uri)) {
         ("http", Ok(parts)) if !is_loopback(&parts.host) => {
-            Some(("the code would cross the network unencrypted", "http:// only for this machine: 127.0.0.1"))
+            Some(("the code would cross the network unencrypted", "use https://, or http:// to 127.0.0.1"))
         }
         ("http", Ok(parts)) if !uri.starts_with(&format!("http://{}:{}", host(&parts), parts.port)) => {
             Some(("its port is missing", HINT))

@@ -234,7 +234,7 @@ impl Check<'_> {
     fn timeout(&mut self, span: Option<Span>, default_seconds: u64, path: &[&str]) -> Duration {
         let span = span.map_or(Duration::from_secs(default_seconds), |span| span.0);
         if span.is_zero() {
-            self.problem(path, "must not be zero", "everything has a bound, and none is immediate");
+            self.problem(path, "must not be zero", "write a time, such as \"10s\"");
         }
         span
     }

@@ -217,7 +217,7 @@ impl Check<'_> {
                 _ => false,
             };
             if added || requests.operations.iter().any(|(_, operation)| operation.params.contains_key(param)) {
-                let hint = if param == "grant_type" { "set `grant`" } else { "set the key of that name of the token" };
+                let hint = if param == "grant_type" { "set `grant`" } else { "set the token's own key of that name" };
                 self.wrong_key(
                     &["token", requests.name, "params", param],
                     "would take the place of what the broker sends itself",

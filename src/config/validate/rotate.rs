@@ -108,7 +108,7 @@ impl Check<'_> {
             }
             Ok(_) => {}
             Err(e) => {
-                let problem = format!("the directory {shown} cannot be used: {}", e.kind());
+                let problem = format!("the directory {shown} cannot be used: {e}");
                 self.problem(&key, &problem, "make it, for the broker's user alone");
             }
         }

@@ -39,7 +39,7 @@ impl Check<'_> {
             self.problem(&["store", "key"], &problem, "make one with: openssl rand -base64 32");
         }
         if path.as_ref().is_some_and(|path| path.exists() && !path.is_dir()) {
-            self.problem(&["store", "path"], "is not a directory", "name one, or one that is not there yet");
+            self.problem(&["store", "path"], "is not a directory", "name a directory, or one that is still to be made");
         }
         let place = match file.kind {
             StoreKind::Redis => Place::Redis(Box::new(redis?), path),
@@ -139,15 +139,15 @@ impl RedisUrl {
             percent_decode_str(user).decode_utf8().ok().filter(|user: &std::borrow::Cow<'_, str>| !user.is_empty())
         };
         let user = match user.map(named) {
-            Some(None) => return Err(unusable("its user name is none")),
+            Some(None) => return Err(unusable("its user name is empty or wrongly encoded")),
             user => user.flatten().map(std::borrow::Cow::into_owned),
         };
         let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
         let database = if database.is_empty() { "0" } else { database };
-        let database = database.parse().map_err(|_| unusable("behind the host stands the number of a database"))?;
+        let database = database.parse().map_err(|_| unusable("only the number of a database may follow the host, such as /0"))?;
         let uri: Option<Uri> = format!("http://{authority}").parse().ok();
         let found = uri.as_ref().and_then(host_and_port);
-        let (host, port) = found.ok_or(unusable("its host is none, or its port is not from 1 to 65535"))?;
+        let (host, port) = found.ok_or(unusable("its host is missing, or its port is not from 1 to 65535"))?;
         Ok(Self { tls, user, host, port: port.unwrap_or(PORT), database })
     }
 }

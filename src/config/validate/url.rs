@@ -35,7 +35,7 @@ impl Parts {
             Some("http") => false,
             _ => return Err(HELP),
         };
-        let (host, port) = host_and_port(&uri).ok_or("its host is none, or its port is not from 1 to 65535")?;
+        let (host, port) = host_and_port(&uri).ok_or("its host is missing, or its port is not from 1 to 65535")?;
         let port = port.unwrap_or(if https { 443 } else { 80 });
         let path = uri.path().trim_end_matches('/').to_owned();
         if path.split('/').any(|step| step == "." || step == "..") {

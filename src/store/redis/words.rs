@@ -68,7 +68,7 @@ pub fn said(server: &Redis, words: &str, silent: bool) -> Fault {
     if no_permission.iter().any(|word| words.contains(word)) {
         let user = server.username.as_deref().unwrap_or("default");
         let rule = format!("ACL SETUSER {user} ~{}* {COMMANDS}", server.prefix);
-        return Fault { text: format!("{server} does not permit its user to do that; {rule}"), over: false };
+        return Fault { text: format!("{server} does not permit its user to do that; give it: {rule}"), over: false };
     }
     let meant = MEANINGS.iter().find(|(known, ..)| known.iter().any(|word| words.contains(word)));
     match meant {
@@ -92,5 +92,5 @@ pub fn ended(server: &Redis, error: &(dyn Error + 'static)) -> String {
 }
 
 pub fn no_redis(server: &Redis) -> String {
-    format!("{server} gives an answer that is none; is this a Redis, version 5 or later?")
+    format!("{server} does not answer as a Redis does; is this a Redis, version 5 or later?")
 }

@@ -144,7 +144,7 @@ impl<E: Exchange> Refresher<E> {
         }
         let Some(admin) = &rotating.config.rotate.admin else {
             let own = self.access.as_ref().filter(|_| self.snapshot.usable(self.task.clock.now()));
-            let why = "the token has no access token of its own now; give an administrator's: --admin-token-stdin";
+            let why = "the token has no access token of its own now";
             return own.map(KeptAccess::secret).ok_or_else(|| NoAccess(why.to_owned()));
         };
         let none = || NoAccess(format!("rotate.admin: there is no token {admin}"));

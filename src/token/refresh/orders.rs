@@ -188,9 +188,8 @@ impl<E: Exchange> Refresher<E> {
         let name = &self.task.name;
         match failure {
             Failure::AdminExpired => {
-                format!(
-                    "{said}; give the token of a person who may do this: --admin-token-stdin, or rotate.admin of {name}"
-                )
+                let said = said.trim_end_matches('.');
+                format!("{said}; give an administrator's token: --admin-token-stdin, or rotate.admin of {name}")
             }
             _ => said,
         }

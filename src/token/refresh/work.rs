@@ -4,7 +4,7 @@ use crate::oauth::{Class, Outcome, TokenError};
 
 pub(super) fn busy() -> TokenError {
     let problem = "another replica is at work on this token";
-    TokenError::new(Class::Transient, problem, "nothing: what it brings is used here too").of(Outcome::NotSent)
+    TokenError::new(Class::Transient, problem, "nothing to do: what it brings is used here too").of(Outcome::NotSent)
 }
 
 pub(super) fn unsaved() -> TokenError {
