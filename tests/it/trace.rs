@@ -2,7 +2,6 @@ use serde_json::Value;
 
 use crate::support::{Action, Broker, Upstream, Wire, run_to_end, static_route, with_static_token};
 
-const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 /// The log's line that has these words, as JSON.
@@ -112,6 +111,9 @@ mod exported {
     use super::*;
     use crate::exchange::OAuth;
     use crate::support::eventually;
+
+    /// Of [`PARENT`].
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
     /// Everything that a collector got.
     fn spans(collector: &Upstream) -> Vec<Value> {
