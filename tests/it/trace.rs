@@ -2,7 +2,6 @@ use serde_json::Value;
 
 use crate::support::{Action, Broker, Upstream, Wire, run_to_end, static_route, with_static_token};
 
-const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 /// The log's line that has these words, as JSON.
@@ -107,11 +106,18 @@ fn a_build_that_exports_no_traces_refuses_the_key_with_the_reason() {
 /// With a collector.
 #[cfg(feature = "otlp")]
 mod exported {
+    use std::sync::Arc;
     use std::time::{Duration, Instant};
+
+    use tokenbroker::standin::pki::{Clients, Leaf, Pki};
+    use tokenbroker::standin::{Echo, Server};
 
     use super::*;
     use crate::exchange::OAuth;
-    use crate::support::eventually;
+    use crate::support::{HOUR, RUNTIME, eventually, issuer};
+
+    /// Of [`PARENT`].
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
     /// Everything that a collector got.
     fn spans(collector: &Upstream) -> Vec<Value> {
@@ -316,6 +322,29 @@ mod exported {
         broker.request("api", "GET", "/", &[("traceparent", PARENT)], b"");
         assert_eq!(broker.stop().code(), Some(0));
         assert_eq!(spans(&collector).iter().filter(|span| span["traceId"] == TRACE).count(), 2);
+    }
+
+    #[test]
+    fn a_collector_elsewhere_is_spoken_to_over_tls_with_the_roots_of_the_system() {
+        let echo = Arc::new(Echo::new(issuer(HOUR)));
+        for (trusted, said) in [(true, "the collector answers 401"), (false, "no TLS with localhost: ")] {
+            let directory = tempfile::tempdir().unwrap();
+            let pki = Pki::new(directory.path()).unwrap();
+            let tls = pki.server_config(&pki.issue(&Leaf::server("server")).unwrap(), Clients::None).unwrap();
+            let collector = RUNTIME.block_on(Server::start(Arc::clone(&echo), Some(tls))).unwrap();
+            assert!(collector.url().starts_with("https://localhost:"), "{}", collector.url());
+            let upstream = Upstream::ok();
+            let config = format!("otlp = \"{}\"\n{}", collector.url(), static_route(&upstream, ""));
+            let roots = directory.path().join("ca.pem");
+            let broker = Broker::start_in(directory, &config, |command| {
+                if trusted {
+                    command.env("SSL_CERT_FILE", roots);
+                }
+            });
+            assert_eq!(broker.get("api", "/").status, 200);
+            // The stand-in wants a token, which no collector gets.
+            assert!(logged(&broker, "spans are not exported")["error"].as_str().unwrap().contains(said));
+        }
     }
 
     #[test]
