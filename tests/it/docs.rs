@@ -43,6 +43,17 @@ fn lines(text: &str) -> impl Iterator<Item = (bool, &str)> {
     })
 }
 
+/// What is not code of its own lines.
+fn prose(text: &str) -> String {
+    lines(text).filter(|(code, _)| !code).map(|(_, line)| format!("{line}\n")).collect()
+}
+
+/// What is code: lines, and what stands between backticks.
+fn code(text: &str) -> Vec<String> {
+    let own = lines(text).filter(|(code, _)| *code).map(|(_, line)| line.to_owned());
+    own.chain(prose(text).split('`').skip(1).step_by(2).map(|part| part.replace('\n', " "))).collect()
+}
+
 /// What a heading is called in a link.
 fn anchor(heading: &str) -> String {
     let heading = heading.trim().to_lowercase().replace(' ', "-");
@@ -78,8 +89,7 @@ fn every_relative_link_leads_to_a_file_and_to_its_heading() {
     let pages = pages();
     let mut followed = 0;
     for (page, text) in &pages {
-        let prose: String = lines(text).filter(|(code, _)| !code).map(|(_, line)| format!("{line}\n")).collect();
-        let prose: String = prose.split('`').step_by(2).collect();
+        let prose: String = prose(text).split('`').step_by(2).collect();
         for link in prose.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if link.starts_with("http://") || link.starts_with("https://") {
                 continue;
@@ -165,25 +175,21 @@ fn every_command_that_the_documentation_shows_exists_with_its_options() {
     assert_eq!(shown("client register N [--id ID] > x"), Some((vec!["client", "register"], vec!["--id"])));
     assert_eq!(shown("-c FILE exec -- sh --no"), Some((vec!["exec"], vec!["-c"])));
     assert_eq!(shown("0.1.0, since"), None);
+    let pages: Vec<_> = pages().into_iter().map(|(page, text)| (page, code(&text))).collect();
     let mut known: BTreeMap<Vec<&str>, String> = BTreeMap::from([(vec![], help(&[]))]);
-    let pages = pages();
-    for (page, text) in &pages {
-        for (code, line) in lines(text) {
-            // Of a line of prose, every second part stands between backticks.
-            let parts = line.split('`').skip(usize::from(!code)).step_by(if code { 1 } else { 2 });
-            for part in parts {
-                for (at, name) in part.match_indices("tokenbroker ") {
-                    let inside = part[..at].ends_with(|c: char| c.is_alphanumeric() || "/-_.".contains(c));
-                    let Some((commands, options)) = shown(&part[at + name.len()..]).filter(|_| !inside) else {
-                        continue;
-                    };
-                    let here = format!("{}: {part}", page.display());
-                    assert!(known[&vec![]].contains(&format!("\n  {} ", commands[0])), "{here}: no such command");
-                    let help = known.entry(commands.clone()).or_insert_with(|| help(&commands));
-                    for option in options {
-                        let there = help.split([' ', ',', '\n', '=']).any(|word| word == option);
-                        assert!(there, "{here}: no option {option}");
-                    }
+    for (page, parts) in &pages {
+        for part in parts {
+            for (at, name) in part.match_indices("tokenbroker ") {
+                let inside = part[..at].ends_with(|c: char| c.is_alphanumeric() || "/-_.".contains(c));
+                let Some((commands, options)) = shown(&part[at + name.len()..]).filter(|_| !inside) else {
+                    continue;
+                };
+                let here = format!("{}: {part}", page.display());
+                assert!(known[&vec![]].contains(&format!("\n  {} ", commands[0])), "{here}: no such command");
+                let help = known.entry(commands.clone()).or_insert_with(|| help(&commands));
+                for option in options {
+                    let there = help.split([' ', ',', '\n', '=']).any(|word| word == option);
+                    assert!(there, "{here}: no option {option}");
                 }
             }
         }
