@@ -18,7 +18,8 @@ pub(super) fn shown(running: &Running, reload: &Reload) -> Shown {
         secrets: Arc::clone(&part.secrets),
     };
     Shown {
-        file: reload.path.clone(),
+        // For commands that may be run elsewhere.
+        file: std::path::absolute(&reload.path).unwrap_or_else(|_| reload.path.clone()),
         loaded_at: reload.loaded_at,
         error: reload.error(),
         tokens: parts.tokens.values().map(token).collect(),

@@ -84,6 +84,13 @@ fn a_token_is_renewed_by_keyboard_alone_and_a_failure_shows_without_a_reload() {
     assert_eq!(broker.admin("POST", "/api/tokens/api/refresh").status, 200);
     browser.wait_for_text("#tokens", "✓ valid");
     browser.wait_for_text("#summary", "Nothing: 1 of 1 tokens are valid");
+    // A tab that nobody sees lets go; one that is seen again is live.
+    for (hidden, state) in [(true, "paused"), (false, "live")] {
+        browser.eval(&format!("Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }})"));
+        browser.eval("document.dispatchEvent(new Event('visibilitychange'))");
+        browser.wait_for(&format!("document.body.dataset.link === '{state}'"));
+    }
+    browser.wait_for_text("#tokens", "✓ valid");
     was_quiet(&mut browser, &broker);
 }
 
