@@ -2,12 +2,15 @@
 
 mod alone;
 mod ask;
+mod beside;
 mod callback;
 mod check;
 mod client;
 #[cfg(feature = "demo")]
 mod demo;
 mod dialects;
+mod ending;
+mod exec;
 mod explain;
 mod harden;
 mod healthcheck;
@@ -16,6 +19,7 @@ mod logout;
 mod reload;
 mod run;
 mod secret;
+mod session;
 mod shown;
 mod status;
 mod store;
@@ -74,6 +78,10 @@ enum Command {
     /// Stand-ins of vendors, an API, and the broker in front of them, in one process
     #[cfg(feature = "demo")]
     Demo(demo::Args),
+    /// Run a command beside a broker that is ready; the exit status is the command's
+    Exec(exec::Args),
+    /// Call an API with a token of its own, without a configuration file
+    Try(session::Args),
     /// Check the configuration without starting
     Check(check::Args),
     /// Print the JSON Schema of the configuration
@@ -123,11 +131,13 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    harden::process();
+    let before = harden::process(matches!(cli.command, Command::Exec(_)));
     match &cli.command {
         Command::Run => run::main(&cli),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::main(&cli, args),
+        Command::Exec(args) => exec::main(&cli, args, before),
+        Command::Try(args) => session::main(&cli, args),
         Command::Check(args) => check::main(&cli, args),
         Command::Schema => print(&format!("{:#}\n", config::schema::schema())),
         Command::Dialects(args) => dialects::main(args),
@@ -164,8 +174,8 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode>
             return Err(command.error(ErrorKind::InvalidSubcommand, text));
         }
         let named = [&matches, rest].iter().any(|m| m.value_source("config") == Some(ValueSource::CommandLine));
-        if name == "demo" && named {
-            let text = "`demo` makes a configuration of its own; leave out -c, or use `run`\n";
+        if matches!(name, "demo" | "try") && named {
+            let text = format!("`{name}` makes a configuration of its own; leave out -c, or use `run`\n");
             return Err(command.error(ErrorKind::ArgumentConflict, text));
         }
         Cli::from_arg_matches(&matches).map(Ok)
