@@ -32,9 +32,9 @@ pub fn replace(path: &Path, secret: &Secret) -> io::Result<()> {
 }
 
 /// Makes a private file that is not there yet.
-pub fn create(path: &Path, text: &str) -> io::Result<()> {
+pub fn create(path: &Path, text: &Secret) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())
+    file.write_all(text.expose().as_bytes())
 }
 
 /// What the file holds, without the newline at its end.

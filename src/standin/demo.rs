@@ -12,6 +12,7 @@ use super::http::Handler;
 use super::pki::{Clients, Leaf, Pki};
 use super::{Comap, Comodo, Covata, Echo, Issuer, Netrex, OAuth2, Server, Vanco};
 use crate::clock::Clock;
+use crate::secret::Secret;
 use crate::secret::file::create;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -119,5 +120,5 @@ async fn comodo(directory: &Path, issuer: Arc<Issuer>, fault: Option<Named>) -> 
 
 /// Writes a private file that is not there yet.
 pub fn keep(directory: &Path, name: &str, text: &str) -> io::Result<()> {
-    create(&directory.join(name), text)
+    create(&directory.join(name), &Secret::new(text.to_owned()))
 }

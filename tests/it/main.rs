@@ -40,6 +40,8 @@ mod differential;
 mod door;
 /// Token servers that answer wrongly, and identities that do not fit.
 mod exchange;
+/// `exec`: a command beside a ready broker, its exit status, its signals, its environment.
+mod exec;
 /// What ends: in status, metrics, `check`, and once a day in the log.
 mod expiry;
 /// `explain` and `dialects`: what every class, state and code means, and the built-ins to copy.
@@ -84,6 +86,8 @@ mod rotation;
 mod scale;
 /// Client secrets at the vendor: listed, rotated, imported, deleted, exported, with each stand-in.
 mod secrets;
+/// `try`: a session without a file, its secrets, its login, and what it keeps.
+mod session;
 /// Many replicas and everything that goes wrong between them, simulated: crashes, partitions, pauses, clocks, a store that forgets.
 mod simulation;
 /// Whether the stand-ins of the vendors refuse what the vendors refuse.

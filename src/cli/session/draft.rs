@@ -194,14 +194,17 @@ impl Draft {
 
     fn line(&self, problem: &Problem) -> String {
         let missing = problem.problem.split('`').nth(1).filter(|_| problem.key == "token.api");
-        let (what, hint) = match missing {
-            Some("identity") => ("--cert and --key".to_owned(), "give both"),
-            Some(key) => (self.flag(&format!("token.api.{key}")), "give it"),
-            None => (self.flag(&problem.key), &*problem.hint),
-        };
+        if let Some(key) = missing {
+            let what = match key {
+                "identity" => "--cert and --key are missing".to_owned(),
+                key => format!("{} is missing", self.flag(&format!("token.api.{key}"))),
+            };
+            return format!("{what}: {}", problem.problem);
+        }
+        let what = self.flag(&problem.key);
         let colon = if what.is_empty() { "" } else { ": " };
-        let semicolon = if hint.is_empty() { "" } else { "; " };
-        format!("{what}{colon}{}{semicolon}{hint}", problem.problem)
+        let semicolon = if problem.hint.is_empty() { "" } else { "; " };
+        format!("{what}{colon}{}{semicolon}{}", problem.problem, problem.hint)
     }
 
     fn flag(&self, key: &str) -> String {

@@ -37,7 +37,7 @@ pub(super) fn write(file: &Path, draft: &mut Draft, asked: &[Asked]) -> Result<S
     let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).filter(|_| file.extension().is_some());
     let stem =
         stem.ok_or_else(|| format!("--save: {} is no name of a configuration, such as api.toml", file.display()))?;
-    let directory = file.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = file.parent().unwrap_or(Path::new(""));
     let beside = |what: &str| format!("{stem}.{what}");
     let named =
         |name: String| Value::from([("file".to_owned(), Value::from(name))].into_iter().collect::<toml::Table>());
@@ -60,7 +60,7 @@ pub(super) fn write(file: &Path, draft: &mut Draft, asked: &[Asked]) -> Result<S
     in_the_way.retain(|path| path.symlink_metadata().is_ok());
     if !in_the_way.is_empty() {
         let names: Vec<_> = in_the_way.iter().map(|path| path.display().to_string()).collect();
-        return Err(format!("--save: {} is there already, and stays as it is: choose another name", names.join(", ")));
+        return Err(format!("--save: there already, and left as it is: {}; choose another name", names.join(", ")));
     }
     if draft.route.get("listen").and_then(Value::as_str) == Some("127.0.0.1:0") {
         draft.route.insert("listen".to_owned(), Value::from(free()?));
@@ -68,10 +68,10 @@ pub(super) fn write(file: &Path, draft: &mut Draft, asked: &[Asked]) -> Result<S
     let text = draft
         .text(|key| asked.iter().find(|one| one.key == key).map_or_else(|| environment(key), |_| named(last(key))));
     let mut saved = Saved { file: file.to_owned(), made: Vec::new(), store, kept: false };
-    for (path, secret) in &texts {
-        let text = secret.as_ref().map_or(text.as_str(), |secret| secret.expose());
-        create(path, text).map_err(|error| format!("--save: {} cannot be written: {error}", path.display()))?;
-        saved.made.push(path.clone());
+    for (path, secret) in texts {
+        let text = secret.unwrap_or_else(|| Secret::new(text.to_string()));
+        create(&path, &text).map_err(|error| format!("--save: {} cannot be written: {error}", path.display()))?;
+        saved.made.push(path);
     }
     Ok(saved)
 }
