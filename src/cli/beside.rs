@@ -10,9 +10,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::complain;
 use super::run::{self, Loaded};
 use crate::admin::{Admin, TokenView};
+use crate::clock::Now;
 use crate::config::{Listen, Route};
 use crate::signal::{Came, Passed, Stop, Told};
-use crate::token::cache::State;
+use crate::token::cache::{Snapshot, State};
 
 /// How long tokens are waited for.
 const READY_MAX: Duration = Duration::from_secs(60);
@@ -101,18 +102,11 @@ impl Up {
             if waits.is_empty() {
                 return Ok(());
             }
-            // No exchange is under way, and none is about to begin.
-            let over = |token: &&TokenView| {
-                let snapshot = token.slot.snapshot();
-                let later = |after| snapshot.not_before.is_some_and(|start| start > after);
-                let stuck = matches!(snapshot.state(now), State::Rejected | State::NeedsLogin);
-                !snapshot.exchanging && (later(deadline) || stuck && later(now.boot))
-            };
-            if now.boot >= deadline || waits.iter().any(|token| over(token)) {
-                let lines: Vec<_> = waits.iter().map(|token| said(token, token.slot.snapshot().state(now))).collect();
-                let late = now.boot >= deadline;
-                let limit = if late { format!(" within {} s", READY_MAX.as_secs()) } else { String::new() };
-                return Err(Not::Ready(format!("there is no token{limit}\n{}", lines.join("\n"))));
+            if waits.iter().any(|token| is_vain(&token.slot.snapshot(), now, deadline)) {
+                let lines: Vec<_> = waits.iter().map(|token| said(token, now)).collect();
+                let limit = READY_MAX.as_secs();
+                let late = if now.boot >= deadline { format!(" within {limit} s") } else { String::new() };
+                return Err(Not::Ready(format!("there is no token{late}\n{}", lines.join("\n"))));
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -151,8 +145,42 @@ fn host(route: &Route, address: &SocketAddr) -> String {
     named.cloned().unwrap_or(ip)
 }
 
-fn said(token: &TokenView, state: State) -> String {
-    let error = token.slot.snapshot().error.as_ref().map(ToString::to_string);
+/// Is there nothing to wait for? A person has to act first, or the next exchange is known to come too late.
+fn is_vain(snapshot: &Snapshot, now: Now, deadline: Duration) -> bool {
+    let after = |moment| snapshot.not_before.is_some_and(|start| start > moment);
+    let stuck = matches!(snapshot.state(now), State::Rejected | State::NeedsLogin);
+    now.boot >= deadline || !snapshot.exchanging && (after(deadline) || stuck && after(now.boot))
+}
+
+fn said(token: &TokenView, now: Now) -> String {
+    let snapshot = token.slot.snapshot();
+    let error = snapshot.error.as_ref().map(ToString::to_string);
     let error = error.unwrap_or_else(|| "no answer of its token server yet".to_owned());
-    format!("token {}: {}: {error}", token.config.name, state.as_str())
+    format!("token {}: {}: {error}", token.config.name, snapshot.state(now).as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oauth::{Class, TokenError};
+
+    #[test]
+    fn the_wait_for_a_token_ends_after_a_minute_or_where_nothing_comes_before() {
+        let at = |seconds| Now { wall: jiff::Timestamp::UNIX_EPOCH, boot: Duration::from_secs(seconds) };
+        let vain = |class: Option<Class>, exchanging, not_before: Option<u64>, now| {
+            let error = class.map(|class| Arc::new(TokenError::new(class, "x", "y")));
+            let not_before = not_before.map(Duration::from_secs);
+            is_vain(&Snapshot { error, exchanging, not_before, ..Snapshot::default() }, at(now), READY_MAX)
+        };
+        for class in [None, Some(Class::Transient), Some(Class::ClientRejected), Some(Class::GrantRejected)] {
+            assert!(vain(class, false, None, 60) && vain(class, true, None, 60), "{class:?}");
+            assert!(!vain(class, true, Some(70), 59), "an exchange is under way");
+            assert!(!vain(class, false, None, 59), "one is about to begin");
+            assert!(vain(class, false, Some(61), 1), "the next comes too late");
+        }
+        assert!(!vain(Some(Class::Transient), false, Some(30), 1));
+        assert!(!vain(Some(Class::ClientRejected), false, Some(30), 30), "it is tried again now");
+        assert!(vain(Some(Class::ClientRejected), false, Some(30), 1));
+        assert!(vain(Some(Class::GrantRejected), false, Some(30), 1));
+    }
 }

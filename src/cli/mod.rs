@@ -81,7 +81,7 @@ enum Command {
     /// Run a command beside a broker that is ready; the exit status is the command's
     Exec(exec::Args),
     /// Call an API with a token of its own, without a configuration file
-    Try(session::Args),
+    Try(Box<session::Args>),
     /// Check the configuration without starting
     Check(check::Args),
     /// Print the JSON Schema of the configuration

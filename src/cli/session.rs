@@ -9,6 +9,7 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use toml::{Table, Value};
@@ -23,7 +24,7 @@ use super::login::in_browser;
 use super::{Cli, LogFormat, complain, print};
 use crate::admin::Order;
 use crate::clock::Clock;
-use crate::config::{self, Config, Listen};
+use crate::config::{self, Config, Limits, Listen, Route, Token};
 use crate::oauth::file::Grant;
 use crate::secret::Secret;
 use crate::secret::source::SecretSource;
@@ -164,38 +165,12 @@ impl Session {
         }
         let (limits, route) = (config.limits.clone(), config.routes.get(NAME).cloned());
         let code = beside::run((path, text, config), async |started: Started, signals: &mut Passed| {
-            let begun = async {
-                let up = Up::wait(started, signals).await?;
-                if let Some(token) = token.filter(|token| token.grant == Grant::AuthorizationCode) {
-                    let login = async {
-                        let code = in_browser(&token, limits).await?;
-                        let (reply, done) = oneshot::channel();
-                        let _ = up.admin.orders.send(Order::Login(token.name.clone(), code, reply)).await;
-                        match done.await {
-                            Ok(Some(Ok(()))) => Ok(()),
-                            Ok(Some(Err(error))) => Err(error.to_string()),
-                            _ => Err("the login could not be finished: log in again".to_owned()),
-                        }
-                    };
-                    tokio::select! {
-                        done = Box::pin(login) => done.map_err(Not::Ready)?,
-                        came = signals.end() => return Err(Not::Came(came)),
-                    }
-                }
-                up.ready(|_| true, signals).await?;
-                Ok(up)
-            };
-            match Box::pin(begun).await {
+            match Box::pin(begin(started, signals, token, limits)).await {
                 Ok(up) => {
-                    if let Some(saved) = &mut saved {
-                        saved.kept = true;
-                    }
+                    saved.iter_mut().for_each(|saved| saved.kept = true);
                     let file = saved.as_ref().map(|saved| saved.file.as_path());
-                    let upstream =
-                        route.as_ref().map(|route| format!("{}{}", route.upstream.origin(), route.upstream.base_path));
-                    let url = route.as_ref().and_then(|route| up.url(route)).unwrap_or_default();
                     // Where nobody reads it, the broker runs all the same.
-                    let _ = print(&introduction(&url, &upstream.unwrap_or_default(), &up.operator, file));
+                    let _ = route.map(|route| print(&introduction(&up, &route, file)));
                     (ExitCode::SUCCESS, Stop::Signal(signals.end().await.name))
                 }
                 Err(Not::Came(came)) => (ExitCode::SUCCESS, Stop::Signal(came.name)),
@@ -212,6 +187,30 @@ impl Session {
             complain(&format!("{} {what}", saved.file.display()));
         }
         code
+    }
+}
+
+/// The broker, once it has a token; a person logs in first where that is the grant.
+async fn begin(started: Started, signals: &mut Passed, token: Option<Arc<Token>>, limits: Limits) -> Result<Up, Not> {
+    let up = Up::wait(started, signals).await?;
+    if let Some(token) = token.filter(|token| token.grant == Grant::AuthorizationCode) {
+        tokio::select! {
+            done = Box::pin(log_in(&up, &token, limits)) => done.map_err(Not::Ready)?,
+            came = signals.end() => return Err(Not::Came(came)),
+        }
+    }
+    up.ready(|_| true, signals).await?;
+    Ok(up)
+}
+
+async fn log_in(up: &Up, token: &Token, limits: Limits) -> Result<(), String> {
+    let code = in_browser(token, limits).await?;
+    let (reply, done) = oneshot::channel();
+    // The broker is there as long as this is.
+    let _ = up.admin.orders.send(Order::Login(token.name.clone(), code, reply)).await;
+    match done.await {
+        Ok(Some(done)) => done.map_err(|error| error.to_string()),
+        _ => Err("the login could not be finished: log in again".to_owned()),
     }
 }
 
@@ -266,14 +265,18 @@ fn environment(key: &[String]) -> Value {
 }
 
 /// What a person sees: the `curl` line can be pasted as it stands.
-fn introduction(url: &str, upstream: &str, operator: &Listen, file: Option<&Path>) -> String {
+fn introduction(up: &Up, route: &Route, file: Option<&Path>) -> String {
+    let url = up.url(route).unwrap_or_default();
     let curl = match url.strip_prefix("unix:") {
         Some(socket) => format!("curl --unix-socket {socket} http://localhost/"),
         None => format!("curl {url}/"),
     };
     let kept = file.map(|file| format!("Kept in {0}: tokenbroker -c {0} run\n", file.display())).unwrap_or_default();
     format!(
-        "\nThe access token is there. Requests to this address get it, and go to {upstream}:\n\n{curl}\n\n\
-         What it thinks of its token: http://{operator}/readyz?verbose\n{kept}Ctrl-C ends it.\n\n"
+        "\nThe access token is there. Requests to this address get it, and go to {}{}:\n\n{curl}\n\n\
+         What it thinks of its token: http://{}/readyz?verbose\n{kept}Ctrl-C ends it.\n\n",
+        route.upstream.origin(),
+        route.upstream.base_path,
+        up.operator,
     )
 }

@@ -1121,7 +1121,7 @@ fn what_is_promised_for_later_is_refused_by_name() {
         let found = problems.iter().any(|line| line.contains(&format!(": {key}: ")) && line.contains("not yet"));
         assert!(found, "{key}: {problems:#?}");
     }
-    for command in ["init"] {
+    for command in ["init", "man"] {
         let (code, _, stderr) = run_to_end("", &[command, "some", "--argument"]);
         assert_eq!(code, 2, "{stderr}");
         assert!(stderr.contains(&format!("`{command}` is not yet there in this version")), "{stderr}");
@@ -1414,7 +1414,7 @@ fn a_file_that_cannot_be_read_says_what_to_do() {
 
 #[test]
 fn a_command_of_a_later_version_says_when_it_comes() {
-    for (command, when) in [("init", "first steps")] {
+    for (command, when) in [("init", "first steps"), ("man", "first steps")] {
         let (code, stdout, stderr) = run_to_end("", &[command, "--help"]);
         assert_eq!((code, stderr.as_str(), stdout.lines().count()), (0, "", 1));
         assert!(stdout.starts_with(&format!("`{command}` is not yet there in this version; it comes ")), "{stdout}");
