@@ -119,6 +119,13 @@ fn without_a_terminal_secrets_come_on_stdin_a_line_each_or_it_is_said_where_they
     let (code, _, stderr) = run(session(&oauth, &["--secret-stdin"]).stdin(Stdio::null()));
     assert!(code == 2 && stderr == "client_secret is empty\n", "{stderr}");
     assert_eq!(oauth.oauth.faults.calls(), 1);
+    let mut keyed = Command::new("setsid");
+    keyed.arg("-w").arg(binary().get_program()).args(["try", "https://api.example.com", "--dialect", "comap"]);
+    let (_, _, stderr) = run(keyed.args(["--client-id", "x"]).env_remove(SECRET.0));
+    assert!(
+        stderr.contains("headers.Comap-Key is missing") && stderr.contains("set TOKENBROKER_COMAP_KEY"),
+        "{stderr}"
+    );
 }
 
 #[test]
@@ -240,6 +247,11 @@ fn other_keys_and_files_of_secrets_are_set() {
         "route.path=/v1",
         "route.headers.X-Tenant=acme",
         "refresh_at=0.5",
+        "roots=system",
+        "limit=5 per 5m",
+        "eager=false",
+        "secret_expires=2999-01-01",
+        "route.authorization=keep",
         "route.methods=[\"GET\"]",
     ];
     let mut command = session(&oauth, &[]);
@@ -326,7 +338,7 @@ fn a_session_is_kept_in_private_files_that_pass_check_and_run() {
 }
 
 #[test]
-fn what_stands_in_the_environment_is_kept_as_that() {
+fn what_stands_in_the_environment_or_in_a_file_is_kept_as_that() {
     let oauth = OAuth::start(HOUR);
     let directory = tempfile::tempdir().unwrap();
     let mut command = session(&oauth, &["--save", "api.toml"]);
@@ -335,6 +347,13 @@ fn what_stands_in_the_environment_is_kept_as_that() {
     let text = std::fs::read_to_string(directory.path().join("api.toml")).unwrap();
     assert!(text.contains("client_secret = { env = \"TOKENBROKER_CLIENT_SECRET\" }"), "{text}");
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    write(directory.path(), "held", OAuth2::CLIENT_SECRET);
+    std::fs::create_dir(directory.path().join("sub")).unwrap();
+    let mut command = session(&oauth, &["--save", "sub/api.toml", "--set", "client_secret.file=held"]);
+    introduced(&mut Running::start(command.current_dir(directory.path())));
+    let (code, _, stderr) = run(binary().arg("-c").arg(directory.path().join("sub/api.toml")).arg("check"));
+    assert_eq!((code, stderr.as_str()), (0, ""), "its path starts where the session began");
+    assert_eq!(std::fs::read_dir(directory.path().join("sub")).unwrap().count(), 1);
 }
 
 /// A token server with a page: gives a refresh token that is good once.

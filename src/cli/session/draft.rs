@@ -1,7 +1,8 @@
 //! The configuration that the flags of `try` make, and what is wrong with it in the words of the flags. Security: what stands on
 //! a command line can be read by others, so no secret may.
 
-use serde::Deserialize;
+use std::path::Path;
+
 use serde_json::Value as Json;
 use toml::{Table, Value};
 use zeroize::Zeroizing;
@@ -9,7 +10,7 @@ use zeroize::Zeroizing;
 use super::Args;
 use crate::config::{Problem, Report, schema};
 use crate::oauth::builtin;
-use crate::oauth::file::Grant;
+use crate::oauth::file::{ClientAuth, Grant};
 use crate::secret::Secret;
 
 /// Of the token, the route and the identity.
@@ -47,8 +48,6 @@ impl Draft {
     pub(super) fn of(args: &Args) -> Result<Self, Vec<String>> {
         let mut draft = Self::default();
         let mut wrong = Vec::new();
-        let path = |path: &std::path::Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let path = |given: &Option<std::path::PathBuf>| given.as_deref().map(|p| path(p).display().to_string());
         draft.route.extend([
             ("listen".to_owned(), Value::from(args.listen.as_deref().unwrap_or("127.0.0.1:0"))),
             ("upstream".to_owned(), Value::from(args.url.as_str())),
@@ -68,8 +67,8 @@ impl Draft {
         if !args.scope.is_empty() {
             draft.token.insert("scope".to_owned(), Value::from(args.scope.clone()));
         }
-        for (key, given) in [("cert", path(&args.cert)), ("key", path(&args.key))] {
-            draft.identity.extend(given.map(|given| (key.to_owned(), Value::from(given))));
+        for (key, given) in [("cert", &args.cert), ("key", &args.key)] {
+            draft.identity.extend(given.as_deref().map(|path| (key.to_owned(), Value::from(absolute(path)))));
         }
         wrong.extend(args.set.iter().filter_map(|set| draft.set(set).err()));
         draft.learn();
@@ -114,13 +113,13 @@ impl Draft {
         let own = dialect.as_ref().and_then(|dialect| dialect.grant).unwrap_or(Grant::ClientCredentials);
         self.grant = text("grant").unwrap_or(own.as_str()).to_owned();
         let needs = dialect.as_ref().map(|dialect| dialect.needs.clone()).unwrap_or_default();
-        let auth = dialect.as_ref().and_then(|dialect| dialect.client_auth);
-        let auth = text("client_auth").map(|auth| auth.starts_with("client_secret")).unwrap_or_else(|| {
-            auth.is_none_or(|auth| {
-                use crate::oauth::file::ClientAuth::{ClientSecretBasic, ClientSecretPost};
-                matches!(auth, ClientSecretBasic | ClientSecretPost)
-            })
-        });
+        let auth = match text("client_auth") {
+            Some(auth) => auth.starts_with("client_secret"),
+            None => dialect
+                .as_ref()
+                .and_then(|dialect| dialect.client_auth)
+                .is_none_or(|auth| matches!(auth, ClientAuth::ClientSecretBasic | ClientAuth::ClientSecretPost)),
+        };
         let is = |grant: Grant| self.grant == grant.as_str();
         let named = [
             ("client_secret", (auth || needs.iter().any(|need| need == "client_secret")) && !is(Grant::Static)),
@@ -229,14 +228,11 @@ fn value(key: &str, text: &str, places: &[&Json]) -> Result<Value, String> {
         return Err(format!("--set {key}: is a table: name the key in it, as in {key}.NAME=VALUE"));
     }
     let structured = text.starts_with('{') && takes("object") || text.starts_with('[') && takes("array");
-    let plain = || Value::from(text);
-    let value = if structured || !(takes("string") || places.is_empty()) {
-        let parsed =
-            Table::deserialize(toml::de::Deserializer::parse(&format!("v = {text}")).map_err(|_| unreadable(key))?);
-        let parsed = parsed.ok().filter(|table| table.len() == 1).and_then(|mut table| table.remove("v"));
-        parsed.ok_or_else(|| unreadable(key))?
+    let mut value = if structured || !(takes("string") || places.is_empty()) {
+        let parsed = format!("v = {text}").parse::<Table>().ok().filter(|table| table.len() == 1);
+        parsed.and_then(|mut table| table.remove("v")).ok_or_else(|| unreadable(key))?
     } else {
-        plain()
+        Value::from(text)
     };
     let shown = value.is_str() || value.as_array().is_some_and(|all| all.iter().any(Value::is_str));
     if is_secret && shown && secretive(key) {
@@ -245,7 +241,22 @@ fn value(key: &str, text: &str, places: &[&Json]) -> Result<Value, String> {
              --set {key}.file=PATH, --set {key}.env=NAME"
         ));
     }
+    resolve(&mut value, matches!(key.rsplit('.').next(), Some("file" | "ca")));
     Ok(value)
+}
+
+/// Paths start at the directory of this process, wherever the configuration is kept.
+fn resolve(value: &mut Value, is_path: bool) {
+    match value {
+        Value::String(path) if is_path => *path = absolute(Path::new(path)),
+        Value::Array(all) => all.iter_mut().for_each(|one| resolve(one, false)),
+        Value::Table(table) => table.iter_mut().for_each(|(key, value)| resolve(value, key == "file")),
+        _ => {}
+    }
+}
+
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
 fn unreadable(key: &str) -> String {
