@@ -1,8 +1,21 @@
-//! Signals: the first SIGTERM or SIGINT asks to drain, the second ends at once; SIGHUP asks to reload.
+//! Signals: the first SIGTERM or SIGINT asks to drain, the second ends at once; SIGHUP asks to reload. Beside a command, all
+//! of them are the command's.
 
 use std::io;
 
+use rustix::process;
+use signal_hook::iterator::SignalsInfo;
+use signal_hook::iterator::exfiltrator::WithRawSiginfo;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// Who says when a broker ends, and when it reads its configuration again.
+pub trait Asks {
+    /// The next that is asked for.
+    fn next(&mut self) -> impl Future<Output = Asked>;
+    /// The next that asks to stop; one that asks to reload stays pending.
+    fn stop(&mut self) -> impl Future<Output = Stop>;
+}
 
 /// Listens from the moment it is made.
 pub struct Signals {
@@ -14,9 +27,17 @@ pub struct Signals {
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
-    /// To stop, with the signal's name.
-    Stop(&'static str),
+    Stop(Stop),
     Reload,
+}
+
+/// Why a broker ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// A signal of that name.
+    Signal(&'static str),
+    /// What it ran beside has ended.
+    Done,
 }
 
 impl Signals {
@@ -28,21 +49,117 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
         })
     }
+}
 
-    /// The next one.
-    pub async fn next(&mut self) -> Asked {
+impl Asks for Signals {
+    async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.term.recv() => Asked::Stop("SIGTERM"),
-            _ = self.interrupt.recv() => Asked::Stop("SIGINT"),
+            stop = stopped(&mut self.term, &mut self.interrupt) => Asked::Stop(stop),
             _ = self.hangup.recv() => Asked::Reload,
         }
     }
 
-    /// The next one that asks to stop; one that asks to reload stays pending.
-    pub async fn stop(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.term.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+    async fn stop(&mut self) -> Stop {
+        stopped(&mut self.term, &mut self.interrupt).await
+    }
+}
+
+async fn stopped(term: &mut Signal, interrupt: &mut Signal) -> Stop {
+    tokio::select! {
+        _ = term.recv() => Stop::Signal("SIGTERM"),
+        _ = interrupt.recv() => Stop::Signal("SIGINT"),
+    }
+}
+
+/// What is told to a broker by whoever takes the signals in its place.
+pub struct Told(pub mpsc::Receiver<Stop>);
+
+impl Asks for Told {
+    async fn next(&mut self) -> Asked {
+        Asked::Stop(self.stop().await)
+    }
+
+    async fn stop(&mut self) -> Stop {
+        match self.0.recv().await {
+            Some(stop) => stop,
+            None => std::future::pending().await,
         }
     }
+}
+
+/// Those that are passed on, and whether each ends what has not begun yet.
+const PASSED: [(process::Signal, &str, bool); 7] = [
+    (process::Signal::HUP, "SIGHUP", true),
+    (process::Signal::INT, "SIGINT", true),
+    (process::Signal::QUIT, "SIGQUIT", true),
+    (process::Signal::TERM, "SIGTERM", true),
+    (process::Signal::USR1, "SIGUSR1", false),
+    (process::Signal::USR2, "SIGUSR2", false),
+    (process::Signal::WINCH, "SIGWINCH", false),
+];
+
+/// `si_code` of a signal that no process sent: a key of the terminal, which sends it to all of its foreground (sigaction(2)).
+const SI_KERNEL: i32 = 0x80;
+/// That came and nobody looked at yet.
+const PENDING_MAX: usize = 16;
+
+/// A signal, for whoever passes it on.
+#[derive(Clone, Copy, Debug)]
+pub struct Came {
+    pub signal: process::Signal,
+    pub name: &'static str,
+    /// Does it end what has not begun yet?
+    pub ends: bool,
+    /// Did the kernel send it, to everybody of the terminal's foreground?
+    pub to_all: bool,
+}
+
+/// Every signal that can be passed on, from the moment it is made.
+pub struct Passed(mpsc::Receiver<Came>);
+
+impl Passed {
+    /// Signals that are ignored, as `nohup` has it, stay so, also for what is started.
+    pub fn new() -> io::Result<Self> {
+        let ignored = ignored();
+        let wanted = PASSED.iter().map(|(signal, ..)| signal.as_raw()).filter(|n| ignored >> (n - 1) & 1 == 0);
+        let mut signals = SignalsInfo::<WithRawSiginfo>::new(wanted)?;
+        let (sender, receiver) = mpsc::channel(PENDING_MAX);
+        let pass = move || {
+            for info in &mut signals {
+                let known = PASSED.into_iter().find(|(signal, ..)| signal.as_raw() == info.si_signo);
+                let Some((signal, name, ends)) = known else { continue };
+                let came = Came { signal, name, ends, to_all: info.si_code == SI_KERNEL };
+                if sender.blocking_send(came).is_err() {
+                    break;
+                }
+            }
+        };
+        std::thread::Builder::new().name("signals".to_owned()).spawn(pass)?;
+        Ok(Self(receiver))
+    }
+
+    /// The next one.
+    pub async fn next(&mut self) -> Came {
+        match self.0.recv().await {
+            Some(came) => came,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The next one that ends what has not begun yet; the others before it are dropped.
+    pub async fn end(&mut self) -> Came {
+        loop {
+            let came = self.next().await;
+            if came.ends {
+                return came;
+            }
+        }
+    }
+}
+
+/// A bit for each signal that this process was told to ignore, the first for signal 1 (proc(5)).
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }

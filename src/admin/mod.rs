@@ -125,7 +125,7 @@ pub struct TokenView {
 
 impl TokenView {
     /// Can requests be served? A token that is obtained on demand is not yet there, and that is as it should be.
-    fn ready(&self, now: Now) -> bool {
+    pub fn ready(&self, now: Now) -> bool {
         let snapshot = self.slot.snapshot();
         snapshot.usable(now) || (!self.config.eager && snapshot.finished == 0)
     }

@@ -61,7 +61,7 @@ fn demo(directory: &Path, fault: Option<&str>) -> Result<ExitCode, Error> {
     let text = config::text(&file).map_err(|report| lines(&report))?;
     let (config, report) = config::check(&file, &text, Clock::system().now().wall);
     let Some(config) = config else { return Err(lines(&report).into()) };
-    let code = run::until_stopped(file.clone(), text, config, |running, operator| {
+    let code = run::until_stopped((file.clone(), text, config), |running, operator, _| {
         // Where nobody reads it, the broker runs all the same.
         let _ = print(&introduction(running, operator, &file, &shown));
     });

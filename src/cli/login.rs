@@ -12,7 +12,7 @@ use serde_json::json;
 use super::alone::Alone;
 use super::callback::{self, Came, Expected};
 use super::{Cli, block_on, complain, print};
-use crate::config::{Config, Token};
+use crate::config::{Config, Limits, Token};
 use crate::oauth::file::Grant;
 use crate::oauth::inputs::{Given, Inputs};
 use crate::oauth::request;
@@ -57,20 +57,26 @@ fn login(cli: &Cli, args: &Args, config: Config) -> Result<ExitCode, String> {
                 .to_owned(),
         );
     }
-    let (redirect_uri, bound) = place(&token, args.paste)?;
-    let begun = Begun::new(&token, redirect_uri)?;
     let code = if args.paste {
+        let begun = Begun::new(&token, place(&token, true)?.0)?;
         complain("open this in a browser, log in, and paste the URL that it ends at:");
         shown(&begun.url)?;
-        pasted(&begun.expected)?
+        Code { code: pasted(&begun.expected)?, ..begun.code }
     } else {
-        complain("open this in a browser and log in; this waits for five minutes:");
-        shown(&begun.url)?;
-        let bound = bound.ok_or("there is no listener for the browser")?;
-        block_on(callback::wait(bound, begun.expected, config.limits.clone()))??
+        block_on(in_browser(&token, config.limits.clone()))??
     };
-    deliver(cli, config, &token.name, Code { code, ..begun.code })?;
+    deliver(cli, config, &token.name, code)?;
     Ok(print(&format!("{}: logged in\n", token.name)))
+}
+
+/// Shows where to log in, and waits for the browser to come back.
+pub(super) async fn in_browser(token: &Token, limits: Limits) -> Result<Code, String> {
+    let (redirect_uri, bound) = place(token, false)?;
+    let begun = Begun::new(token, redirect_uri)?;
+    complain("open this in a browser and log in; this waits for five minutes:");
+    shown(&begun.url)?;
+    let bound = bound.ok_or("there is no listener for the browser")?;
+    Ok(Code { code: callback::wait(bound, begun.expected, limits).await?, ..begun.code })
 }
 
 pub(super) fn no_token(name: &str, config: &Config) -> String {

@@ -2,6 +2,7 @@
 
 mod alone;
 mod ask;
+mod beside;
 mod callback;
 mod check;
 mod client;
@@ -9,6 +10,8 @@ mod completions;
 #[cfg(feature = "demo")]
 mod demo;
 mod dialects;
+mod ending;
+mod exec;
 mod explain;
 mod harden;
 mod healthcheck;
@@ -20,6 +23,7 @@ mod online;
 mod reload;
 mod run;
 mod secret;
+mod session;
 mod shown;
 mod status;
 mod store;
@@ -39,7 +43,7 @@ use zeroize::Zeroizing;
 
 use self::ask::Operator;
 use crate::clock::Clock;
-use crate::config::{self, Config, Problem, Report, not_yet};
+use crate::config::{self, Config, Problem, Report};
 use crate::telemetry::{self, Format};
 
 /// Exit status of a broken configuration (EX_CONFIG of sysexits.h).
@@ -81,6 +85,10 @@ enum Command {
     /// Stand-ins of vendors, an API, and the broker in front of them, in one process
     #[cfg(feature = "demo")]
     Demo(demo::Args),
+    /// Run a command beside a broker that is ready; the exit status is the command's
+    Exec(exec::Args),
+    /// Call an API with a token of its own, without a configuration file
+    Try(Box<session::Args>),
     /// Check the configuration without starting
     Check(check::Args),
     /// Print the JSON Schema of the configuration
@@ -134,12 +142,14 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    harden::process();
+    let before = harden::process(matches!(cli.command, Command::Exec(_)));
     match &cli.command {
         Command::Run => run::main(&cli),
         Command::Init(args) => init::main(args),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::main(&cli, args),
+        Command::Exec(args) => exec::main(&cli, args, before),
+        Command::Try(args) => session::main(&cli, args),
         Command::Check(args) => check::main(&cli, args),
         Command::Schema => print(&format!("{:#}\n", config::schema::schema())),
         Command::Dialects(args) => dialects::main(args),
@@ -158,40 +168,23 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Commands that are promised but not there yet are refused by name.
+/// The commands that make a configuration take none.
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
-    let later = not_yet::COMMANDS.iter().map(|(name, _)| {
-        clap::Command::new(*name)
-            .hide(true)
-            .disable_help_flag(true)
-            .arg(clap::Arg::new("rest").num_args(0..).trailing_var_arg(true).allow_hyphen_values(true))
-    });
-    let mut command = Cli::command().subcommands(later);
+    let mut command = Cli::command();
     let parsed = command.try_get_matches_from_mut(arguments).and_then(|matches| {
         let (name, rest) = matches.subcommand().unwrap_or(("", &matches));
-        if let Some((name, when)) = not_yet::COMMANDS.iter().find(|(later, _)| *later == name) {
-            let text = format!("`{name}` is not yet there in this version; it comes {when}\n");
-            let mut rest = rest.get_many::<String>("rest").into_iter().flatten();
-            if rest.any(|word| word == "--help" || word == "-h") {
-                return Ok(Err(print(&text)));
-            }
-            return Err(command.error(ErrorKind::InvalidSubcommand, text));
-        }
         let named = [&matches, rest].iter().any(|m| m.value_source("config") == Some(ValueSource::CommandLine));
-        let instead = [("demo", "use `run`"), ("init", "name the folder with --dir")];
+        let instead = [("demo", "use `run`"), ("try", "use `run`"), ("init", "name the folder with --dir")];
         if let Some((name, instead)) = instead.iter().find(|(own, _)| named && *own == name) {
             let text = format!("`{name}` makes a configuration of its own; leave out -c, or {instead}");
             return Err(command.error(ErrorKind::ArgumentConflict, text));
         }
-        Cli::from_arg_matches(&matches).map(Ok)
+        Cli::from_arg_matches(&matches)
     });
-    parsed.unwrap_or_else(|error| {
+    parsed.map_err(|error| {
         let code = ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        Err(if error.print().is_err_and(|e| e.kind() != std::io::ErrorKind::BrokenPipe) {
-            ExitCode::FAILURE
-        } else {
-            code
-        })
+        let unread = error.print().is_err_and(|e| e.kind() != std::io::ErrorKind::BrokenPipe);
+        if unread { ExitCode::FAILURE } else { code }
     })
 }
 

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
+use super::ending::{cut, drain, uninterrupted};
 use super::shown::shown;
 use super::{CONFIG, Cli, complain, watched};
 use crate::admin::key::{self, KeyFile};
@@ -24,11 +25,14 @@ use crate::expiry;
 use crate::reload::Reload;
 use crate::secret::Secret;
 use crate::server::{self, Bound, Running, Serve, StartError};
-use crate::signal::{Asked, Signals};
+use crate::signal::{Asked, Asks, Signals};
 use crate::systemd;
 
 /// What operators asked for and is not yet begun.
 const ORDERS_MAX: usize = 16;
+
+/// A configuration that was checked, with its file and text.
+pub(super) type Loaded = (PathBuf, Zeroizing<String>, Config);
 
 pub(super) fn main(cli: &Cli) -> ExitCode {
     // Before anything is started that would inherit them.
@@ -36,26 +40,35 @@ pub(super) fn main(cli: &Cli) -> ExitCode {
         complain(&problem);
         return ExitCode::FAILURE;
     }
-    let (file, text, config, report) = match cli.load() {
-        Ok(loaded) => loaded,
-        Err(code) => return code,
-    };
+    match load(cli) {
+        Ok(loaded) => until_stopped(loaded, |_, _, _| {}),
+        Err(code) => code,
+    }
+}
+
+/// The configuration of a broker that is about to start. From here on there is a log.
+pub(super) fn load(cli: &Cli) -> Result<Loaded, ExitCode> {
+    let (file, text, config, report) = cli.load()?;
     cli.start_logging();
     let (tokens, routes) = (config.tokens.len(), config.routes.len());
     info!(version = env!("CARGO_PKG_VERSION"), config = %file.display(), tokens, routes, "starting");
     for warning in &report.warnings {
         warn!("{}", report.line(warning));
     }
-    until_stopped(file, text, config, |_, _| {})
+    Ok((file, text, config))
 }
 
 /// Runs the broker until a signal. `ready` is called once everything listens.
-pub(super) fn until_stopped(
-    file: PathBuf,
-    text: Zeroizing<String>,
-    config: Config,
-    ready: impl FnOnce(&Running, &Listen),
-) -> ExitCode {
+pub(super) fn until_stopped(loaded: Loaded, ready: impl FnOnce(&Running, &Listen, &Arc<Admin>)) -> ExitCode {
+    on_a_runtime(async {
+        match Signals::new() {
+            Ok(mut signals) => serve(loaded, &mut signals, ready).await,
+            Err(error) => failed(&format!("cannot listen for signals: {error}"), ExitCode::FAILURE),
+        }
+    })
+}
+
+pub(super) fn on_a_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -63,7 +76,7 @@ pub(super) fn until_stopped(
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(serve(file, text, config, ready));
+    let code = runtime.block_on(work);
     // What is left is cut: nothing here may hold up the exit.
     runtime.shutdown_background();
     code
@@ -108,20 +121,16 @@ async fn start(config: Config) -> Result<Started, ExitCode> {
     Ok(Started { running, admin, probes, admin_key, _key_file: key_file })
 }
 
-async fn serve(
-    file: PathBuf,
-    text: Zeroizing<String>,
-    config: Config,
-    ready: impl FnOnce(&Running, &Listen),
+/// Runs the broker until it is asked to stop.
+pub(super) async fn serve(
+    (file, text, config): Loaded,
+    asks: &mut impl Asks,
+    ready: impl FnOnce(&Running, &Listen, &Arc<Admin>),
 ) -> ExitCode {
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(error) => return failed(&format!("cannot listen for signals: {error}"), ExitCode::FAILURE),
-    };
     let started = tokio::select! {
         started = start(config) => started,
-        signal = signals.stop() => {
-            info!(signal, "stopped before everything was started");
+        stop = asks.stop() => {
+            info!(?stop, "stopped before everything was started");
             return ExitCode::SUCCESS;
         }
     };
@@ -144,22 +153,22 @@ async fn serve(
     operate(&admin, &running, bound);
     probes.into_iter().for_each(|bound| watched::probes(&admin, &running.parts.config.limits, bound));
     tell(&admin);
-    ready(&running, &operator);
+    ready(&running, &operator, &admin);
     watched::ready(&running, &reload);
 
     let stopper = running.stopper();
-    let signal = loop {
+    let stop = loop {
         let work = tokio::select! {
-            asked = signals.next() => match asked {
-                Asked::Stop(signal) => break signal,
+            asked = asks.next() => match asked {
+                Asked::Stop(stop) => break stop,
                 Asked::Reload => Work::Order(Order::Reload(None)),
             },
             Some(order) = ordered.recv() => Work::Order(order),
             () = reload.changed(&running.parts.config) => Work::Files,
         };
-        match uninterrupted(Box::pin(carry_out(work, &mut reload, &mut running)), &stopper, &mut signals).await {
+        match uninterrupted(Box::pin(carry_out(work, &mut reload, &mut running)), &stopper, asks).await {
             Ok(None) => {}
-            Ok(Some(signal)) => break signal,
+            Ok(Some(stop)) => break stop,
             Err(signal) => return cut(signal),
         }
         admin.shown.store(Arc::new(shown(&running, &reload)));
@@ -167,15 +176,7 @@ async fn serve(
     };
     // Whoever asks for something now is told so.
     drop(ordered);
-    info!(signal, "draining; a second signal ends at once");
-    systemd::stopping(&format!("draining after {signal}"));
-    tokio::select! {
-        clean = running.drain() => {
-            info!(clean, "stopped");
-            if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
-        signal = signals.stop() => cut(signal),
-    }
+    drain(running, stop, asks).await
 }
 
 /// Says where there is a listener that was not there before.
@@ -185,29 +186,6 @@ fn listening(running: &Running, before: &[(String, Listen)]) -> Vec<(String, Lis
         info!(route, %listen, "listening");
     }
     addresses
-}
-
-fn cut(signal: &str) -> ExitCode {
-    warn!(signal, "ended without waiting");
-    ExitCode::FAILURE
-}
-
-/// Sees it through. A signal to stop meanwhile has no more requests taken, and is handed back; a second one is an error.
-async fn uninterrupted(
-    work: impl Future<Output = ()>,
-    stopper: &CancellationToken,
-    signals: &mut Signals,
-) -> Result<Option<&'static str>, &'static str> {
-    tokio::pin!(work);
-    let signal = tokio::select! {
-        () = &mut work => return Ok(None),
-        signal = signals.stop() => signal,
-    };
-    stopper.cancel();
-    tokio::select! {
-        () = work => Ok(Some(signal)),
-        signal = signals.stop() => Err(signal),
-    }
 }
 
 /// An error of the start, with the routes whose listener it is about.
@@ -221,7 +199,7 @@ fn said(error: &StartError) -> String {
 /// What to do where nothing can listen.
 fn way_out(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "stop what listens there, or choose another port",
+        io::ErrorKind::AddrInUse => "stop what listens there, or choose another port; 127.0.0.1:0 is one that is free",
         io::ErrorKind::PermissionDenied => "choose a port from 1024 on, or a directory that the broker may write to",
         io::ErrorKind::AddrNotAvailable => "this machine has no such address: choose 127.0.0.1",
         _ => "remove it, or choose another place to listen",

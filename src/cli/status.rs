@@ -1,5 +1,6 @@
 //! `status`: what the running broker says of its tokens and routes.
 
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ pub(super) struct Args {
     /// As JSON, as `/api/status` has it
     #[arg(long)]
     json: bool,
-    /// Again every 2 s, until interrupted
+    /// Again every 2 s, until interrupted; with --json a line each time
     #[arg(long)]
     watch: bool,
 }
@@ -30,19 +31,55 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
         Ok(operator) => operator,
         Err(code) => return code,
     };
-    loop {
-        let printed = match status(&operator) {
-            Ok(status) if args.json => print(&format!("{status:#}\n")),
-            Ok(status) => print(&text(&status, Clock::system().now().wall)),
+    if !args.watch {
+        return match status(&operator) {
+            Ok(status) => print(&shown(args, &status)),
             Err(error) => {
                 complain(&error);
                 ExitCode::FAILURE
             }
         };
-        if !args.watch || printed != ExitCode::SUCCESS {
-            return printed;
+    }
+    watch(args, &operator)
+}
+
+fn shown(args: &Args, status: &Value) -> String {
+    match (args.json, args.watch) {
+        // A line a look, for programs.
+        (true, true) => format!("{status}\n"),
+        (true, false) => format!("{status:#}\n"),
+        (false, _) => text(status, Clock::system().now().wall),
+    }
+}
+
+/// Looks again and again, also while the broker is away, until nobody reads it any more.
+fn watch(args: &Args, operator: &Operator) -> ExitCode {
+    let mut stdout = std::io::stdout();
+    // On a terminal each look takes the place of the one before.
+    let before = if args.json {
+        ""
+    } else if stdout.is_terminal() {
+        "\x1b[H\x1b[2J"
+    } else {
+        "\n"
+    };
+    loop {
+        let written = match status(operator) {
+            Ok(status) => stdout.write_all(format!("{before}{}", shown(args, &status)).as_bytes()),
+            Err(error) if args.json => {
+                complain(&error);
+                Ok(())
+            }
+            Err(error) => stdout.write_all(format!("{before}{error}\n").as_bytes()),
+        };
+        match written.and_then(|()| stdout.flush()) {
+            Ok(()) => std::thread::sleep(WATCH_EVERY),
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&format!("cannot write to stdout: {error}"));
+                return ExitCode::FAILURE;
+            }
         }
-        std::thread::sleep(WATCH_EVERY);
     }
 }
 

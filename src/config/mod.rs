@@ -6,7 +6,7 @@
 mod document;
 pub mod file;
 mod listen;
-pub mod not_yet;
+mod not_yet;
 pub mod problem;
 pub mod schema;
 mod shape;

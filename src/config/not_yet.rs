@@ -15,11 +15,6 @@ pub const VALUES: &[(&str, &[&str])] = &[
 const GRANTS: &[&str] = &["device_code", "jwt_bearer", "token_exchange"];
 const CLIENT_AUTHS: &[&str] = &["client_secret_jwt", "private_key_jwt"];
 
-/// Commands of the program, and when each comes.
-pub const COMMANDS: &[(&str, &str)] = &[("exec", TOOLS), ("try", TOOLS)];
-
-const TOOLS: &str = "last, with the tools for first steps and scripts";
-
 /// Is `word` in the row of `table` whose pattern matches the path? `*` stands for any one step.
 pub fn has(table: &[(&str, &[&str])], path: &[String], word: &str) -> bool {
     table.iter().any(|(pattern, words)| {

@@ -62,6 +62,16 @@ fn without_null(schema: Json) -> Json {
     }
 }
 
+/// What may stand at that path of the file; empty for a key that is not there.
+pub fn at(path: &[&str]) -> Vec<&'static Json> {
+    path.iter().fold(vec![schema()], |nodes, step| {
+        let next = nodes.into_iter().filter_map(|node| {
+            node.get("properties").and_then(|keys| keys.get(step)).or_else(|| node.get("additionalProperties"))
+        });
+        next.filter(|node| node.is_object()).flat_map(branches).collect()
+    })
+}
+
 /// The alternatives of a schema, with references followed.
 pub(super) fn branches(node: &Json) -> Vec<&Json> {
     if let Some(name) = node.get("$ref").and_then(Json::as_str) {
@@ -86,7 +96,7 @@ pub(super) fn words<'s>(branches: &[&'s Json]) -> Option<Vec<&'s str>> {
     Some(words)
 }
 
-pub(super) fn fits(schema: &Json, kind: &str) -> bool {
+pub fn fits(schema: &Json, kind: &str) -> bool {
     match schema.get("type").and_then(Json::as_str) {
         Some("number") => kind == "number" || kind == "integer",
         Some(wanted) => wanted == kind || (kind == "date" && is_date(schema)),

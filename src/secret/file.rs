@@ -31,6 +31,12 @@ pub fn replace(path: &Path, secret: &Secret) -> io::Result<()> {
     write().inspect_err(|_| drop(std::fs::remove_file(&beside)))
 }
 
+/// Makes a private file that is not there yet.
+pub fn create(path: &Path, text: &Secret) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.expose().as_bytes())
+}
+
 /// What the file holds, without the newline at its end.
 pub fn read(path: &Path) -> io::Result<Secret> {
     let held = Zeroizing::new(std::fs::read_to_string(path)?);

@@ -202,17 +202,19 @@ impl Running {
     }
 
     /// Stops accepting, lets requests in flight finish for as long as the drain may take, then ends tunnels and refresh
-    /// tasks; an exchange in flight is waited for. True if no request and no exchange had to be cut.
-    pub async fn drain(mut self) -> bool {
+    /// tasks; an exchange in flight is waited for. After `hurry`, it is the only thing that is. True if no request and no exchange
+    /// had to be cut.
+    pub async fn drain(mut self, hurry: CancellationToken) -> bool {
         let limit = self.parts.config.limits.drain_timeout;
         let deadline = Instant::now() + limit;
         self.tasks.connections.close();
         self.tasks.tunnels.tasks.close();
         self.tasks.drain.cancel();
-        let mut clean = timeout_at(deadline, self.tasks.connections.wait()).await.is_ok();
+        let requests = hurry.run_until_cancelled(timeout_at(deadline, self.tasks.connections.wait()));
+        let mut clean = requests.await.is_some_and(|ended| ended.is_ok());
         if clean {
             // A tunnel that is still open at the deadline has to end some time: that is no failure.
-            let _ = timeout_at(deadline, self.tasks.tunnels.tasks.wait()).await;
+            let _ = hurry.run_until_cancelled(timeout_at(deadline, self.tasks.tunnels.tasks.wait())).await;
         } else {
             warn!(limit_ms = limit.as_millis(), "requests were still in flight at the end of the drain, and are cut");
         }

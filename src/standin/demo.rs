@@ -1,7 +1,6 @@
 //! The stand-ins as `demo` shows them: started, with the configuration that a user of the real one would write.
 
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +12,8 @@ use super::http::Handler;
 use super::pki::{Clients, Leaf, Pki};
 use super::{Comap, Comodo, Covata, Echo, Issuer, Netrex, OAuth2, Server, Vanco};
 use crate::clock::Clock;
+use crate::secret::Secret;
+use crate::secret::file::create;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -119,6 +120,5 @@ async fn comodo(directory: &Path, issuer: Arc<Issuer>, fault: Option<Named>) -> 
 
 /// Writes a private file that is not there yet.
 pub fn keep(directory: &Path, name: &str, text: &str) -> io::Result<()> {
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(directory.join(name))?;
-    file.write_all(text.as_bytes())
+    create(&directory.join(name), &Secret::new(text.to_owned()))
 }

@@ -46,7 +46,7 @@ pub enum StoreError {
     Directory { directory: PathBuf, source: io::Error },
     #[error("the store {} must be a directory of this user with mode 0700; chmod 700, chown, or choose another path", .0.display())]
     Open(PathBuf),
-    #[error("the store {} belongs to a broker that runs{owner}; two would lose each other's refresh tokens: stop that one, or choose another path", .directory.display())]
+    #[error("the store {} belongs to a broker that runs{owner}; two would lose each other's refresh tokens: use that one, stop it, or choose another path", .directory.display())]
     Owned { directory: PathBuf, owner: String },
     #[error(
         "the record {name} in {place} {why}; nothing was changed: correct the store's key, restore the record, or `tokenbroker store forget {name}` and log in again"

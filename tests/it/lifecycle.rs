@@ -186,6 +186,41 @@ fn status_shows_a_running_brokers_tokens_and_routes_and_says_when_there_is_none(
 }
 
 #[test]
+fn status_goes_on_while_the_broker_is_away_and_ends_when_nobody_reads_it() {
+    let upstream = Upstream::ok();
+    let mut broker = with_static_token(&upstream, "");
+    let file =
+        write(broker.directory.path(), "ask.toml", format!("[admin]\nlisten = \"{}\"\n", broker.listen("admin")));
+    let watch = |arguments: &[&str]| {
+        let mut command = binary();
+        command
+            .arg("-c")
+            .arg(&file)
+            .args(["status", "--watch"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+        (child, lines.map(Result::unwrap))
+    };
+    let (mut json, mut looks) = watch(&["--json"]);
+    for _ in 0..2 {
+        let look: Value = serde_json::from_str(&looks.next().unwrap()).unwrap();
+        assert_eq!(look["tokens"]["api"]["state"], "valid", "a line each");
+    }
+    drop(looks);
+    eventually("nobody reads it", || json.try_wait().unwrap().is_some_and(|status| status.success()));
+    let (mut text, mut looks) = watch(&[]);
+    assert!(looks.any(|line| line.starts_with("token api: valid")));
+    broker.stop();
+    assert!(looks.any(|line| line.contains("is the broker running with this configuration?")));
+    assert!(looks.any(|line| line.contains("is the broker running with this configuration?")), "again and again");
+    text.kill().unwrap();
+    text.wait().unwrap();
+}
+
+#[test]
 fn a_port_that_is_taken_is_said_and_ends_with_one() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();

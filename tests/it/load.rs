@@ -322,7 +322,7 @@ fn a_panic_anywhere_in_a_request_costs_that_request_and_leaves_nothing_locked_or
         assert_eq!(request.one("authorization"), Some("Bearer the-token"));
     }
     eventually("no place is taken", || running.app.metrics.connections.get() == 0);
-    assert!(RUNTIME.block_on(running.drain()), "and it ends well");
+    assert!(RUNTIME.block_on(running.drain(tokio_util::sync::CancellationToken::new())), "and it ends well");
 }
 
 #[test]

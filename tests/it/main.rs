@@ -42,12 +42,14 @@ mod differential;
 mod docs;
 /// Who may use a listener: hosts, origins, methods, Unix sockets.
 mod door;
-/// Server-sent events for those who look on; what a foreign page gets of it.
-mod events;
 /// Every message that a user can meet, held against a file in which it was read.
 mod errors;
+/// Server-sent events for those who look on; what a foreign page gets of it.
+mod events;
 /// Token servers that answer wrongly, and identities that do not fit.
 mod exchange;
+/// `exec`: a command beside a ready broker, its exit status, its signals, its environment.
+mod exec;
 /// What ends: in status, metrics, `check`, and once a day in the log.
 mod expiry;
 /// `explain` and `dialects`: what every class, state and code means, and the built-ins to copy.
@@ -104,6 +106,8 @@ mod rotation;
 mod scale;
 /// Client secrets at the vendor: listed, rotated, imported, deleted, exported, with each stand-in.
 mod secrets;
+/// `try`: a session without a file, its secrets, its login, and what it keeps.
+mod session;
 /// Many replicas and everything that goes wrong between them, simulated: crashes, partitions, pauses, clocks, a store that forgets.
 mod simulation;
 /// Whether the stand-ins of the vendors refuse what the vendors refuse.

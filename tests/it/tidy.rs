@@ -113,6 +113,7 @@ fn secrets_are_exposed_only_where_they_have_to_be() {
         ("src/cli/login.rs", "hands a login's code and what proves it to the running broker"),
         ("src/cli/client.rs", "hands a new client's secret to the vendor and to its owner"),
         ("src/cli/demo.rs", "writes the demo's admin key into its private file"),
+        ("src/cli/session/draft.rs", "puts what a person typed into the configuration of a session"),
         ("src/cli/token.rs", "prints an access token"),
         ("src/oauth/inputs.rs", "fills templates with credentials"),
         ("src/oauth/request.rs", "puts credentials into a token request"),
