@@ -156,7 +156,7 @@ fn obtain(cli: &Cli, config: &Config, token: &Arc<Token>) -> Result<Found, Not> 
         return Err(Not::Failed { what: what.to_owned(), fix: Some(fix), code: None });
     }
     let (_, _, config, _) = cli.load().map_err(gone)?;
-    token::obtain(cli, config, token).map_err(Not::of_token)
+    token::obtain(cli, config, token, true).map_err(Not::of_token)
 }
 
 fn described(token: &Token, ends: Option<&str>) -> String {

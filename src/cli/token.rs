@@ -33,7 +33,7 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
         Err(code) => return code,
     };
     let found = config.tokens.get(&args.token).cloned().ok_or_else(|| no_token(&args.token, &config));
-    let done = found.and_then(|token| Ok((obtain(cli, config, &token)?, token)));
+    let done = found.and_then(|token| Ok((obtain(cli, config, &token, false)?, token)));
     match done {
         Ok(((secret, expires_at), token)) => shown(args, &token, &secret, expires_at),
         Err(text) => {
@@ -43,8 +43,14 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
     }
 }
 
-/// From the running broker; without one from the store, or by an exchange.
-pub(super) fn obtain(cli: &Cli, config: Config, token: &Arc<Token>) -> Result<(Secret, Option<String>), String> {
+/// From the running broker; without one from the store, or by an exchange, `again` if a person may have mended what the last one
+/// failed of.
+pub(super) fn obtain(
+    cli: &Cli,
+    config: Config,
+    token: &Arc<Token>,
+    again: bool,
+) -> Result<(Secret, Option<String>), String> {
     let Ok(operator) = cli.operator() else { return Err("the configuration cannot be read any more".to_owned()) };
     if operator.runs() {
         let path = format!("/api/tokens/{}/access_token", token.name);
@@ -55,7 +61,10 @@ pub(super) fn obtain(cli: &Cli, config: Config, token: &Arc<Token>) -> Result<(S
         return Ok((Secret::new(secret), word("expires_at")));
     }
     block_on(async {
-        let alone = Alone::open(config, &token.name).await?;
+        let mut alone = Alone::open(config, &token.name).await?;
+        if again {
+            alone.refresher.reconsider();
+        }
         let wanted = async |part: &TokenPart| token_or_why(&part.slot, token.limit, token.row_max()).await;
         let (found, saved) = alone.until(wanted).await;
         let found = found.map_err(|none| none.why)?;

@@ -150,6 +150,25 @@ fn where_the_budget_is_used_up_nothing_is_sent_and_the_time_of_the_next_is_told(
 }
 
 #[test]
+fn a_person_who_mended_something_at_the_vendor_need_not_wait_but_no_password_is_sent_for_ever() {
+    let oauth = OAuth::start(HOUR);
+    for (keys, refusal, calls) in [("", "invalid_client", 3), (PASSWORD, "invalid_grant", 1)] {
+        let server = Upstream::start(move |_| {
+            let body = format!("{{\"error\":\"{refusal}\"}}");
+            Action::Reply(format!("HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into())
+        });
+        let mut home = Home::new(&oauth, keys);
+        home.config = home.config.replace(&oauth.server.url(), &server.url());
+        for _ in 0..3 {
+            assert_eq!(home.run(&ONLINE).0, 1);
+        }
+        assert_eq!(server.requests().len(), calls, "{refusal}");
+        let (code, _, stderr) = home.run(&["token", "api"]);
+        assert!(code == 1 && server.requests().len() == calls, "a script waits: {stderr}");
+    }
+}
+
+#[test]
 fn a_wrong_secret_stops_its_own_route_where_it_is_and_the_others_are_tried() {
     let (oauth, upstream) = (OAuth::start(HOUR), Upstream::ok());
     let directory = oauth.directory();

@@ -24,6 +24,13 @@ impl<E: Exchange> Refresher<E> {
         self.snapshot.token = Some(Arc::new(token));
     }
 
+    /// A person asks, before the task runs: what had to be mended elsewhere may be. A server that asked for time gets it, and what
+    /// was refused is not sent again.
+    pub fn reconsider(&mut self) {
+        self.schedule.files_changed();
+        self.show(self.snapshot.error.clone());
+    }
+
     pub(super) fn publish(&mut self, failure: Option<TokenError>) {
         if let Some(error) = &failure {
             let usable = self.snapshot.usable(self.task.clock.now());
