@@ -145,7 +145,9 @@ impl Context {
         took: Duration,
     ) {
         if let Some(inspector) = &self.inspector {
-            let seen = known.seen.take().unwrap_or_else(|| Box::new(Seen::own(known.route.as_deref(), own)));
+            // Of an answer of the API that could not be passed on, nobody got anything.
+            let seen = known.seen.take().filter(|_| own.is_none());
+            let seen = seen.unwrap_or_else(|| Box::new(Seen::own(known.route.as_deref(), own)));
             inspector.keep(request, known.route.as_deref(), *seen, answer, (took, known.retries));
         }
     }

@@ -34,12 +34,12 @@ fn nothing_is_kept_unless_somebody_asked_for_it() {
 fn the_last_hundred_exchanges_are_shown_the_newest_first() {
     let upstream = Upstream::start(|request| match request.line().split(' ').nth(1).unwrap() {
         "/close" => Action::Close,
-        "/401" if request.one("authorization") == Some("Bearer the-token") => Action::status("401 Unauthorized"),
+        "/101" => Action::Last(b"HTTP/1.1 101 Switching Protocols\r\nX-Odd: yes\r\n\r\n".to_vec()),
         _ => Action::Reply(b"HTTP/1.1 201 Created\r\nX-Answer: yes\r\nContent-Length: 2\r\n\r\nok".to_vec()),
     });
     // One worker: its idle connections are everybody's.
     let limits = "[limits]\nthreads = 1\n";
-    let broker = looking(&(static_route(&upstream, "paths = [\"/a\", \"/close\", \"/401\"]") + limits));
+    let broker = looking(&(static_route(&upstream, "paths = [\"/a\", \"/close\", \"/101\"]") + limits));
     for number in 0..120 {
         assert_eq!(broker.get("api", &format!("/a/{number}")).status, 201);
     }
@@ -61,6 +61,10 @@ fn the_last_hundred_exchanges_are_shown_the_newest_first() {
     assert!(value(&one["response"], "proxy-status")[0].contains("path_refused"), "{one}");
     assert_eq!(broker.request("api", "POST", "/close", &[], b"x").status, 502);
     assert_eq!((&requests(&broker)[0]["status"], &requests(&broker)[0]["origin"]), (&502.into(), &"broker".into()));
+    // And where the API's answer cannot be passed on.
+    assert_eq!(broker.get("api", "/101").status, 502);
+    let one = &requests(&broker)[0];
+    assert_eq!((&one["status"], value(&one["response"], "x-odd")), (&502.into(), vec![]));
     // A connection that was idle and is gone: sent again once.
     assert_eq!(broker.get("api", "/a").status, 201);
     assert_eq!(broker.get("api", "/close").status, 502);
