@@ -275,14 +275,14 @@ fn at_a_terminal_a_key_reaches_the_command_once_and_a_signal_of_a_process_does_t
     let upstream = Upstream::ok();
     let site = Site::new(&static_route(&upstream, ""));
     let command = site.command(&["--", "python3", "-c", COUNTS]);
-    // The pause gives a second one, if there were one, the time to come.
+    // What passes on the last signal has seen the key's before it.
     let shown = at_a_terminal(
         &command,
         &json!([
             ["expect", "at work"],
-            ["send", "\u{3}"],
-            ["expect", "SIGINT 1"],
             ["signal", "SIGINT"],
+            ["expect", "SIGINT 1"],
+            ["send", "\u{3}"],
             ["expect", "SIGINT 2"],
             ["signal", "SIGUSR1"],
             ["expect", "SIGUSR1 1"],
