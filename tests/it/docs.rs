@@ -153,11 +153,11 @@ fn help(command: &[&str]) -> String {
 
 /// A command line that a page shows: the commands, one below the other, and their options.
 fn shown(code: &str) -> Option<(Vec<&str>, Vec<&str>)> {
-    let end = code.find(['|', '#', ';', '<', '>']).unwrap_or(code.len());
+    let end = code.find(['|', '#', ';', '<', '>', ')']).unwrap_or(code.len());
     let end = code.find(" -- ").unwrap_or(end).min(end);
     let mut words = code[..end].split_whitespace().map(|word| word.trim_matches(['[', ']', '…', ',', '.'])).peekable();
     let mut options = Vec::new();
-    while words.peek().is_some_and(|word| word.starts_with('-')) {
+    while words.peek().is_some_and(|word| word.starts_with('-') && *word != "--") {
         options.extend(words.next());
         words.next();
     }
@@ -174,6 +174,8 @@ fn shown(code: &str) -> Option<(Vec<&str>, Vec<&str>)> {
 fn every_command_that_the_documentation_shows_exists_with_its_options() {
     assert_eq!(shown("client register N [--id ID] > x"), Some((vec!["client", "register"], vec!["--id"])));
     assert_eq!(shown("-c FILE exec -- sh --no"), Some((vec!["exec"], vec!["-c"])));
+    assert_eq!(shown("token N --header)\" https://x"), Some((vec!["token"], vec!["--header"])));
+    assert_eq!(shown("-- /tokenbroker check"), None);
     assert_eq!(shown("0.1.0, since"), None);
     let pages: Vec<_> = pages().into_iter().map(|(page, text)| (page, code(&text))).collect();
     let mut known: BTreeMap<Vec<&str>, String> = BTreeMap::from([(vec![], help(&[]))]);
