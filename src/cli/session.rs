@@ -149,6 +149,7 @@ impl Session {
         let (mut config, warnings) = checked(&draft, &path, &text)?;
         // Another broker may have the usual port.
         config.admin.listen = Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        config.admin.inspector = true;
         Ok(Self { path, text, config, warnings, saved })
     }
 
@@ -274,7 +275,7 @@ fn introduction(up: &Up, route: &Route, file: Option<&Path>) -> String {
     let kept = file.map(|file| format!("Kept in {0}: tokenbroker -c {0} run\n", file.display())).unwrap_or_default();
     format!(
         "\nThe access token is there. Requests to this address get it, and go to {}{}:\n\n{curl}\n\n\
-         What it thinks of its token: http://{}/readyz?verbose\n{kept}Ctrl-C ends it.\n\n",
+         Its token and the last requests, in a browser: http://{}/\n{kept}Ctrl-C ends it.\n\n",
         route.upstream.origin(),
         route.upstream.base_path,
         up.operator,
