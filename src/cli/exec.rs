@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustix::process::{Pid, kill_process};
 use tokio::process::{Child, Command};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::beside::{self, Not, Up};
 use super::harden::Before;
@@ -152,6 +152,7 @@ async fn command(args: &Args, variables: &[(String, String)], before: Before, si
             },
             came = signals.next() => {
                 if !came.to_all {
+                    debug!(signal = came.name, "passed on to the command");
                     pass(&child, came.signal);
                 }
             }
