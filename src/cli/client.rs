@@ -151,7 +151,8 @@ impl<'c> Vendor<'c> {
             let path = format!("/api/clients/{name}/{verb}");
             let answer = operator.post(&path, Some(&json!(asked))).map_err(|e| e.text)?;
             let mut answer: Value = serde_json::from_str(&answer.body).map_err(|_| "the broker's answer is cut off")?;
-            return serde_json::from_value(answer["items"].take()).map_err(|_| "the broker's answer is not understood: is it of another version?".to_owned());
+            return serde_json::from_value(answer["items"].take())
+                .map_err(|_| "the broker's answer is not understood: is it of another version?".to_owned());
         }
         let (_, _, config, _) = self.cli.load().map_err(|_| gone())?;
         block_on(async { Box::pin(Alone::open(config, name).await?.clients(verb, &asked)).await })?

@@ -174,7 +174,8 @@ impl<'c> Client<'c> {
             self.post(verb.as_str(), &json!(asked))?;
             loop {
                 let progress = serde_json::from_value(self.post("progress", &json!({}))?);
-                let progress: Progress = progress.map_err(|_| "the broker's answer is not understood: is it of another version?")?;
+                let progress: Progress =
+                    progress.map_err(|_| "the broker's answer is not understood: is it of another version?")?;
                 if let Some(done) = report.look(&progress) {
                     break done;
                 }

@@ -43,7 +43,11 @@ impl Faults {
     pub(super) fn places(&mut self, key: &str, given: Option<OneOrMany<String>>, default: &[&str]) -> Places {
         let texts = given.map_or_else(|| default.iter().map(|&place| place.to_owned()).collect(), OneOrMany::into_vec);
         Places::parse(&texts).unwrap_or_else(|wrong| {
-            self.add(key, format!("{wrong:?} is not understood"), "a place is written like json:PATH, header:NAME, cookie:NAME, text or json_string");
+            self.add(
+                key,
+                format!("{wrong:?} is not understood"),
+                "a place is written like json:PATH, header:NAME, cookie:NAME, text or json_string",
+            );
             Places::default()
         })
     }

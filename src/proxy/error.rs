@@ -99,7 +99,11 @@ impl ProxyError {
             Self::Client(_) | Self::Gone | Self::Unheld => Problem {
                 proxy_status: "http_request_error",
                 close: true,
-                ..Problem::new(StatusCode::BAD_REQUEST, "bad_request", "the request's body broke off, or its chunks are broken")
+                ..Problem::new(
+                    StatusCode::BAD_REQUEST,
+                    "bad_request",
+                    "the request's body broke off, or its chunks are broken",
+                )
             },
         }
     }

@@ -237,7 +237,11 @@ impl Schedule {
     pub fn over_budget(&self, now: Now, can_wait: bool) -> Option<TokenError> {
         let (until, Budget { max, per }) = (self.spent.free_at(now, can_wait)?, self.spent.limit()?);
         let problem = format!("the limit of {max} per {} s is used up", per.as_secs());
-        let mut error = TokenError::new(Class::RateLimited, problem, "nothing to do: the next one is sent as soon as the limit allows it");
+        let mut error = TokenError::new(
+            Class::RateLimited,
+            problem,
+            "nothing to do: the next one is sent as soon as the limit allows it",
+        );
         error.retry_after = Some(until.saturating_sub(now.boot));
         Some(error)
     }

@@ -120,7 +120,8 @@ fn logged(broker: &Broker, wanted: impl Fn(&Value) -> bool) -> String {
         let log = broker.log();
         let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let Some(line) = lines.find(|line| wanted(line)) else { return false };
-        let fields = line.as_object().unwrap().iter().filter(|(key, _)| !["timestamp", "target"].contains(&key.as_str()));
+        let fields =
+            line.as_object().unwrap().iter().filter(|(key, _)| !["timestamp", "target"].contains(&key.as_str()));
         let fields = fields.map(|(key, value)| format!("{key}: {}", value.as_str().unwrap_or(&value.to_string())));
         found = format!("log: {}", fields.collect::<Vec<_>>().join("; "));
         true

@@ -37,7 +37,8 @@ impl Check<'_> {
         };
         if dates.len() != secrets {
             let what = if secrets == 1 { "there is one client secret" } else { "there are two client secrets" };
-            let problem = format!("{what}, and {} here", if dates.len() == 1 { "one date" } else { "more than one date" });
+            let problem =
+                format!("{what}, and {} here", if dates.len() == 1 { "one date" } else { "more than one date" });
             let hint = "write a date for each secret, in the same order: [2027-01-31, 2027-07-31]";
             self.problem(&path, &problem, hint);
             return Vec::new();

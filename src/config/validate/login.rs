@@ -27,7 +27,12 @@ impl Check<'_> {
         let page = dialect.authorize.as_ref().filter(|_| logs_in);
         if page.is_some_and(|page| page.url.uses("authorize_url")) && file.authorize_url.is_none() {
             let problem = format!("the login of the dialect {} needs `authorize_url`", dialect.name);
-            self.lacks(name, "authorize_url", &problem, "add the page where a person logs in, which the vendor's documentation names");
+            self.lacks(
+                name,
+                "authorize_url",
+                &problem,
+                "add the page where a person logs in, which the vendor's documentation names",
+            );
         }
         if file.revoke_url.is_some() && dialect.revoke.is_none() {
             let problem = format!("the dialect {} has no request that ends a token", dialect.name);

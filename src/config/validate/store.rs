@@ -144,7 +144,8 @@ impl RedisUrl {
         };
         let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
         let database = if database.is_empty() { "0" } else { database };
-        let database = database.parse().map_err(|_| unusable("only the number of a database may follow the host, such as /0"))?;
+        let database =
+            database.parse().map_err(|_| unusable("only the number of a database may follow the host, such as /0"))?;
         let uri: Option<Uri> = format!("http://{authority}").parse().ok();
         let found = uri.as_ref().and_then(host_and_port);
         let (host, port) = found.ok_or(unusable("its host is missing, or its port is not from 1 to 65535"))?;

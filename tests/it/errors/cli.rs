@@ -66,7 +66,8 @@ fn what_commands_say_that_cannot_do_it_reads_well() {
     };
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    let admin = format!("[admin]\nlisten = \"127.0.0.1:{}\"\nkey = {{ file = \"secret\" }}\n", crate::door::free_port());
+    let admin =
+        format!("[admin]\nlisten = \"127.0.0.1:{}\"\nkey = {{ file = \"secret\" }}\n", crate::door::free_port());
     for (file, store) in [("memory.toml", ""), ("file.toml", STORE)] {
         write(home, file, format!("{admin}{store}{TOKENS}{ROUTE}"));
         let what = if store.is_empty() { "" } else { ", with a store" };
@@ -108,7 +109,9 @@ fn usage(section: &mut Section, home: &Path) {
 
 /// A broker that cannot start.
 fn starts(section: &mut Section, home: &Path, port: u16) {
-    let route = |listen: &str| format!("[route.api]\nlisten = \"{listen}\"\nupstream = \"https://api.example.com\"\ntoken = false\n");
+    let route = |listen: &str| {
+        format!("[route.api]\nlisten = \"{listen}\"\nupstream = \"https://api.example.com\"\ntoken = false\n")
+    };
     let admin = "[admin]\nlisten = \"127.0.0.1:0\"\nkey = { file = \"secret\" }\n";
     write(home, "file", "");
     for (what, config) in [
@@ -117,7 +120,11 @@ fn starts(section: &mut Section, home: &Path, port: u16) {
         ("a file where the socket should be", format!("{admin}{}", route(&format!("unix:{}/file", home.display())))),
     ] {
         write(home, "run.toml", config);
-        section.command(&format!("tokenbroker run: {what}"), home, &["-c", "run.toml", "--log-format", "text", "--log-level", "error", "run"]);
+        section.command(
+            &format!("tokenbroker run: {what}"),
+            home,
+            &["-c", "run.toml", "--log-format", "text", "--log-level", "error", "run"],
+        );
     }
 }
 
@@ -138,7 +145,11 @@ fn other_servers(section: &mut Section, home: &Path) {
         let admin = format!("[admin]\nlisten = \"{address}\"\nkey = {{ file = \"secret\" }}\n");
         write(home, "other.toml", format!("{admin}{TOKENS}{ROUTE}"));
         for command in ["status", "reload"] {
-            section.command(&format!("tokenbroker {command}, where {what} answers"), home, &["-c", "other.toml", command]);
+            section.command(
+                &format!("tokenbroker {command}, where {what} answers"),
+                home,
+                &["-c", "other.toml", command],
+            );
         }
     }
 }
@@ -154,7 +165,9 @@ fn beside_a_broker(section: &mut Section) {
     broker.wait_for_state("api", "valid");
     // Writes the file with the address of its operator's listener.
     broker.command(&["status"]);
-    for command in COMMANDS.iter().filter(|command| !command.starts_with("status") && !command.starts_with("healthcheck")) {
+    for command in
+        COMMANDS.iter().filter(|command| !command.starts_with("status") && !command.starts_with("healthcheck"))
+    {
         let arguments = command.replace("DIR", home.to_str().unwrap());
         let arguments: Vec<_> = ["-c", "operator.toml"].into_iter().chain(arguments.split(' ')).collect();
         let mut run = binary();

@@ -33,7 +33,10 @@ fn directory(section: &mut Section) {
     let say = |section: &mut Section, what: &str, change: (&str, &str), command: &str| {
         let text = std::fs::read_to_string(home.join("operator.toml")).unwrap();
         write(&home, "t.toml", text.replace(change.0, change.1));
-        let arguments: Vec<_> = ["-c", "t.toml", "--log-format", "text", "--log-level", "error"].into_iter().chain(command.split(' ')).collect();
+        let arguments: Vec<_> = ["-c", "t.toml", "--log-format", "text", "--log-level", "error"]
+            .into_iter()
+            .chain(command.split(' '))
+            .collect();
         section.command(&format!("tokenbroker {command}: {what}"), &home, &arguments);
     };
     let listen = format!("\"{}\"", broker.listen("admin"));
@@ -129,7 +132,8 @@ fn redis(section: &mut Section) {
     say("no answer", &format!("redis://{}", silent.local_addr().unwrap()), "");
     for (greeting, answer) in ANSWERS {
         let port = answering(greeting, answer);
-        let what = if answer.is_empty() { format!("to PING it says {greeting:?}") } else { format!("it says {answer:?}") };
+        let what =
+            if answer.is_empty() { format!("to PING it says {greeting:?}") } else { format!("it says {answer:?}") };
         say(&what, &format!("redis://127.0.0.1:{port}"), "");
     }
     let port = answering("HTTP/1.1 400 Bad Request", "");

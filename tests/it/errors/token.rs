@@ -44,19 +44,34 @@ const OTHERS: &[(&str, &str)] = &[
     ("fails", "url = \"URL/x\"\nclient_id = \"c\"\nclient_secret = { exec = [\"false\"] }"),
     ("killed", "url = \"URL/x\"\nclient_id = \"c\"\nclient_secret = { exec = [\"sh\", \"-c\", \"kill -9 $$\"] }"),
     ("silent", "url = \"URL/x\"\nclient_id = \"c\"\nclient_secret = { exec = [\"true\"] }"),
-    ("long", "url = \"URL/x\"\nclient_id = \"c\"\nclient_secret = { exec = [\"head\", \"-c\", \"70000\", \"/dev/zero\"] }"),
+    (
+        "long",
+        "url = \"URL/x\"\nclient_id = \"c\"\nclient_secret = { exec = [\"head\", \"-c\", \"70000\", \"/dev/zero\"] }",
+    ),
     ("hangs", "url = \"URL/x\"\nclient_id = \"c\"\nclient_secret = { exec = [\"sleep\", \"60\"] }"),
     ("binary", "url = \"URL/x\"\nclient_id = \"c\"\nclient_secret = { exec = [\"printf\", \"\\\\377\"] }"),
-    ("header", "url = \"URL/x\"\nclient_id = \"c\"\nclient_secret = { file = \"secret\" }\nheaders = { A = { exec = [\"printf\", \"a\\\\nb\"] } }"),
+    (
+        "header",
+        "url = \"URL/x\"\nclient_id = \"c\"\nclient_secret = { file = \"secret\" }\nheaders = { A = { exec = [\"printf\", \"a\\\\nb\"] } }",
+    ),
     ("made-by-hand", "grant = \"static\"\naccess_token = { exec = [\"printf\", \"a\\\\nb\"] }"),
-    ("over-by-hand", "grant = \"static\"\naccess_token = { exec = [\"printf\", \"eyJhbGciOiJub25lIn0.eyJleHAiOjE2MDAwMDAwMDB9.x\"] }"),
+    (
+        "over-by-hand",
+        "grant = \"static\"\naccess_token = { exec = [\"printf\", \"eyJhbGciOiJub25lIn0.eyJleHAiOjE2MDAwMDAwMDB9.x\"] }",
+    ),
     ("refused", "url = \"http://127.0.0.1:CLOSED/x\"\nclient_id = \"c\"\nclient_secret = { file = \"secret\" }"),
-    ("unknown-host", "url = \"https://no-such-name.invalid/x\"\nclient_id = \"c\"\nclient_secret = { file = \"secret\" }"),
+    (
+        "unknown-host",
+        "url = \"https://no-such-name.invalid/x\"\nclient_id = \"c\"\nclient_secret = { file = \"secret\" }",
+    ),
     ("limited", "url = \"URL/x\"\nclient_id = \"c\"\nclient_secret = { file = \"secret\" }\nlimit = \"1 per 1h\""),
     ("slow", "url = \"URL/slow\"\nclient_id = \"c\"\nclient_secret = { file = \"secret\" }\ntimeout = \"500ms\""),
     ("huge", "url = \"URL/huge\"\nclient_id = \"c\"\nclient_secret = { file = \"secret\" }"),
     ("cut", "url = \"URL/cut\"\nclient_id = \"c\"\nclient_secret = { file = \"secret\" }"),
-    ("nobody-logged-in", "url = \"URL/x\"\nclient_id = \"c\"\nclient_secret = { file = \"secret\" }\ngrant = \"authorization_code\"\nauthorize_url = \"https://a.example\""),
+    (
+        "nobody-logged-in",
+        "url = \"URL/x\"\nclient_id = \"c\"\nclient_secret = { file = \"secret\" }\ngrant = \"authorization_code\"\nauthorize_url = \"https://a.example\"",
+    ),
 ];
 
 fn server() -> Upstream {
@@ -96,7 +111,9 @@ fn every_failure_of_a_token_reads_well() {
         table(&format!("answer-{name}"), &format!("{client}\n{keys}"));
     }
     OTHERS.iter().for_each(|(name, keys)| table(name, keys));
-    config.push_str("[route.one]\nlisten = \"127.0.0.1:0\"\nupstream = \"https://api.example.com\"\ntoken = \"answer-down\"\n");
+    config.push_str(
+        "[route.one]\nlisten = \"127.0.0.1:0\"\nupstream = \"https://api.example.com\"\ntoken = \"answer-down\"\n",
+    );
     let directory = tempfile::tempdir().unwrap();
     write(directory.path(), "secret", "a secret");
     write(directory.path(), "gone", "a secret");

@@ -84,7 +84,8 @@ fn api_errors(section: &mut Section) {
     let broker = Broker::start(&config);
     for name in ["refused", "unknown", "no-tls", "deaf"].iter().chain(ODD) {
         let reply = broker.get(name, "/");
-        let said = if reply.status < 300 { format!("{}, complete: {}", reply.status, reply.complete) } else { shown(&reply) };
+        let said =
+            if reply.status < 300 { format!("{}, complete: {}", reply.status, reply.complete) } else { shown(&reply) };
         let log = logged(&broker, |line| line["route"] == **name && line["listen"].is_null());
         section.show(&format!("the API: {name}"), &format!("{said}\n{log}"));
     }
@@ -119,7 +120,11 @@ fn refusals(section: &mut Section) {
         ("own", "GET", "/", ("Authorization", "Bearer mine")),
     ] {
         let host = broker.listen(route).to_owned();
-        let (host, rest) = if field.0 == "Host" { (field.1, String::new()) } else { (&*host, format!("{}: {}\r\n", field.0, field.1)) };
+        let (host, rest) = if field.0 == "Host" {
+            (field.1, String::new())
+        } else {
+            (&*host, format!("{}: {}\r\n", field.0, field.1))
+        };
         let mut wire = Wire::open(broker.address(route));
         wire.send(format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n{rest}\r\n"));
         let reply = wire.reply(method).unwrap();
@@ -233,7 +238,10 @@ fn operators(section: &mut Section) {
     ] {
         let reply = broker.request("admin", method, target, &headers, b"");
         if reply.status != 200 {
-            section.show(&format!("{method} {target} to the operator's listener, {}: {}", headers[0].0, headers[0].1), &shown(&reply));
+            section.show(
+                &format!("{method} {target} to the operator's listener, {}: {}", headers[0].0, headers[0].1),
+                &shown(&reply),
+            );
         }
     }
     for target in [
