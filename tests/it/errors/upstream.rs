@@ -82,8 +82,8 @@ fn api_errors(section: &mut Section) {
     let odd = ODD.iter().map(|name| (*name, format!("{}/{name}", api.url())));
     for (name, upstream) in away.into_iter().chain(odd) {
         config.push_str(&format!(
-            "[route.{name}]\nlisten = \"127.0.0.1:0\"\nupstream = \"{upstream}\"\ntoken = false\nconnect_timeout = \"1s\"\n\
-             response_timeout = \"500ms\"\nidle_timeout = \"1s\"\n"
+            "[route.{name}]\nlisten = \"127.0.0.1:0\"\nupstream = \"{upstream}\"\ntoken = false\nconnect_timeout = \"2s\"\n\
+             response_timeout = \"2s\"\nidle_timeout = \"2s\"\n"
         ));
     }
     let broker = Broker::start(&config);

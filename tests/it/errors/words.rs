@@ -90,7 +90,13 @@ fn every_message_of_the_sources_was_read_or_is_shown_by_a_test() {
         }
     }
     wrong.extend(listed.keys().map(|text| format!("is in no source any more; take it out of {ELSEWHERE}: {text}")));
-    assert!(wrong.is_empty(), "{} messages:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} messages:\n{}\nProvoke what is new in tests/it/errors and read it there, or write it into {ELSEWHERE}, a line as it \
+         is above.",
+        wrong.len(),
+        wrong.join("\n")
+    );
 }
 
 /// Does a test expect half of its words in a row, four at least?
