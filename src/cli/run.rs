@@ -202,7 +202,8 @@ fn way_out(error: &io::Error) -> &'static str {
         io::ErrorKind::AddrInUse => "stop what listens there, or choose another port; 127.0.0.1:0 is one that is free",
         io::ErrorKind::PermissionDenied => "choose a port from 1024 on, or a directory that the broker may write to",
         io::ErrorKind::AddrNotAvailable => "this machine has no such address: choose 127.0.0.1",
-        _ => "remove it, or choose another place to listen",
+        io::ErrorKind::AlreadyExists => "make room there, or choose another path",
+        _ => "choose another place to listen",
     }
 }
 

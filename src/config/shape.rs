@@ -56,7 +56,11 @@ impl Walker<'_, '_> {
             let named = all.iter().filter_map(|b| if is_date(b) { Some("date") } else { b.get("type")?.as_str() });
             let mut wanted: Vec<_> = named.map(name).collect();
             wanted.dedup();
-            self.add(value.span(), path, format!("expected {}, found {}", wanted.join(" or "), name(kind)), "");
+            let found = if kind == "number" { "a fraction" } else { name(kind) };
+            let unit = all.iter().find_map(|branch| unit_fault(branch, ""));
+            let list = (wanted == [name("array")] && kind == "string").then_some("write [\"one\", \"two\"]");
+            let hint = unit.or(list).unwrap_or_default();
+            self.add(value.span(), path, format!("expected {}, found {found}", wanted.join(" or ")), hint);
             return None;
         };
         match value.get_ref() {
@@ -165,15 +169,7 @@ impl Walker<'_, '_> {
             }
             return None;
         }
-        let unit = match fitting[0].get("pattern").and_then(Json::as_str) {
-            Some(units::DURATION) => units::duration(text).err(),
-            Some(units::SIZE) => units::size(text).err(),
-            Some(units::BUDGET) => units::budget(text).err(),
-            Some(units::DATE) => units::date(text).err(),
-            Some(units::LIFE) => units::life(text).err(),
-            _ => None,
-        };
-        match unit {
+        match unit_fault(fitting[0], text) {
             Some(help) => {
                 self.add(span, path, format!("{text:?} is not understood"), help);
                 None
@@ -233,6 +229,18 @@ fn instead<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
         _ => &[],
     };
     known.iter().copied().find(|known| wanted.contains(known))
+}
+
+/// What a text with a unit has to look like, where this one does not.
+fn unit_fault(schema: &Json, text: &str) -> Option<&'static str> {
+    match schema.get("pattern")?.as_str()? {
+        units::DURATION => units::duration(text).err(),
+        units::SIZE => units::size(text).err(),
+        units::BUDGET => units::budget(text).err(),
+        units::DATE => units::date(text).err(),
+        units::LIFE => units::life(text).err(),
+        _ => None,
+    }
 }
 
 /// The schema's word for a TOML type.

@@ -97,8 +97,11 @@ impl SecretSource {
 
     /// What was read of this source, as text.
     pub fn text(&self, bytes: Zeroizing<Vec<u8>>) -> Result<Secret, SecretError> {
-        let text = std::str::from_utf8(&bytes)
-            .map_err(|_| error(format!("{} gives what is not UTF-8 text", self.described()), "a secret is text"))?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| {
+            let printed = matches!(self, Self::Exec(..));
+            let what = if printed { "printed what is not UTF-8 text" } else { "does not hold UTF-8 text" };
+            error(format!("{} {what}", self.described()), "a secret is text")
+        })?;
         Ok(Secret::new(text.to_owned()))
     }
 

@@ -569,7 +569,7 @@ fn the_end_of_a_client_secret_is_a_date_and_stands_beside_a_secret() {
         (one, "\"soon\"", format!("5:18: token.api.secret_expires: \"soon\" {help}")),
         (one, "\"2027-02-30\"", format!("5:18: token.api.secret_expires: \"2027-02-30\" {help}")),
         (one, "07:32:00", format!("5:18: token.api.secret_expires: \"07:32:00\" {help}")),
-        (one, "20270131", "5:18: token.api.secret_expires: expected a date or a list, found a whole number".into()),
+        (one, "20270131", "5:18: token.api.secret_expires: expected a date or a list, found a whole number; a date is written like 2027-01-31 or 2027-01-31T12:00:00Z".into()),
         (one, "[\"x\"]", format!("5:19: token.api.secret_expires.0: \"x\" {help}")),
         (
             one,
@@ -876,7 +876,10 @@ fn a_new_secret_is_written_to_a_private_place_and_over_nothing_else() {
         format!("{STORE}{token}{ROUTE}")
     };
     for (file, expected) in [
-        ("nowhere/new", "the directory nowhere cannot be used: entity not found; make it, for the broker's user alone"),
+        (
+            "nowhere/new",
+            "the directory nowhere cannot be used: No such file or directory (os error 2); make it, for the broker's user alone",
+        ),
         ("secret/new", "secret is not a directory; name a file in a directory of the broker's"),
         ("open", "open is a directory; name a file in it"),
         (
@@ -1276,7 +1279,7 @@ fn secrets_come_from_files_environment_commands_and_systemd_and_only_inline_ones
     write(directory.path(), "secret", "\n");
     assert!(run("{ file = \"secret\" }").1.contains("is empty"));
     write(directory.path(), "secret", b"\xff");
-    assert!(run("{ file = \"secret\" }").1.contains("gives what is not UTF-8 text"));
+    assert!(run("{ file = \"secret\" }").1.contains("does not hold UTF-8 text"));
     write(directory.path(), "secret", "x".repeat(70_000));
     assert!(run("{ file = \"secret\" }").1.contains("larger than 64 KiB"));
 }

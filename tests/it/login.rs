@@ -790,7 +790,7 @@ fn the_application_of_a_person_is_managed_with_that_persons_token_from_stdin() {
     assert_eq!(code, 0, "{stderr}");
     assert_eq!(lines(&client(&["list", "comap"], &person).1), lines(&made));
     let (code, _, stderr) = client(&["register", "comap", "--name", "x"], &person);
-    assert!(code == 1 && stderr.contains("without --name"), "{stderr}");
+    assert!(code == 1 && stderr.contains("has no --name"), "{stderr}");
     let (code, _, stderr) = client(&["list", "comap"], "wrong-token-7f3a9c");
     assert!(code == 1 && stderr.contains("user_action") && !stderr.contains("7f3a9c"), "{stderr}");
     let (code, _, stderr) = client(&["list", "comap"], "");

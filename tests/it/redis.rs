@@ -441,7 +441,7 @@ fn tls_with_a_private_ca_works_and_with_another_it_is_refused() {
     );
     let Some(plain) = RedisServer::start(&[]) else { return };
     let error = away(&opened(plain.secure(&ca, None)));
-    assert!(error.contains("within 1.9 s, the TLS handshake did not end (is this port really TLS?)"), "{error}");
+    assert!(error.contains("within 1.9 s: the TLS handshake did not end (is this port really TLS?)"), "{error}");
 }
 
 #[test]

@@ -208,7 +208,10 @@ fn netrexs_free_words_are_understood_with_400_and_with_200() {
     for as_200 in [false, true] {
         let begin = || if as_200 { netrex().turn(Quirk::ErrorsAs200) } else { netrex() };
         let (dead, stand) = begin().write("netrex_refresh_token", "dead").fails("needs_login", "grant_rejected");
-        assert!(dead.contains("a new login is needed") && dead.contains("Invalid refresh token"), "{dead}");
+        assert!(
+            dead.contains("get another one, and set it as refresh_token") && dead.contains("Invalid refresh token"),
+            "{dead}"
+        );
         assert_eq!((stand.get().code().as_str(), stand.calls()), ("login_required", 1));
         let (client, stand) = begin().write("netrex_secret", "wrong").fails("rejected", "client_rejected");
         assert!(client.contains("check client_id and client_secret") && client.contains("Invalid client"), "{client}");

@@ -26,7 +26,7 @@ impl Check<'_> {
         if mode & 0o022 != 0 {
             let problem = format!("{shown}can be changed by others (mode {:04o})", mode & 0o7777);
             self.problem(key, &problem, "chmod go-w");
-        } else if mode & 0o004 != 0 && telling {
+        } else if mode & 0o004 != 0 && telling && meta.is_file() {
             let what = if own { "holds a secret and " } else { "" };
             let problem = format!("{shown}{what}can be read by everybody (mode {:04o})", mode & 0o7777);
             self.warning(key, &problem, "chmod o-r");

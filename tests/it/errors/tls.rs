@@ -62,7 +62,7 @@ fn every_failure_of_tls_reads_well() {
         config.push_str(&format!(
             "[token.{name}]\nurl = \"{url}/token\"\nclient_id = \"c\"\nclient_secret = {{ file = \"secret\" }}\n\
              timeout = \"4s\"\nca = \"{ca}\"\n{keys}[route.{name}]\nlisten = \"127.0.0.1:0\"\nupstream = \"{url}\"\n\
-             token = false\nca = \"{ca}\"\nconnect_timeout = \"1s\"\n{keys}"
+             token = false\nca = \"{ca}\"\nconnect_timeout = \"3s\"\n{keys}"
         ));
     }
     let broker = Broker::start_in(directory, &config, |_| {});

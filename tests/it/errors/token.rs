@@ -48,7 +48,6 @@ const OTHERS: &[(&str, &str)] = &[
         "long",
         "url = \"URL/x\"\nclient_id = \"c\"\nclient_secret = { exec = [\"head\", \"-c\", \"70000\", \"/dev/zero\"] }",
     ),
-    ("hangs", "url = \"URL/x\"\nclient_id = \"c\"\nclient_secret = { exec = [\"sleep\", \"60\"] }"),
     ("binary", "url = \"URL/x\"\nclient_id = \"c\"\nclient_secret = { exec = [\"printf\", \"\\\\377\"] }"),
     (
         "header",

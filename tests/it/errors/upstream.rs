@@ -1,5 +1,6 @@
 //! What applications get when the broker answers itself, and what its log says then.
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::time::Duration;
 
@@ -41,6 +42,10 @@ fn api() -> Upstream {
                 std::thread::sleep(Duration::from_secs(60));
                 drop(stream);
             })),
+            "stalls" => Action::Take(Box::new(|mut stream| {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nx");
+                std::thread::sleep(Duration::from_secs(60));
+            })),
             "cut" => head("Content-Length: 10"),
             "chunks" => head("Transfer-Encoding: chunked"),
             _ => Action::ok(""),
@@ -63,7 +68,7 @@ fn every_answer_of_the_broker_itself_reads_well() {
 fn api_errors(section: &mut Section) {
     const ODD: &[&str] = &[
         "page", "close", "half", "gzip", "lengths", "length", "folded", "status", "blank", "interim", "large",
-        "switch", "silent", "cut", "chunks",
+        "switch", "silent", "stalls", "cut", "chunks",
     ];
     let api = api();
     let full = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -77,8 +82,8 @@ fn api_errors(section: &mut Section) {
     let odd = ODD.iter().map(|name| (*name, format!("{}/{name}", api.url())));
     for (name, upstream) in away.into_iter().chain(odd) {
         config.push_str(&format!(
-            "[route.{name}]\nlisten = \"127.0.0.1:0\"\nupstream = \"{upstream}\"\ntoken = false\nconnect_timeout = \"1s\"\n\
-             response_timeout = \"500ms\"\nidle_timeout = \"1s\"\n"
+            "[route.{name}]\nlisten = \"127.0.0.1:0\"\nupstream = \"{upstream}\"\ntoken = false\nconnect_timeout = \"2s\"\n\
+             response_timeout = \"2s\"\nidle_timeout = \"2s\"\n"
         ));
     }
     let broker = Broker::start(&config);
@@ -86,7 +91,9 @@ fn api_errors(section: &mut Section) {
         let reply = broker.get(name, "/");
         let said =
             if reply.status < 300 { format!("{}, complete: {}", reply.status, reply.complete) } else { shown(&reply) };
-        let log = logged(&broker, |line| line["route"] == **name && line["listen"].is_null());
+        let log = logged(&broker, |line| {
+            line["route"] == **name && line["listen"].is_null() && line["message"] != "forwarded"
+        });
         section.show(&format!("the API: {name}"), &format!("{said}\n{log}"));
     }
 }
