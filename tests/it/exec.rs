@@ -314,7 +314,7 @@ fn another_broker_with_the_store_is_named_with_a_way_out() {
     let (code, stdout, stderr) = home.run(&["exec", "--", "echo", "started"]);
     assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
     let owner = format!("belongs to a broker that runs (admin {}, pid {})", broker.listen("admin"), broker.pid());
-    assert!(stderr.contains(&owner) && stderr.contains("use that one as it is, or stop it"), "{stderr}");
+    assert!(stderr.contains(&owner) && stderr.contains("use that one, stop it, or choose another path"), "{stderr}");
 }
 
 #[test]

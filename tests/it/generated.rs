@@ -195,7 +195,7 @@ fn code(text: &str) -> Vec<String> {
 #[test]
 fn every_command_and_flag_that_the_docs_name_is_there() {
     let (commands, mut seen) = (commands(), BTreeSet::new());
-    let call = Regex::new(r"(?:^|[\s/(])tokenbroker((?: [^`|;)]*)?)$").unwrap();
+    let call = Regex::new(r"^(?:.*[\s/(])?tokenbroker((?: [^`|;)]*)?)$").unwrap();
     let flag = Regex::new(r"(?:^|[\s\[|])(--[a-z][a-z-]*)").unwrap();
     for path in docs() {
         for line in code(&read(&path)) {

@@ -61,8 +61,11 @@ fn a_url_and_a_client_id_are_a_session() {
         "{line}"
     );
     assert_eq!(answer(&line)["token_accepted"], true);
-    let ready = lines.iter().find_map(|line| line.split("http://").find(|word| word.contains("/readyz"))).unwrap();
-    assert!(output(Command::new("curl").args(["-sS", ready])).ends_with("\nok\n"));
+    let page = lines.iter().find_map(|line| line.split_once("in a browser: ")).unwrap().1.trim();
+    assert!(output(Command::new("curl").args(["-sS", &format!("{page}readyz")])).ends_with("ok\n"));
+    let seen: Value =
+        serde_json::from_str(&output(Command::new("curl").args(["-sS", &format!("{page}api/requests")]))).unwrap();
+    assert_eq!(seen["requests"].as_array().map(Vec::len), Some(1), "the inspector is on: {seen}");
     running.signal(Signal::INT);
     let (code, rest, stderr) = running.end();
     assert_eq!((code, rest.trim_end()), (0, ""), "{stderr}");
