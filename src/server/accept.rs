@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use super::bind::{Bound, Listening};
+use super::listening::{Bound, Listening};
 use crate::config::Limits;
 use crate::connect::{self, Socket, Stream};
 use crate::http1::{After, Answers, Bounds, Came, Client, Place};

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 
-use super::bind::{Bound, Listening};
+use super::listening::{Bound, Listening};
 use crate::config::Listen;
 use crate::systemd::{self, Handed, Socket};
 

@@ -9,6 +9,7 @@ mod bind;
 #[cfg(feature = "otlp")]
 mod exporting;
 mod handed;
+mod listening;
 mod orders;
 mod tokens;
 mod worker;
@@ -22,23 +23,23 @@ use arc_swap::ArcSwap;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::Semaphore;
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
 pub use accept::{STALL, Serve};
-pub use bind::{Bound, bind};
+pub use bind::bind;
 #[cfg(feature = "otlp")]
 use exporting::Exporting;
 pub use handed::HandedError;
+pub use listening::Bound;
 use tokens::Refreshing;
-use worker::{Opened, Worker};
+use worker::Opened;
 
 use crate::app::{App, Parts, Place, Plan};
-use crate::config::{Limits, Listen};
+use crate::config::Listen;
 use crate::proxy::{Route, Routes, Tunnels};
 
 /// After an exchange: what the last saves may take.
@@ -116,7 +117,7 @@ impl Running {
         let exporting = Exporting::start(&app, plan.admin());
         let (app, tasks) = (Arc::new(app), Tasks::default());
         let routes = Arc::new(ArcSwap::from_pointee(Vec::new()));
-        let workers = workers(&app, &limits, &tasks, &routes)?;
+        let workers = worker::start_all(&app, &limits, &tasks, &routes)?;
         let mut refreshing = Refreshing::default();
         let parts = Arc::new(change_tokens(&app, &mut refreshing, plan, None).await);
         let mut this = Self {
@@ -298,35 +299,4 @@ fn bind_new(plan: &Plan, there: &BTreeMap<Place, Listener>, workers: usize) -> R
 
 fn named(parts: &Parts, names: &[String]) -> Vec<Arc<Route>> {
     names.iter().filter_map(|name| parts.routes.get(name)).cloned().collect()
-}
-
-/// Starts the worker threads.
-fn workers(
-    app: &App,
-    limits: &Limits,
-    tasks: &Tasks,
-    routes: &Arc<ArcSwap<Vec<Arc<Route>>>>,
-) -> Result<Vec<UnboundedSender<Opened>>, StartError> {
-    let places = accept::places(limits);
-    app.metrics.connections_max.set(i64::try_from(places).unwrap_or(i64::MAX));
-    let permits = Arc::new(Semaphore::new(places));
-    let start = |index| {
-        let (sender, listeners) = unbounded_channel();
-        let worker = Worker {
-            index,
-            listeners,
-            routes: Arc::clone(routes),
-            limits: limits.clone(),
-            metrics: Arc::clone(&app.metrics),
-            tracer: app.tracer.clone(),
-            exchanges: app.exchanges.clone(),
-            permits: Arc::clone(&permits),
-            tasks: tasks.clone(),
-            starting: tasks.connections.token(),
-        };
-        let thread = std::thread::Builder::new().name(format!("worker-{index}"));
-        thread.spawn(move || worker.run()).map_err(StartError::Thread)?;
-        Ok(sender)
-    };
-    (0..limits.threads).map(start).collect()
 }
