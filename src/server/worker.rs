@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, error};
 
-use super::{Bound, Serve, Tasks};
+use super::{Bound, Places, Serve, Tasks};
 use crate::config::Limits;
 use crate::proxy::{Context, Inspector, Route, Routes};
 use crate::telemetry::inspected::Exchanges;
@@ -98,7 +98,7 @@ impl Worker {
             limits: self.limits.clone(),
             stall: Duration::ZERO,
             routes: Some(routes),
-            permits: Some(Arc::clone(&self.permits)),
+            places: Places::Shared(Arc::clone(&self.permits)),
             metrics: Some(Arc::clone(&self.metrics)),
             connections: self.tasks.connections.clone(),
             drain,
