@@ -117,9 +117,10 @@ fn query(text: &str) -> String {
 
 /// The values of the parameters in a path, such as `/a;jsessionid=…/b`.
 fn parameters(text: &str) -> String {
+    let (path, behind) = text.split_at(text.find(['?', '#']).unwrap_or(text.len()));
     let (mut out, mut within) = (String::new(), false);
-    for part in text.split_inclusive(['/', ';', '?', '#']) {
-        let end = part.trim_end_matches(['/', ';', '?', '#']);
+    for part in path.split_inclusive(['/', ';']) {
+        let end = part.trim_end_matches(['/', ';']);
         match end.split_once('=') {
             Some((name, value)) if within && !value.is_empty() => out.extend([name, "=", MASKED]),
             _ => out.push_str(end),
@@ -127,7 +128,7 @@ fn parameters(text: &str) -> String {
         out.push_str(&part[end.len()..]);
         within = part.ends_with(';');
     }
-    out
+    out + behind
 }
 
 /// User name and password of a URL, and what follows the name of a scheme of authentication.
@@ -193,6 +194,7 @@ mod tests {
             ("/users/17", "/users/17"),
             ("/users?page=2&q=a%20b&empty=&flag", "/users?page=***&q=***&empty=&***"),
             ("/a?x=1;y=2?z=3&&w", "/a?x=***;y=***?z=***&&***"),
+            ("/a;b=1?x=1;y=2&zzzzzzzz=&w=", "/a;b=***?x=***;y=***&***&w="),
             ("/the-access-token/a?b=1", "/***"),
             ("/a?the-access-token-1=1", "/***"),
             ("/a?c2VjcmV0LWNhbmFyeTE=", "/a?***"),
