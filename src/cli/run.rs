@@ -269,7 +269,7 @@ fn operate(admin: &Arc<Admin>, running: &Running, bound: Bound) {
         limits: running.parts.config.limits.clone(),
         stall: server::STALL,
         routes: None,
-        permits: Some(Arc::new(tokio::sync::Semaphore::new(64))),
+        places: server::Places::Shared(Arc::new(tokio::sync::Semaphore::new(64))),
         metrics: None,
         connections: TaskTracker::new(),
         drain: CancellationToken::new(),

@@ -1,8 +1,7 @@
 //! Listeners, worker threads, the change to other parts, and the drain.
 //!
-//! Each worker is a thread with a runtime of its own; all of them accept from the same listening sockets, so a connection,
-//! its requests and their upstream connections stay on one core. The refresh tasks and the operator's listener live on
-//! the runtime that calls [`Running::start`].
+//! Each worker is a thread with a runtime of its own; all accept from the same sockets, so a connection, its requests and their
+//! upstream connections stay on one core. Refresh tasks and the operator's listener live on the runtime of [`Running::start`].
 
 mod accept;
 mod bind;
@@ -29,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
-pub use accept::{STALL, Serve};
+pub use accept::{Newest, Places, STALL, Serve};
 pub use bind::bind;
 #[cfg(feature = "otlp")]
 use exporting::Exporting;
@@ -202,9 +201,8 @@ impl Running {
         self.tasks.drain.clone()
     }
 
-    /// Stops accepting, lets requests in flight finish for as long as the drain may take, then ends tunnels and refresh
-    /// tasks; an exchange in flight is waited for. After `hurry`, it is the only thing that is. True if no request and no exchange
-    /// had to be cut.
+    /// Stops accepting, lets requests in flight finish for as long as the drain may take, then ends tunnels and refresh tasks; an
+    /// exchange in flight is waited for. After `hurry`, it is the only thing that is. True if no request and no exchange was cut.
     pub async fn drain(mut self, hurry: CancellationToken) -> bool {
         let limit = self.parts.config.limits.drain_timeout;
         let deadline = Instant::now() + limit;
@@ -229,7 +227,7 @@ impl Running {
             }
         }
         #[cfg(feature = "otlp")]
-        self.exporting.end().await;
+        let _ = hurry.run_until_cancelled(self.exporting.end()).await;
         clean
     }
 }

@@ -11,7 +11,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, error};
 
 use super::accept;
-use super::{Bound, Serve, StartError, Tasks};
+use super::{Bound, Places, Serve, StartError, Tasks};
 use crate::app::App;
 use crate::config::Limits;
 use crate::proxy::{Context, Inspector, Route, Routes};
@@ -100,7 +100,7 @@ impl Worker {
             limits: self.limits.clone(),
             stall: Duration::ZERO,
             routes: Some(routes),
-            permits: Some(Arc::clone(&self.permits)),
+            places: Places::Shared(Arc::clone(&self.permits)),
             metrics: Some(Arc::clone(&self.metrics)),
             connections: self.tasks.connections.clone(),
             drain,

@@ -138,14 +138,14 @@ fn where_the_budget_is_used_up_nothing_is_sent_and_the_time_of_the_next_is_told(
         told = stdout;
         code == 1 && told.contains("  token     failed")
     });
-    assert!(told.contains("rate_limited: the limit of 1 requests in 3600 s is used up. Nothing was sent: "), "{told}");
+    assert!(told.contains("rate_limited: the limit of 1 per 3600 s is used up. Nothing was sent: "), "{told}");
     assert!(
         told.contains("the next attempt is in 3") && told.contains("see: tokenbroker explain rate_limited"),
         "{told}"
     );
     let broker = home.broker();
     let (code, told, _) = broker.command(&ONLINE);
-    assert!(code == 1 && told.contains("the limit of 1 requests in 3600 s is used up. Nothing was sent: "), "{told}");
+    assert!(code == 1 && told.contains("the limit of 1 per 3600 s is used up. Nothing was sent: "), "{told}");
     assert_eq!(oauth.oauth.faults.calls(), 1);
 }
 
