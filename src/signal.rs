@@ -196,6 +196,13 @@ impl Passed {
     }
 }
 
+/// Those that end a process, and that this one was not told to ignore.
+pub fn ending() -> impl Iterator<Item = i32> {
+    let ignored = ignored();
+    let ending = PASSED.into_iter().filter(|(_, _, ends)| *ends).map(|(signal, ..)| signal.as_raw());
+    ending.filter(move |n| ignored >> (n - 1) & 1 == 0)
+}
+
 /// A bit for each signal that this process was told to ignore, the first for signal 1 (proc(5)).
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
