@@ -113,7 +113,7 @@ fn a_refresh_token_that_rotates_is_kept_or_not_used_at_all() {
     home.config = kept.strip_prefix(STORE).unwrap().to_owned();
     let (code, stdout, _) = home.run(&ONLINE);
     assert!(code == 1 && stdout.contains("the store is in memory: the next one would be lost"), "{stdout}");
-    assert!(stdout.contains("what to do: set [store] kind = \"file\""), "{stdout}");
+    assert!(stdout.contains("set [store] kind = \"file\""), "{stdout}");
     assert_eq!(oauth.oauth.faults.calls(), 0);
     home.config = kept;
     for _ in 0..2 {
