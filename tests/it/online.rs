@@ -128,6 +128,41 @@ fn a_refresh_token_that_rotates_is_kept_or_not_used_at_all() {
 }
 
 #[test]
+fn a_signal_ends_it_after_the_exchange_in_flight_whose_refresh_token_is_kept_and_a_second_one_at_once() {
+    let oauth = OAuth::start(Duration::from_secs(1));
+    let mut home = Home::new(&oauth, "grant = \"refresh_token\"\nrefresh_token = { file = \"seed\" }");
+    write(home.directory.path(), "seed", oauth.oauth.issuer.refresh_token(None));
+    let gate = Gate::start(oauth.server.address());
+    home.config = home.config.replace(&oauth.server.url(), &format!("http://127.0.0.1:{}", gate.port));
+    assert_eq!(home.run(&ONLINE).0, 0);
+    let commands = [&ONLINE[..], &["token", "api"]];
+    for (command, signal, status) in [(commands[0], Signal::INT, 130), (commands[1], Signal::TERM, 143)] {
+        let mut child = in_flight(&home, &oauth, command);
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(status), "{command:?}");
+        oauth.oauth.faults.set(None, None);
+        assert_eq!(home.run(&ONLINE).0, 0);
+        assert_eq!(oauth.oauth.issuer.ended(), 0, "the next one was kept: {command:?}");
+    }
+    let mut child = in_flight(&home, &oauth, commands[0]);
+    gate.set(Way::Deaf);
+    eventually("it has ended before the answer is there", || {
+        kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+        child.try_wait().unwrap().is_some()
+    });
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+/// A command whose exchange is acted on, and not answered yet.
+fn in_flight(home: &Home, oauth: &OAuth, command: &[&str]) -> Child {
+    eventually("the token before has ended", || {
+        oauth.oauth.faults.set(None, None);
+        false
+    });
+    unreachable!("{home:p} {command:?}")
+}
+
+#[test]
 fn where_the_budget_is_used_up_nothing_is_sent_and_the_time_of_the_next_is_told() {
     let oauth = OAuth::start(Duration::from_secs(1));
     let home = Home::new(&oauth, "limit = \"1 per 1h\"");
