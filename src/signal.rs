@@ -1,14 +1,18 @@
 //! Signals: the first SIGTERM or SIGINT asks to drain, the second ends at once; SIGHUP asks to reload. Beside a command, all
 //! of them are the command's.
 
+use std::ffi::c_int;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
 use rustix::process;
 use signal_hook::iterator::SignalsInfo;
-use signal_hook::iterator::exfiltrator::WithRawSiginfo;
+use signal_hook::iterator::exfiltrator::{SignalOnly, WithRawSiginfo};
+use signal_hook::low_level;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -201,6 +205,67 @@ pub fn ending() -> impl Iterator<Item = i32> {
     let ignored = ignored();
     let ending = PASSED.into_iter().filter(|(_, _, ends)| *ends).map(|(signal, ..)| signal.as_raw());
     ending.filter(move |n| ignored >> (n - 1) & 1 == 0)
+}
+
+/// Something is being finished, as long as this lives: the first signal is only told, the second ends the process at once,
+/// whatever it does. Before and after it, the first does.
+pub struct Finishing(watch::Receiver<Option<c_int>>);
+
+impl Finishing {
+    /// One at a time. Signals that are ignored, as `nohup` has it, stay so.
+    pub fn new() -> io::Result<Self> {
+        static LISTENS: OnceLock<io::Result<()>> = OnceLock::new();
+        FINISHING.lives.store(true, Ordering::SeqCst);
+        LISTENS.get_or_init(listen).as_ref().map_err(|error| error.kind())?;
+        Ok(Self(FINISHING.asked.subscribe()))
+    }
+
+    /// The number of the first signal.
+    pub async fn asked(&mut self) -> c_int {
+        match self.0.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(number)) => *number,
+            _ => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Finishing {
+    fn drop(&mut self) {
+        FINISHING.lives.store(false, Ordering::SeqCst);
+    }
+}
+
+/// What the thread that takes the signals shares with what is finished.
+struct Shared {
+    lives: AtomicBool,
+    /// The first signal.
+    asked: watch::Sender<Option<c_int>>,
+}
+
+static FINISHING: LazyLock<Shared> =
+    LazyLock::new(|| Shared { lives: AtomicBool::new(false), asked: watch::Sender::new(None) });
+
+/// A thread takes them, for as long as the process lives: nothing else holds it up.
+fn listen() -> io::Result<()> {
+    let mut signals = SignalsInfo::<SignalOnly>::new(ending())?;
+    let take = move || {
+        let mut last = Last::default();
+        for number in &mut signals {
+            let first = FINISHING.asked.borrow().is_none();
+            if !FINISHING.lives.load(Ordering::SeqCst) || (last.counts("to end") && !first) {
+                end(number);
+            }
+            if first {
+                FINISHING.asked.send_replace(Some(number));
+            }
+        }
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(take).map(drop)
+}
+
+/// Ends the process with the status that a shell gives one that such a signal has ended.
+pub fn end(number: c_int) -> ! {
+    low_level::exit(128 + number)
 }
 
 /// A bit for each signal that this process was told to ignore, the first for signal 1 (proc(5)).
