@@ -176,7 +176,7 @@ impl Finishing {
     /// Must be made inside a runtime; one at a time. Signals that are ignored, as `nohup` has it, stay so.
     pub fn new() -> io::Result<Self> {
         static ARMED: OnceLock<io::Result<Armed>> = OnceLock::new();
-        let armed = ARMED.get_or_init(arm).as_ref().map_err(|error| error.kind())?;
+        let armed = ARMED.get_or_init(arm).as_ref().map_err(io::Error::kind)?;
         armed.at_once.store(false, Ordering::SeqCst);
         let mut signals = Vec::new();
         for &number in &armed.numbers {
