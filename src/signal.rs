@@ -216,7 +216,7 @@ impl Finishing {
     pub fn new() -> io::Result<Self> {
         static LISTENS: OnceLock<io::Result<()>> = OnceLock::new();
         FINISHING.lives.store(true, Ordering::SeqCst);
-        LISTENS.get_or_init(listen).as_ref().map_err(|error| error.kind())?;
+        LISTENS.get_or_init(listen).as_ref().map_err(io::Error::kind)?;
         Ok(Self(FINISHING.asked.subscribe()))
     }
 
