@@ -33,6 +33,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(60);
 
 /// The configuration in force, and how its files looked when they were read.
 pub struct Reload {
+    /// Empty if there is no file.
     pub path: PathBuf,
     text: Zeroizing<String>,
     stamps: BTreeMap<PathBuf, u64>,
@@ -89,6 +90,9 @@ impl Reload {
     }
 
     async fn read_again(&mut self, running: &mut Running) -> Result<(), Vec<String>> {
+        if self.path.as_os_str().is_empty() {
+            return Err(vec!["there is no configuration file: end this, and begin again with other flags".to_owned()]);
+        }
         let (path, now) = (self.path.clone(), running.app.clock.now().wall);
         let read = move || {
             let text = config::text(&path).map_err(|report| lines(&report))?;
@@ -175,7 +179,8 @@ fn fixed(before: &Config, after: &Config) -> Result<(), Vec<String>> {
     if lines.is_empty() { Ok(()) } else { Err(lines) }
 }
 
-async fn plan(running: &Running, config: Config, refused: &BTreeSet<String>) -> Result<Plan, Vec<String>> {
+async fn plan(running: &Running, mut config: Config, refused: &BTreeSet<String>) -> Result<Plan, Vec<String>> {
+    config.narrow(running.parts.config.only.as_deref());
     running.app.plan(config, Some(&running.parts), refused).await.map_err(|e| vec![e.to_string()])
 }
 

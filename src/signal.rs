@@ -2,12 +2,18 @@
 //! of them are the command's.
 
 use std::io;
+use std::time::Duration;
 
 use rustix::process;
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::WithRawSiginfo;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::debug;
+
+/// After a signal that ends something, so long a further one is the same: `timeout` sends it to a process, and to its group.
+const SAME: Duration = Duration::from_millis(250);
 
 /// Who says when a broker ends, and when it reads its configuration again.
 pub trait Asks {
@@ -22,6 +28,7 @@ pub struct Signals {
     term: Signal,
     interrupt: Signal,
     hangup: Signal,
+    last: Last,
 }
 
 /// What a signal asks for.
@@ -47,27 +54,51 @@ impl Signals {
             term: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            last: Last::default(),
         })
+    }
+}
+
+/// The last that ended something.
+#[derive(Default)]
+struct Last(Option<Instant>);
+
+impl Last {
+    /// Is this another one?
+    fn counts(&mut self, signal: &str) -> bool {
+        let now = Instant::now();
+        let counts = self.0.is_none_or(|last| now.duration_since(last) >= SAME);
+        if counts {
+            self.0 = Some(now);
+        } else {
+            debug!(signal, "the same as the one before");
+        }
+        counts
     }
 }
 
 impl Asks for Signals {
     async fn next(&mut self) -> Asked {
         tokio::select! {
-            stop = stopped(&mut self.term, &mut self.interrupt) => Asked::Stop(stop),
+            stop = stopped(&mut self.term, &mut self.interrupt, &mut self.last) => Asked::Stop(stop),
             _ = self.hangup.recv() => Asked::Reload,
         }
     }
 
     async fn stop(&mut self) -> Stop {
-        stopped(&mut self.term, &mut self.interrupt).await
+        stopped(&mut self.term, &mut self.interrupt, &mut self.last).await
     }
 }
 
-async fn stopped(term: &mut Signal, interrupt: &mut Signal) -> Stop {
-    tokio::select! {
-        _ = term.recv() => Stop::Signal("SIGTERM"),
-        _ = interrupt.recv() => Stop::Signal("SIGINT"),
+async fn stopped(term: &mut Signal, interrupt: &mut Signal, last: &mut Last) -> Stop {
+    loop {
+        let name = tokio::select! {
+            _ = term.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        if last.counts(name) {
+            return Stop::Signal(name);
+        }
     }
 }
 
@@ -115,7 +146,10 @@ pub struct Came {
 }
 
 /// Every signal that can be passed on, from the moment it is made.
-pub struct Passed(mpsc::Receiver<Came>);
+pub struct Passed {
+    came: mpsc::Receiver<Came>,
+    last: Last,
+}
 
 impl Passed {
     /// Signals that are ignored, as `nohup` has it, stay so, also for what is started.
@@ -135,12 +169,12 @@ impl Passed {
             }
         };
         std::thread::Builder::new().name("signals".to_owned()).spawn(pass)?;
-        Ok(Self(receiver))
+        Ok(Self { came: receiver, last: Last::default() })
     }
 
     /// The next one.
     pub async fn next(&mut self) -> Came {
-        match self.0.recv().await {
+        match self.came.recv().await {
             Some(came) => came,
             None => std::future::pending().await,
         }
@@ -150,11 +184,23 @@ impl Passed {
     pub async fn end(&mut self) -> Came {
         loop {
             let came = self.next().await;
-            if came.ends {
+            if came.ends && self.last.counts(came.name) {
                 return came;
             }
         }
     }
+
+    /// What they were for has ended: one that still comes may be what ended it.
+    pub fn ended(&mut self) {
+        self.last = Last(Some(Instant::now()));
+    }
+}
+
+/// Those that end a process, and that this one was not told to ignore.
+pub fn ending() -> impl Iterator<Item = i32> {
+    let ignored = ignored();
+    let ending = PASSED.into_iter().filter(|(_, _, ends)| *ends).map(|(signal, ..)| signal.as_raw());
+    ending.filter(move |n| ignored >> (n - 1) & 1 == 0)
 }
 
 /// A bit for each signal that this process was told to ignore, the first for signal 1 (proc(5)).

@@ -41,10 +41,11 @@ static HANDED: OnceLock<Vec<Handed>> = OnceLock::new();
 #[expect(clippy::disallowed_methods, reason = "systemd names the sockets in the environment")]
 pub fn take() -> Result<(), String> {
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
-    let mut names = names.split(':').filter(|name| !name.is_empty()).map(str::to_owned);
+    let mut names = names.split(':');
     let mut sockets = ListenFd::from_env();
     let handed = (0..sockets.len()).map(|index| {
-        let name = names.next().unwrap_or_else(|| format!("descriptor {}", index + 3));
+        let name = names.next().filter(|name| !name.is_empty());
+        let name = name.map_or_else(|| format!("descriptor {}", index + 3), str::to_owned);
         let tcp = sockets.take_tcp_listener(index).ok().flatten().map(Socket::Tcp);
         let socket = tcp.or_else(|| sockets.take_unix_listener(index).ok().flatten().map(Socket::Unix));
         match socket.filter(Socket::listens) {

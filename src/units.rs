@@ -45,6 +45,13 @@ pub struct Budget {
     pub per: Duration,
 }
 
+impl Budget {
+    /// That it allows no request now, in words.
+    pub fn used_up(self) -> String {
+        format!("the limit of {} per {} s is used up", self.max, self.per.as_secs())
+    }
+}
+
 /// A date in the configuration, such as `2027-01-31`, as the moment that it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Date(pub Timestamp);

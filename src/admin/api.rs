@@ -174,7 +174,8 @@ fn login(file: &Path, token: &TokenView, now: Now) -> Option<String> {
     let waits = token.slot.snapshot().state(now) == State::NeedsLogin;
     let name = token.config.name.as_str();
     let command = || ["tokenbroker", "-c", &file.to_string_lossy(), "login", name].map(curl::quoted).join(" ");
-    (waits && token.config.grant == Grant::AuthorizationCode).then(command)
+    let named = !file.as_os_str().is_empty();
+    (waits && named && token.config.grant == Grant::AuthorizationCode).then(command)
 }
 
 fn expiring(one: &Expiring, now: Now) -> Value {

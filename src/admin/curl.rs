@@ -4,8 +4,10 @@ use std::borrow::Cow;
 
 use crate::telemetry::inspected::{Inspected, Shown};
 
-/// What curl, or the connection, says by itself.
-const CURLS_OWN: [&str; 6] = ["host", "content-length", "connection", "transfer-encoding", "expect", "keep-alive"];
+/// What curl, or the connection, says by itself; and the trace, of which another request is no part, and whose fields are the
+/// broker's where it exports spans.
+const CURLS_OWN: [&str; 8] =
+    ["host", "content-length", "connection", "transfer-encoding", "expect", "keep-alive", "traceparent", "tracestate"];
 
 /// A command for a shell, and the names of the fields that it lacks because they may not be shown.
 pub fn command(one: &Inspected) -> (String, Vec<String>) {

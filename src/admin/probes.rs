@@ -4,14 +4,19 @@
 //! which token is not usable.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::CONNECTION;
 use http::{HeaderValue, Method, StatusCode};
+use tokio::time::timeout;
 
 use super::{Admin, Answer, method_refused, plain};
 use crate::door;
 use crate::http1::{After, Answers, Client, Request};
 use crate::problem::{Problem, REQUEST_ID, RequestId};
+
+/// For reading an answer, however slowly.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// Answers the requests of `[admin] probes`, one a connection: whoever asks often has no place for longer than others.
 pub struct Probes(pub Arc<Admin>);
@@ -22,7 +27,7 @@ impl Answers for Probes {
         let id = || RequestId::new(request.fields.get(REQUEST_ID));
         let mut answer = answer.unwrap_or_else(|problem| problem.response(&id()));
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        client.respond(request, answer).await
+        timeout(ANSWER_MAX, client.respond(request, answer)).await.unwrap_or(After::Cut)
     }
 }
 

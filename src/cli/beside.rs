@@ -50,6 +50,7 @@ pub(super) fn run(loaded: Loaded, guest: impl AsyncFnOnce(Started, &mut Passed) 
         let beside = async {
             let (code, stop) = guest(started, &mut signals).await;
             own = Some(code);
+            signals.ended();
             let mut stop = stop;
             loop {
                 // The broker is there as long as this is.

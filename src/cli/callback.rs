@@ -17,7 +17,7 @@ use crate::http1::{After, Answers, Client, Request};
 use crate::oauth::client::host_and_port;
 use crate::problem::{Problem, REQUEST_ID, RequestId};
 use crate::secret::Secret;
-use crate::server::{self, Bound, Serve};
+use crate::server::{self, Bound, Places, Serve};
 
 /// How long somebody has for a login.
 const LIFETIME: Duration = Duration::from_secs(300);
@@ -95,7 +95,7 @@ pub(super) async fn wait(bound: Bound, expected: Expected, limits: Limits) -> Ca
         limits,
         stall: server::STALL,
         routes: None,
-        permits: Some(Arc::new(Semaphore::new(CONNECTIONS_MAX))),
+        places: Places::Shared(Arc::new(Semaphore::new(CONNECTIONS_MAX))),
         metrics: None,
         connections: connections.clone(),
         drain: drain.clone(),

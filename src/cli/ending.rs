@@ -10,9 +10,8 @@ use crate::signal::{Asks, Stop};
 use crate::systemd;
 
 /// The first signal begins the drain, the second ends at once. Where the drain began without one, the first that comes ends all
-/// waiting for requests, and only for them: an exchange in flight is finished and saved.
-pub(super) async fn drain(running: Running, stop: Stop, asks: &mut impl Asks) -> ExitCode {
-    let hurry = CancellationToken::new();
+/// waiting for requests, and only for them: an exchange in flight is finished and saved. `hurry` says that it has come.
+pub(super) async fn drain(running: Running, stop: Stop, hurry: CancellationToken, asks: &mut impl Asks) -> ExitCode {
     if let Stop::Signal(signal) = stop {
         info!(signal, "draining; a second signal ends at once");
         systemd::stopping(&format!("draining after {signal}"));
@@ -25,35 +24,44 @@ pub(super) async fn drain(running: Running, stop: Stop, asks: &mut impl Asks) ->
                 info!(clean, "stopped");
                 return if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE };
             }
-            again = asks.stop() => match again {
-                Stop::Signal(signal) if hurry.is_cancelled() || stop != Stop::Done => return cut(signal),
-                Stop::Signal(signal) => {
-                    info!(signal, "requests in flight are cut; a second signal ends at once");
-                    hurry.cancel();
-                }
-                Stop::Done => {}
-            },
+            again = asks.stop() => if let Err(signal) = further(stop, again, &hurry) {
+                return cut(signal);
+            }
         }
     }
 }
 
+/// One more, after the first. An error ends at once.
+fn further(first: Stop, again: Stop, hurry: &CancellationToken) -> Result<(), &'static str> {
+    match again {
+        Stop::Signal(signal) if hurry.is_cancelled() || first != Stop::Done => return Err(signal),
+        Stop::Signal(signal) => {
+            info!(signal, "requests in flight are cut; a second signal ends at once");
+            hurry.cancel();
+        }
+        Stop::Done => {}
+    }
+    Ok(())
+}
+
 /// Sees it through. A signal to stop meanwhile has no more requests taken, and is handed back; a second one is an error.
-pub(super) async fn uninterrupted(
-    work: impl Future<Output = ()>,
+pub(super) async fn uninterrupted<T>(
+    work: impl Future<Output = T>,
     stopper: &CancellationToken,
+    hurry: &CancellationToken,
     asks: &mut impl Asks,
-) -> Result<Option<Stop>, &'static str> {
+) -> Result<(T, Option<Stop>), &'static str> {
     tokio::pin!(work);
     let mut first = None;
     loop {
         let stop = tokio::select! {
-            () = &mut work => return Ok(first),
+            done = &mut work => return Ok((done, first)),
             stop = asks.stop() => stop,
         };
         stopper.cancel();
-        match (first, stop) {
-            (Some(Stop::Signal(_)), Stop::Signal(signal)) => return Err(signal),
-            (_, stop) => first = Some(stop),
+        match first {
+            Some(first) => further(first, stop, hurry)?,
+            None => first = Some(stop),
         }
     }
 }

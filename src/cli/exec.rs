@@ -16,6 +16,7 @@ use super::harden::Before;
 use super::{CONFIG, Cli, complain, run};
 use crate::config::{Config, Route, Token};
 use crate::oauth::file::{Grant, Rotation};
+use crate::secret::source::FOR_THE_BROKER;
 use crate::signal::{Passed, Stop};
 
 /// What shells say of a command that is there and cannot be run, and of one that is not there.
@@ -26,7 +27,7 @@ const SIGNALLED: i32 = 128;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Only this route gets a variable, and only its token is waited for
+    /// Serve only this route, with its token
     #[arg(long, value_name = "ROUTE")]
     route: Option<String>,
     /// The command and its arguments. ROUTE_URL is set to where each route listens: its name in capitals, with _ for -
@@ -35,11 +36,11 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(cli: &Cli, args: &Args, before: Before) -> ExitCode {
-    let loaded = match run::load(cli) {
+    let mut loaded = match run::load(cli) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    let config = &loaded.2;
+    let config = &mut loaded.2;
     let wanted = match Wanted::of(config, args.route.as_deref()) {
         Ok(wanted) => wanted,
         Err((text, code)) => {
@@ -47,8 +48,8 @@ pub(super) fn main(cli: &Cli, args: &Args, before: Before) -> ExitCode {
             return code;
         }
     };
-    for token in config.tokens.values().filter(|token| wanted.tokens.contains(&token.name) && is_used_up(config, token))
-    {
+    config.narrow(args.route.as_deref());
+    for token in config.tokens.values().filter(|token| is_used_up(config, token)) {
         let fix = "set [store] kind = \"file\", with path and key, to keep what it is exchanged for";
         warn!(
             token = token.name,
@@ -132,6 +133,9 @@ fn variable(route: &str) -> String {
 async fn command(args: &Args, variables: &[(String, String)], before: Before, signals: &mut Passed) -> u8 {
     let Some((program, arguments)) = args.command.split_first() else { return NOT_FOUND };
     let mut command = Command::new(program);
+    for name in FOR_THE_BROKER {
+        command.env_remove(name);
+    }
     command.args(arguments).envs(variables.iter().map(|(name, value)| (name, value)));
     let mut child = match before.spawn(|| command.spawn()) {
         Ok(child) => child,

@@ -15,7 +15,6 @@ use crate::clock::Clock;
 use crate::config::{Config, Limits, Route, Token};
 use crate::connect::Dialer;
 use crate::http1::Bounds;
-use crate::oauth::file::{Grant, Rotation};
 use crate::proxy::{ProxyError, probe};
 use crate::secret::Secret;
 use crate::secret::source::SecretSource;
@@ -87,7 +86,7 @@ fn steps(cli: &Cli, config: &Config, route: &Route, tokens: &mut BTreeMap<String
             let (found, step) = timed("token", || {
                 let found = match &secrets.done {
                     Err(_) => Err(Not::Skipped("its secrets cannot be read")),
-                    Ok(_) => tokens.entry(wanted.name.clone()).or_insert_with(|| obtain(cli, config, wanted)).clone(),
+                    Ok(_) => tokens.entry(wanted.name.clone()).or_insert_with(|| obtain(cli, wanted)).clone(),
                 };
                 match found {
                     Ok(found) => {
@@ -146,15 +145,8 @@ fn secrets(route: &Route, token: Option<&Arc<Token>>) -> (Option<Headers>, Resul
 }
 
 /// From the running broker; without one from the store, or by an exchange.
-fn obtain(cli: &Cli, config: &Config, token: &Arc<Token>) -> Result<Found, Not> {
+fn obtain(cli: &Cli, token: &Arc<Token>) -> Result<Found, Not> {
     let gone = |_| Not::failed("the configuration cannot be read any more".to_owned());
-    let runs = cli.operator().map_err(gone)?.runs();
-    let ends = token.grant == Grant::RefreshToken && token.dialect.answer.rotation != Rotation::Never;
-    if config.store.is_none() && ends && !runs {
-        let what = "its refresh token may end with its use, and the store is in memory: the next one would be lost";
-        let fix = "set [store] kind = \"file\" with path and key, or start the broker first".to_owned();
-        return Err(Not::Failed { what: what.to_owned(), fix: Some(fix), code: None });
-    }
     let (_, _, config, _) = cli.load().map_err(gone)?;
     token::obtain(cli, config, token, true).map_err(Not::of_token)
 }

@@ -18,7 +18,7 @@ use super::shown::shown;
 use super::{CONFIG, Cli, complain, watched};
 use crate::admin::key::{self, KeyFile};
 use crate::admin::{self, Admin, Live, Order};
-use crate::app::{App, AppError};
+use crate::app::{App, AppError, Plan};
 use crate::clock::Clock;
 use crate::config::{Config, Listen, Store};
 use crate::expiry;
@@ -92,8 +92,18 @@ struct Started {
     _key_file: Option<KeyFile>,
 }
 
-async fn start(config: Config) -> Result<Started, ExitCode> {
-    let admin_config = config.admin.clone();
+/// Everything that is read and bound before anything runs: it can be given up.
+struct Prepared {
+    app: App,
+    plan: Plan,
+    admin: Bound,
+    probes: Option<Bound>,
+    given: Option<Secret>,
+    store: Option<Store>,
+}
+
+async fn prepare(config: Config) -> Result<Prepared, ExitCode> {
+    let (admin_config, store) = (config.admin.clone(), config.store.clone());
     let refused = |error: AppError| {
         let code = if matches!(error, AppError::Store(_)) { ExitCode::FAILURE } else { ExitCode::from(CONFIG) };
         failed(&error.to_string(), code)
@@ -114,9 +124,14 @@ async fn start(config: Config) -> Result<Started, ExitCode> {
         None => None,
     };
     let given = given.transpose().map_err(|e| failed(&format!("admin.key: {e}"), ExitCode::from(CONFIG)))?;
+    Ok(Prepared { app, plan, admin, probes, given, store })
+}
+
+/// Tokens are obtained from here on, so it is seen through.
+async fn start(Prepared { app, plan, admin, probes, given, store }: Prepared) -> Result<Started, ExitCode> {
     let running = Running::start(app, plan).await.map_err(|error| failed(&said(&error), ExitCode::FAILURE))?;
     // Only now: a broker that cannot start must not take the key of one that runs.
-    let made = if given.is_none() { make_key(&admin, running.parts.config.store.as_ref())? } else { None };
+    let made = if given.is_none() { make_key(&admin, store.as_ref())? } else { None };
     let (admin_key, key_file) = made.map_or((given, None), |(key, file)| (Some(key), Some(file)));
     Ok(Started { running, admin, probes, admin_key, _key_file: key_file })
 }
@@ -127,16 +142,24 @@ pub(super) async fn serve(
     asks: &mut impl Asks,
     ready: impl FnOnce(&Running, &Listen, &Arc<Admin>),
 ) -> ExitCode {
-    let started = tokio::select! {
-        started = start(config) => started,
+    let prepared = tokio::select! {
+        prepared = prepare(config) => prepared,
         stop = asks.stop() => {
             info!(?stop, "stopped before everything was started");
             return ExitCode::SUCCESS;
         }
     };
-    let Started { mut running, admin: bound, probes, admin_key, _key_file } = match started {
-        Ok(started) => started,
+    let prepared = match prepared {
+        Ok(prepared) => prepared,
         Err(code) => return code,
+    };
+    let hurry = CancellationToken::new();
+    let started = uninterrupted(start(prepared), &CancellationToken::new(), &hurry, asks).await;
+    let Started { mut running, admin: bound, probes, admin_key, _key_file } = match started {
+        Ok((Ok(started), None)) => started,
+        Ok((Ok(started), Some(stop))) => return drain(started.running, stop, hurry, asks).await,
+        Ok((Err(code), _)) => return code,
+        Err(signal) => return cut(signal),
     };
     if let Some(store) = running.app.stores.as_ref().and_then(|stores| stores.files.as_ref()) {
         // Whoever finds the store taken learns by whom, and where to ask.
@@ -166,9 +189,9 @@ pub(super) async fn serve(
             Some(order) = ordered.recv() => Work::Order(order),
             () = reload.changed(&running.parts.config) => Work::Files,
         };
-        match uninterrupted(Box::pin(carry_out(work, &mut reload, &mut running)), &stopper, asks).await {
-            Ok(None) => {}
-            Ok(Some(stop)) => break stop,
+        match uninterrupted(Box::pin(carry_out(work, &mut reload, &mut running)), &stopper, &hurry, asks).await {
+            Ok(((), None)) => {}
+            Ok(((), Some(stop))) => break stop,
             Err(signal) => return cut(signal),
         }
         admin.shown.store(Arc::new(shown(&running, &reload)));
@@ -176,7 +199,7 @@ pub(super) async fn serve(
     };
     // Whoever asks for something now is told so.
     drop(ordered);
-    drain(running, stop, asks).await
+    drain(running, stop, hurry, asks).await
 }
 
 /// Says where there is a listener that was not there before.
@@ -269,7 +292,7 @@ fn operate(admin: &Arc<Admin>, running: &Running, bound: Bound) {
         limits: running.parts.config.limits.clone(),
         stall: server::STALL,
         routes: None,
-        permits: Some(Arc::new(tokio::sync::Semaphore::new(64))),
+        places: server::Places::Shared(Arc::new(tokio::sync::Semaphore::new(64))),
         metrics: None,
         connections: TaskTracker::new(),
         drain: CancellationToken::new(),

@@ -87,9 +87,10 @@ struct Asked {
     secret: Secret,
 }
 
-/// Why there is no session: what is wrong, or that nobody wants it any more.
+/// Why there is no session: what is wrong with the flags, what cannot be done, or that nobody wants it any more.
 enum Never {
     Wrong(String),
+    Failed(String),
     GivenUp,
 }
 
@@ -106,6 +107,10 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
         Err(Never::Wrong(text)) => {
             complain(&text);
             return ExitCode::from(2);
+        }
+        Err(Never::Failed(text)) => {
+            complain(&text);
+            return ExitCode::FAILURE;
         }
     };
     cli.start_logging_as(Some(cli.log_format.unwrap_or(LogFormat::Text)));
@@ -182,8 +187,7 @@ impl Session {
             }
         });
         if let Some(mut saved) = saved.filter(|saved| !saved.kept) {
-            // What the token server gave may be in its store, and cannot be had again.
-            saved.kept = saved.store;
+            saved.kept = saved.is_needed();
             let what = if saved.kept { "is kept: go on with tokenbroker -c and its name" } else { "is not kept" };
             complain(&format!("{} {what}", saved.file.display()));
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::alone::Alone;
+use super::exec::is_used_up;
 use super::login::no_token;
 use super::{Cli, block_on, complain, print};
 use crate::app::TokenPart;
@@ -59,6 +60,11 @@ pub(super) fn obtain(
         let word = |key: &str| answer[key].as_str().map(str::to_owned);
         let secret = word("access_token").ok_or("the broker's answer holds no access token")?;
         return Ok((Secret::new(secret), word("expires_at")));
+    }
+    if is_used_up(&config, token) {
+        return Err("its refresh token may end with its use, and the store is in memory: the next one would be lost; \
+                    set [store] kind = \"file\" with path and key, or start the broker first"
+            .to_owned());
     }
     block_on(async {
         let mut alone = Alone::open(config, &token.name).await?;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
@@ -12,10 +11,11 @@ use super::count;
 use crate::admin::{Admin, Probes};
 use crate::config::Limits;
 use crate::reload::Reload;
-use crate::server::{Bound, Running, Serve};
+use crate::server::{Bound, Newest, Places, Running, Serve};
 use crate::systemd;
 
-/// Connections to `[admin] probes`. Security: of their own, because other machines may hold all of them.
+/// Connections to `[admin] probes`. Security: of their own, because other machines may hold all of them; a further one takes the
+/// place of the oldest.
 const PROBES_MAX: usize = 32;
 /// And none of them for long: for a head, and for an answer that is not read.
 const PROBE_HEAD: Duration = Duration::from_secs(2);
@@ -29,7 +29,7 @@ pub(super) fn probes(admin: &Arc<Admin>, limits: &Limits, bound: Bound) {
         limits: Limits { head_timeout: limits.head_timeout.min(PROBE_HEAD), ..limits.clone() },
         stall: PROBE_STALL,
         routes: None,
-        permits: Some(Arc::new(Semaphore::new(PROBES_MAX))),
+        places: Places::Newest(Newest::new(PROBES_MAX)),
         metrics: None,
         connections: TaskTracker::new(),
         drain: CancellationToken::new(),

@@ -52,6 +52,24 @@ pub struct Config {
     pub expiring: Vec<Expiring>,
     /// Every file that was read for this or that holds a secret, but for the configuration itself.
     pub files: BTreeSet<PathBuf>,
+    /// The one route that is served; `None`: all.
+    pub only: Option<String>,
+}
+
+impl Config {
+    /// Leaves only that route, its token, and the one whose access token may manage the secrets of that.
+    pub fn narrow(&mut self, only: Option<&str>) {
+        let Some(only) = only else { return };
+        self.routes.retain(|name, _| name == only);
+        let mut kept = BTreeSet::new();
+        let mut next = self.routes.values().find_map(|route| route.token.clone());
+        while let Some(name) = next.filter(|name| !kept.contains(name)) {
+            next = self.tokens.get(&name).and_then(|token| token.rotate.admin.clone());
+            kept.insert(name);
+        }
+        self.tokens.retain(|name, _| kept.contains(name));
+        self.only = Some(only.to_owned());
+    }
 }
 
 /// What the files of certificates and keys held.

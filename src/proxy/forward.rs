@@ -191,7 +191,7 @@ impl Context {
             let seen = Seen::of(&answered.response.fields, &exchange.route, credential.as_ref());
             known.seen = Some(Box::new(seen));
         }
-        headers::drop_echoes(&mut answered.response.fields, credential.as_ref(), &exchange.route, sent_id(request));
+        headers::drop_echoes(&mut answered.response.fields, credential.as_ref(), &exchange.route, request);
         let ready = exchange.prepare(client, request, answered, known.page.as_ref())?;
         Ok(Line::Upstream(exchange, ready))
     }

@@ -8,8 +8,8 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use tracing::warn;
 
-use super::hops;
 use super::route::Route;
+use super::{hops, sent_id};
 use crate::fields::{CLIENT_KEY, is_hop_by_hop, is_ours, with_hyphens};
 use crate::http1::{self, Fields, Request, Response, write_field};
 use crate::peer::Peer;
@@ -115,7 +115,7 @@ pub fn has_credential(fields: &Fields, route: &Route) -> bool {
 }
 
 /// Security: an API that sends our token back in a field would hand it to the client. A body is the API's own.
-pub fn drop_echoes(fields: &mut Fields, credential: Option<&Credential>, route: &Route, request_id: Option<&str>) {
+pub fn drop_echoes(fields: &mut Fields, credential: Option<&Credential>, route: &Route, request: &Request) {
     let words = credential.map(|credential| credential.value.as_bytes().split(|byte| *byte == b' '));
     let longest = words.and_then(|words| words.max_by_key(|word| word.len()));
     let Some(token) = longest.filter(|token| token.len() >= ECHO_MIN) else { return };
@@ -130,6 +130,7 @@ pub fn drop_echoes(fields: &mut Fields, credential: Option<&Credential>, route: 
         let echoes = echoes(name, value);
         if echoes {
             let field = String::from_utf8_lossy(name);
+            let request_id = sent_id(request);
             warn!(route = route.config.name, request_id, %field, "the API sent the token back in a field, which was removed");
             route.metrics.echoes.inc();
         }

@@ -8,12 +8,12 @@ use crate::token::cache::Credential;
 
 const MASKED: &str = "***";
 /// Parts of names.
-const TELLING: [&str; 17] = [
+const TELLING: [&str; 19] = [
     "auth",
     "cookie",
     "token",
     "secret",
-    "passw",
+    "pass",
     "pwd",
     "key",
     "session",
@@ -26,6 +26,8 @@ const TELLING: [&str; 17] = [
     "otp",
     "sid",
     "cert",
+    "ticket",
+    "websocket-protocol",
 ];
 /// Fields with such a part in their names, whose values are none.
 const HARMLESS: [&str; 4] =
@@ -71,16 +73,16 @@ impl Mask {
             return Shown { name, value: MASKED.to_owned(), masked: true };
         }
         let text = String::from_utf8_lossy(value);
-        let shown = words(&login(&query(&text)));
+        let url = ["location", "content-location", "referer"].contains(&plain.as_str());
+        let shown = query(&text);
+        let shown = words(&login(&if url { parameters(&shown) } else { shown }));
         let masked = shown != *text || matches!(text, std::borrow::Cow::Owned(_));
         Shown { name, value: shown, masked }
     }
 
     /// Path and query.
     pub fn target(&self, target: &str) -> String {
-        let (path, _) = target.split_once('?').unwrap_or((target, ""));
-        let path = if self.holds(path.as_bytes()) { MASKED } else { path };
-        words(path) + &query(target.get(target.find('?').unwrap_or(target.len())..).unwrap_or_default())
+        if self.holds(target.as_bytes()) { format!("/{MASKED}") } else { words(&parameters(&query(target))) }
     }
 
     fn holds(&self, value: &[u8]) -> bool {
@@ -88,7 +90,7 @@ impl Mask {
     }
 }
 
-/// The values of every query and fragment in a text; a part without a name is a value.
+/// The values of every query and fragment in a text; a part without a name is a value, also one in base64 that ends in `=`.
 fn query(text: &str) -> String {
     let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '>' | '<' | '\'');
     let mut out = String::new();
@@ -101,16 +103,32 @@ fn query(text: &str) -> String {
         for part in within.split_inclusive(['&', ';', '?', '#']) {
             let end = part.trim_end_matches(['&', ';', '?', '#']);
             match end.split_once('=') {
-                Some((name, "")) => out.extend([name, "="]),
-                Some((name, _)) => out.extend([name, "=", MASKED]),
+                Some((name, "")) if name.len() < SECRET_MIN => out.extend([name, "="]),
+                Some((name, value)) if value.bytes().any(|byte| byte != b'=') => out.extend([name, "=", MASKED]),
                 None if end.is_empty() => {}
-                None => out.push_str(MASKED),
+                _ => out.push_str(MASKED),
             }
             out.push_str(&part[end.len()..]);
         }
         rest = behind;
     }
     out + rest
+}
+
+/// The values of the parameters in a path, such as `/a;jsessionid=…/b`.
+fn parameters(text: &str) -> String {
+    let (path, behind) = text.split_at(text.find(['?', '#']).unwrap_or(text.len()));
+    let (mut out, mut within) = (String::new(), false);
+    for part in path.split_inclusive(['/', ';']) {
+        let end = part.trim_end_matches(['/', ';']);
+        match end.split_once('=') {
+            Some((name, value)) if within && !value.is_empty() => out.extend([name, "=", MASKED]),
+            _ => out.push_str(end),
+        }
+        out.push_str(&part[end.len()..]);
+        within = part.ends_with(';');
+    }
+    out + behind
 }
 
 /// User name and password of a URL, and what follows the name of a scheme of authentication.
@@ -176,7 +194,14 @@ mod tests {
             ("/users/17", "/users/17"),
             ("/users?page=2&q=a%20b&empty=&flag", "/users?page=***&q=***&empty=&***"),
             ("/a?x=1;y=2?z=3&&w", "/a?x=***;y=***?z=***&&***"),
-            ("/the-access-token/a?b=1", "***?b=***"),
+            ("/a;b=1?x=1;y=2&zzzzzzzz=&w=", "/a;b=***?x=***;y=***&***&w="),
+            ("/the-access-token/a?b=1", "/***"),
+            ("/a?the-access-token-1=1", "/***"),
+            ("/a?c2VjcmV0LWNhbmFyeTE=", "/a?***"),
+            ("/a?dGVzdA==&b=1", "/a?***&b=***"),
+            ("/a?eyJhbGciOiJub25lIn0.e30.c2ln=1", "/a?***=***"),
+            ("/a;jsessionid=0123456789abcdef0123456789abcdef/b;v=1;w=;x?y=1", "/a;jsessionid=***/b;v=***;w=;x?y=***"),
+            ("/a=b/c", "/a=b/c"),
             ("/bot/eyJhbGciOiJub25lIn0.e30.sig/send", "/bot/***/send"),
             ("/f47ac10b-58cc-4372-a567-0e02b2c3d479", "/f47ac10b-58cc-4372-a567-0e02b2c3d479"),
             ("/k/aB3dEfGhIjKlMnOpQrStUvWxYz0123456789", "/k/***"),
@@ -196,6 +221,9 @@ mod tests {
             ("set-cookie", "a=b"),
             ("x-tokenbroker-key", "k"),
             ("x_api_key", "k"),
+            ("ok-access-passphrase", "k"),
+            ("sec-websocket-protocol", "access_token, abc"),
+            ("x-ticket", "k"),
             ("x-own", "whatever"),
             ("x-plain", "of the-access-token, a part"),
         ] {
@@ -207,6 +235,7 @@ mod tests {
                 "https://u:p@h/cb?code=abc&state=x#access_token=y",
                 "https://***@h/cb?code=***&state=***#access_token=***",
             ),
+            ("referer", "https://h/a;jsessionid=abc", "https://h/a;jsessionid=***"),
             ("link", "<https://h/?page=2>; rel=\"next\"", "<https://h/?page=***>; rel=\"next\""),
             ("x-plain", "Bearer abc", "Bearer ***"),
             ("www-authenticate", "Negotiate YWJj==", "Negotiate ***"),

@@ -13,10 +13,10 @@ use super::Secret;
 /// its first instant, and durable when this returns. A link stays, and what it leads to is replaced.
 pub fn replace(path: &Path, secret: &Secret) -> io::Result<()> {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+    let Some(name) = path.file_name() else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "this is no name of a file"));
     };
-    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    let directory = directory(&path);
     let beside = directory.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
     let write = || {
         // Left by a process of the same number that was killed.
@@ -31,10 +31,20 @@ pub fn replace(path: &Path, secret: &Secret) -> io::Result<()> {
     write().inspect_err(|_| drop(std::fs::remove_file(&beside)))
 }
 
-/// Makes a private file that is not there yet.
+/// Makes a private file that is not there yet: durable when this returns, and not there after an error.
 pub fn create(path: &Path, text: &Secret) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text.expose().as_bytes())
+    let mut write = || {
+        file.write_all(text.expose().as_bytes())?;
+        file.sync_all()?;
+        File::open(directory(path))?.sync_all()
+    };
+    write().inspect_err(|_| drop(std::fs::remove_file(path)))
+}
+
+/// Where the file lies.
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// What the file holds, without the newline at its end.

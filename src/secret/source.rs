@@ -223,7 +223,7 @@ fn program(name: &str) -> Result<(), SecretError> {
 }
 
 /// What systemd tells the broker alone (sd_listen_fds(3), sd_notify(3)).
-const FOR_THE_BROKER: [&str; 4] = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "NOTIFY_SOCKET"];
+pub const FOR_THE_BROKER: [&str; 4] = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "NOTIFY_SOCKET"];
 
 async fn exec(program: &str, arguments: &[String]) -> Result<Zeroizing<Vec<u8>>, SecretError> {
     let failed = |why: String| SecretError {

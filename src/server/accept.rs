@@ -1,21 +1,23 @@
 //! Accepting and serving connections, within the bounds of `[limits]`.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use super::bind::{Bound, Listening};
+use super::listening::{Bound, Listening};
 use crate::config::Limits;
 use crate::connect::{self, Socket, Stream};
 use crate::http1::{After, Answers, Bounds, Came, Client, Place};
@@ -34,8 +36,9 @@ const FIRST_REQUEST: Duration = Duration::from_millis(250);
 /// A client of an operator's listener may keep a response waiting for so long.
 pub const STALL: Duration = Duration::from_secs(30);
 
-/// File descriptors that are not for client connections: the operator's connections, listeners, exchanges, the store, pipes.
-const FILES_KEPT: u64 = 192;
+/// File descriptors that are not for client connections: 64 for operators, 32 for probes, 64 for pipes, and as many for listeners,
+/// exchanges and the store.
+const FILES_KEPT: u64 = 224;
 /// And those of a worker.
 const FILES_PER_WORKER: u64 = 8;
 
@@ -53,6 +56,44 @@ pub fn places(limits: &Limits) -> usize {
     room.min(limits.connections)
 }
 
+/// How many connections there may be at a time.
+pub enum Places {
+    /// A further one waits until one has ended, of all listeners that share them.
+    Shared(Arc<Semaphore>),
+    /// The oldest is cut for a further one.
+    Newest(Newest),
+}
+
+/// Security: for a listener that anybody reaches. Whoever takes all places has them until others come, and nobody waits for them.
+pub struct Newest {
+    most: usize,
+    /// The oldest first.
+    open: Mutex<VecDeque<JoinHandle<()>>>,
+}
+
+impl Newest {
+    pub fn new(most: usize) -> Self {
+        Self { most, open: Mutex::default() }
+    }
+
+    async fn make_room(&self) {
+        let oldest = {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            open.retain(|one| !one.is_finished());
+            if open.len() < self.most { None } else { open.pop_front() }
+        };
+        if let Some(oldest) = oldest {
+            oldest.abort();
+            // An error says that it was cut.
+            let _ = oldest.await;
+        }
+    }
+
+    fn add(&self, one: JoinHandle<()>) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).push_back(one);
+    }
+}
+
 /// How the connections of one listener are served.
 pub struct Serve<A> {
     pub answers: A,
@@ -61,8 +102,7 @@ pub struct Serve<A> {
     pub stall: Duration,
     /// Those that are reached here, as of now: who is let in, and how. `None` for operators.
     pub routes: Option<Arc<ArcSwap<Routes>>>,
-    /// Shared by all listeners that count towards `limits.connections`.
-    pub permits: Option<Arc<Semaphore>>,
+    pub places: Places,
     /// Counts connections, open and refused.
     pub metrics: Option<Arc<Metrics>>,
     pub connections: TaskTracker,
@@ -153,8 +193,8 @@ impl<A: Answers> Serve<A> {
                 return self.refused("user", &peer, &format!("no route here lists {user:?} in `clients.uids`"));
             }
         }
-        let permit = match &self.permits {
-            Some(permits) => match Arc::clone(permits).try_acquire_owned() {
+        let permit = match &self.places {
+            Places::Shared(permits) => match Arc::clone(permits).try_acquire_owned() {
                 Ok(permit) => Some(permit),
                 Err(_) => {
                     let permit = Arc::clone(permits).acquire_owned();
@@ -162,17 +202,23 @@ impl<A: Answers> Serve<A> {
                     Some(permit)
                 }
             },
-            None => None,
+            Places::Newest(newest) => {
+                newest.make_room().await;
+                None
+            }
         };
         let tls = routes.as_ref().and_then(|routes| routes.tls()).cloned();
         let open = self.metrics.as_ref().map(|metrics| metrics.connections.clone());
         let place = Arc::new(Place::new(permit, open, peer, tls.as_ref().map(|tls| tls.authority)));
         let stall = routes.map_or(self.stall, |routes| routes.stall);
         let this = Arc::clone(self);
-        match tls {
+        let serving = match tls {
             None => self.connections.spawn(this.serve(Client::new(Stream::Plain(socket), place, stall))),
             Some(tls) => self.connections.spawn(this.shake(socket, place, stall, tls)),
         };
+        if let Places::Newest(newest) = &self.places {
+            newest.add(serving);
+        }
     }
 
     /// The TLS handshake, within the time that a head may take; then as without.

@@ -1,50 +1,22 @@
-//! Listening sockets. Security: a Unix socket is open to nobody else, not even between its making and a chmod, unless every route
+//! How sockets come to listen. Security: a Unix socket is open to nobody else, not even between its making and a chmod, unless every route
 //! behind it lists the users who may.
 
 use std::io;
 use std::net::TcpListener;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{Mode, chmod, fchmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
 use super::handed;
+use super::listening::{Bound, Listening, SocketFile};
 use crate::config::Listen;
 
 /// Connections that the kernel takes while all workers are busy; `net.core.somaxconn` may allow fewer.
 const BACKLOG: i32 = 4096;
-
-/// A listening socket; its clones share it.
-pub struct Bound {
-    /// With the port that the kernel chose, where 0 was asked for.
-    pub listen: Listen,
-    pub(super) socket: Listening,
-}
-
-pub(super) enum Listening {
-    Tcp(TcpListener),
-    /// Without a file where that is not ours to remove.
-    Unix(UnixListener, Option<Arc<SocketFile>>),
-}
-
-/// Removes the socket's file when its last clone is gone, unless somebody else's stands there by then.
-pub(super) struct SocketFile {
-    path: PathBuf,
-    inode: u64,
-}
-
-impl Bound {
-    pub fn try_clone(&self) -> io::Result<Self> {
-        let socket = match &self.socket {
-            Listening::Tcp(listener) => Listening::Tcp(listener.try_clone()?),
-            Listening::Unix(listener, file) => Listening::Unix(listener.try_clone()?, file.clone()),
-        };
-        Ok(Self { listen: self.listen.clone(), socket })
-    }
-}
 
 /// Starts to listen, or takes the socket that was handed over for it. `others`: may other users connect to a Unix socket, to be
 /// judged then?
@@ -86,7 +58,7 @@ fn make(listen: &Listen, others: bool) -> io::Result<Bound> {
                 // The umask may have taken it away.
                 open_to(listen, true)?;
             }
-            let file = Arc::new(SocketFile { path: path.clone(), inode: path.symlink_metadata()?.ino() });
+            let file = Arc::new(SocketFile::of(path)?);
             Ok(Bound { listen: listen.clone(), socket: Listening::Unix(listener, Some(file)) })
         }
     }
@@ -118,14 +90,5 @@ fn make_room(path: &Path) -> io::Result<()> {
         Ok(_) => refused("somebody listens there already"),
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
         Err(e) => Err(e),
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if self.path.symlink_metadata().is_ok_and(|meta| meta.ino() == self.inode) {
-            // Nothing listens there any more; the next start would remove it as well.
-            let _ = std::fs::remove_file(&self.path);
-        }
     }
 }

@@ -1,9 +1,9 @@
 //! The sockets that systemd handed over: which listener each is for, and whether it may be used.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use super::bind::{Bound, Listening};
+use super::listening::{Bound, Listening};
 use crate::config::Listen;
 use crate::systemd::{self, Handed, Socket};
 
@@ -18,7 +18,7 @@ pub enum HandedError {
     /// Security: whoever can connect to a route has its token.
     #[error(
         "{name}: other users can connect to {listen}, and a route there does not say who may; \
-         set SocketMode=0600 and SocketUser= in its unit, or list `clients.uids` in each of its routes"
+         set SocketMode=0600 in its unit and let it belong to root or the broker's user, or list `clients.uids` in each of its routes"
     )]
     Open { name: String, listen: Listen },
     #[error("{name}: cannot see who may connect to {listen}: {source}; let the broker's user search its directory")]
@@ -61,8 +61,9 @@ pub(super) fn check(wanted: &[(&Listen, bool)]) -> Result<(), HandedError> {
         };
         if let (Listen::Unix(path), false) = (listen, others) {
             let listen = || (*listen).clone();
+            let own = [0, rustix::process::geteuid().as_raw()];
             match path.symlink_metadata() {
-                Ok(meta) if meta.permissions().mode() & 0o077 == 0 => {}
+                Ok(meta) if meta.permissions().mode() & 0o077 == 0 && own.contains(&meta.uid()) => {}
                 Ok(_) => return Err(HandedError::Open { name, listen: listen() }),
                 Err(source) => return Err(HandedError::Hidden { name, listen: listen(), source }),
             }

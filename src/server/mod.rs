@@ -1,14 +1,14 @@
 //! Listeners, worker threads, the change to other parts, and the drain.
 //!
-//! Each worker is a thread with a runtime of its own; all of them accept from the same listening sockets, so a connection,
-//! its requests and their upstream connections stay on one core. The refresh tasks and the operator's listener live on
-//! the runtime that calls [`Running::start`].
+//! Each worker is a thread with a runtime of its own; all accept from the same sockets, so a connection, its requests and their
+//! upstream connections stay on one core. Refresh tasks and the operator's listener live on the runtime of [`Running::start`].
 
 mod accept;
 mod bind;
 #[cfg(feature = "otlp")]
 mod exporting;
 mod handed;
+mod listening;
 mod orders;
 mod tokens;
 mod worker;
@@ -22,23 +22,23 @@ use arc_swap::ArcSwap;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::Semaphore;
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
-pub use accept::{STALL, Serve};
-pub use bind::{Bound, bind};
+pub use accept::{Newest, Places, STALL, Serve};
+pub use bind::bind;
 #[cfg(feature = "otlp")]
 use exporting::Exporting;
 pub use handed::HandedError;
+pub use listening::Bound;
 use tokens::Refreshing;
-use worker::{Opened, Worker};
+use worker::Opened;
 
 use crate::app::{App, Parts, Place, Plan};
-use crate::config::{Limits, Listen};
+use crate::config::Listen;
 use crate::proxy::{Route, Routes, Tunnels};
 
 /// After an exchange: what the last saves may take.
@@ -116,7 +116,7 @@ impl Running {
         let exporting = Exporting::start(&app, plan.admin());
         let (app, tasks) = (Arc::new(app), Tasks::default());
         let routes = Arc::new(ArcSwap::from_pointee(Vec::new()));
-        let workers = workers(&app, &limits, &tasks, &routes)?;
+        let workers = worker::start_all(&app, &limits, &tasks, &routes)?;
         let mut refreshing = Refreshing::default();
         let parts = Arc::new(change_tokens(&app, &mut refreshing, plan, None).await);
         let mut this = Self {
@@ -201,9 +201,8 @@ impl Running {
         self.tasks.drain.clone()
     }
 
-    /// Stops accepting, lets requests in flight finish for as long as the drain may take, then ends tunnels and refresh
-    /// tasks; an exchange in flight is waited for. After `hurry`, it is the only thing that is. True if no request and no exchange
-    /// had to be cut.
+    /// Stops accepting, lets requests in flight finish for as long as the drain may take, then ends tunnels and refresh tasks; an
+    /// exchange in flight is waited for. After `hurry`, it is the only thing that is. True if no request and no exchange was cut.
     pub async fn drain(mut self, hurry: CancellationToken) -> bool {
         let limit = self.parts.config.limits.drain_timeout;
         let deadline = Instant::now() + limit;
@@ -228,7 +227,7 @@ impl Running {
             }
         }
         #[cfg(feature = "otlp")]
-        self.exporting.end().await;
+        let _ = hurry.run_until_cancelled(self.exporting.end()).await;
         clean
     }
 }
@@ -298,35 +297,4 @@ fn bind_new(plan: &Plan, there: &BTreeMap<Place, Listener>, workers: usize) -> R
 
 fn named(parts: &Parts, names: &[String]) -> Vec<Arc<Route>> {
     names.iter().filter_map(|name| parts.routes.get(name)).cloned().collect()
-}
-
-/// Starts the worker threads.
-fn workers(
-    app: &App,
-    limits: &Limits,
-    tasks: &Tasks,
-    routes: &Arc<ArcSwap<Vec<Arc<Route>>>>,
-) -> Result<Vec<UnboundedSender<Opened>>, StartError> {
-    let places = accept::places(limits);
-    app.metrics.connections_max.set(i64::try_from(places).unwrap_or(i64::MAX));
-    let permits = Arc::new(Semaphore::new(places));
-    let start = |index| {
-        let (sender, listeners) = unbounded_channel();
-        let worker = Worker {
-            index,
-            listeners,
-            routes: Arc::clone(routes),
-            limits: limits.clone(),
-            metrics: Arc::clone(&app.metrics),
-            tracer: app.tracer.clone(),
-            exchanges: app.exchanges.clone(),
-            permits: Arc::clone(&permits),
-            tasks: tasks.clone(),
-            starting: tasks.connections.token(),
-        };
-        let thread = std::thread::Builder::new().name(format!("worker-{index}"));
-        thread.spawn(move || worker.run()).map_err(StartError::Thread)?;
-        Ok(sender)
-    };
-    (0..limits.threads).map(start).collect()
 }

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, error};
 
-use super::{Bound, Serve, Tasks};
+use super::accept;
+use super::{Bound, Places, Serve, StartError, Tasks};
+use crate::app::App;
 use crate::config::Limits;
 use crate::proxy::{Context, Inspector, Route, Routes};
 use crate::telemetry::inspected::Exchanges;
@@ -98,7 +100,7 @@ impl Worker {
             limits: self.limits.clone(),
             stall: Duration::ZERO,
             routes: Some(routes),
-            permits: Some(Arc::clone(&self.permits)),
+            places: Places::Shared(Arc::clone(&self.permits)),
             metrics: Some(Arc::clone(&self.metrics)),
             connections: self.tasks.connections.clone(),
             drain,
@@ -108,4 +110,35 @@ impl Worker {
             drop(running);
         });
     }
+}
+
+/// Starts the worker threads.
+pub(super) fn start_all(
+    app: &App,
+    limits: &Limits,
+    tasks: &Tasks,
+    routes: &Arc<ArcSwap<Vec<Arc<Route>>>>,
+) -> Result<Vec<UnboundedSender<Opened>>, StartError> {
+    let places = accept::places(limits);
+    app.metrics.connections_max.set(i64::try_from(places).unwrap_or(i64::MAX));
+    let permits = Arc::new(Semaphore::new(places));
+    let start = |index| {
+        let (sender, listeners) = unbounded_channel();
+        let worker = Worker {
+            index,
+            listeners,
+            routes: Arc::clone(routes),
+            limits: limits.clone(),
+            metrics: Arc::clone(&app.metrics),
+            tracer: app.tracer.clone(),
+            exchanges: app.exchanges.clone(),
+            permits: Arc::clone(&permits),
+            tasks: tasks.clone(),
+            starting: tasks.connections.token(),
+        };
+        let thread = std::thread::Builder::new().name(format!("worker-{index}"));
+        thread.spawn(move || worker.run()).map_err(StartError::Thread)?;
+        Ok(sender)
+    };
+    (0..limits.threads).map(start).collect()
 }

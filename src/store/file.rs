@@ -130,6 +130,14 @@ impl FileStore {
         (lock == Err(Errno::WOULDBLOCK)).then(|| signature(directory))
     }
 
+    /// Is there a record? One that nobody can look at counts as having some.
+    pub fn holds(directory: &Path) -> bool {
+        match std::fs::read_dir(directory) {
+            Ok(files) => files.flatten().any(|file| file.file_name().to_str().and_then(parse).is_some()),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    }
+
     /// Writes into the lock who owns the store, for whoever finds it taken.
     pub fn sign(&self, owner: &str) -> io::Result<()> {
         let Some(mut file) = self.owned.as_ref().map(|owned| &owned.owner) else { return Ok(()) };

@@ -20,15 +20,14 @@ pub async fn token_or_why(slot: &Slot, limit: Option<Budget>, wait: Duration) ->
     let before = slot.snapshot().finished;
     slot.token_within(wait).await.map_err(|unavailable| {
         let snapshot = slot.snapshot();
+        // The end of time: nothing will come from here any more.
+        let later = snapshot.not_before.filter(|until| *until < Duration::MAX);
         let why = match (&snapshot.error, limit) {
             (Some(error), _) => error.to_string(),
-            (None, Some(Budget { max, per })) if snapshot.not_before.is_some() => {
-                let class = Class::RateLimited;
-                format!("{class}: the limit of {max} requests in {} s is used up", per.as_secs())
-            }
+            (None, Some(limit)) if later.is_some() => format!("{}: {}", Class::RateLimited, limit.used_up()),
             (None, _) => "there is no token yet".to_owned(),
         };
-        let told = snapshot.not_before.filter(|until| snapshot.finished == before && *until < Duration::MAX);
+        let told = later.filter(|_| snapshot.finished == before);
         let next = told.map_or(String::new(), |_| {
             format!(". Nothing was sent: the next attempt is in {} s", unavailable.retry_after.as_secs())
         });

@@ -235,11 +235,10 @@ impl Schedule {
 
     /// Why the vendor's budget does not allow a request now, if it does not.
     pub fn over_budget(&self, now: Now, can_wait: bool) -> Option<TokenError> {
-        let (until, Budget { max, per }) = (self.spent.free_at(now, can_wait)?, self.spent.limit()?);
-        let problem = format!("the limit of {max} per {} s is used up", per.as_secs());
+        let (until, limit) = (self.spent.free_at(now, can_wait)?, self.spent.limit()?);
         let mut error = TokenError::new(
             Class::RateLimited,
-            problem,
+            limit.used_up(),
             "nothing to do: the next one is sent as soon as the limit allows it",
         );
         error.retry_after = Some(until.saturating_sub(now.boot));

@@ -357,6 +357,22 @@ fn what_does_not_count_for_readiness_is_not_waited_for() {
 }
 
 #[test]
+fn with_one_route_nothing_of_the_others_runs_and_a_reload_does_not_change_that() {
+    let oauth = OAuth::start(HOUR);
+    let upstream = Upstream::ok();
+    let home = Home::new(&oauth, PASSWORD);
+    let fine = static_route(&upstream, "").replace("api", "fine");
+    let site = Site::within(home.directory, &format!("{}{fine}", home.config));
+    let reload = format!("{} -c {} reload", binary().get_program().display(), site.file.display());
+    let script = format!("{reload} && curl -sSf $FINE_URL && {reload}");
+    let (code, stdout, stderr) = site.exec(&["--route", "fine", "--", "sh", "-c", &script]);
+    assert_eq!((code, stdout.matches("reloaded").count(), upstream.requests().len()), (0, 2, 1), "{stderr}");
+    assert_eq!(oauth.oauth.faults.calls(), 0, "{stderr}");
+    let (code, _, stderr) = site.exec(&["--route", "api", "--", "sh", "-c", "curl -sSf $API_URL"]);
+    assert_eq!((code, oauth.oauth.faults.calls()), (0, 1), "{stderr}");
+}
+
+#[test]
 fn a_signal_ends_the_wait_at_once_and_the_exchange_in_flight_is_finished_and_kept() {
     let oauth = OAuth::start(HOUR);
     for (signal, expected) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
@@ -368,6 +384,8 @@ fn a_signal_ends_the_wait_at_once_and_the_exchange_in_flight_is_finished_and_kep
         let running = site.start(&["--", "echo", "started"]);
         eventually("it is in flight", || oauth.oauth.issuer.issued() == before + 1);
         running.signal(Signal::USR1);
+        // As `timeout` does: to the process, and to its group.
+        running.signal(signal);
         running.signal(signal);
         let (code, stdout, stderr) = running.end();
         assert_eq!((code, stdout.as_str()), (expected, ""), "{stderr}");
@@ -401,8 +419,11 @@ fn a_signal_while_it_drains_cuts_requests_and_no_exchange() {
          setsid curl -sS -X POST -H \"Authorization: Bearer $(cat store_key)\" \
          http://127.0.0.1:{port}/api/tokens/api/refresh >/dev/null 2>&1 & read line; exit 4"
     );
-    let mut command = site.command(&["--", "sh", "-c", &script]);
-    let mut running = Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()));
+    let mut command = site.command(&["--log-level", "debug", "--", "sh", "-c", &script]);
+    let file = site.directory.path().join("log");
+    let log = || std::fs::read_to_string(&file).unwrap();
+    command.stderr(std::fs::File::create(&file).unwrap());
+    let mut running = Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
     eventually("the token is there", || oauth.oauth.issuer.issued() == 1);
     oauth.oauth.faults.set(Some(Fault::Slow(Duration::from_secs(2))), None);
     eventually("both are in flight", || oauth.oauth.issuer.issued() == 2 && upstream.requests().len() == 1);
@@ -411,10 +432,17 @@ fn a_signal_while_it_drains_cuts_requests_and_no_exchange() {
         let children = format!("/proc/{0}/task/{0}/children", running.child.id());
         std::fs::read_to_string(children).is_ok_and(|children| children.trim().is_empty())
     });
-    running.signal(Signal::INT);
-    let (code, _, stderr) = running.end();
-    assert_eq!(code, 4, "{stderr}");
-    assert!(stderr.contains("requests in flight are cut") && stderr.matches("token obtained").count() == 2, "{stderr}");
+    let mut sent = 0;
+    eventually("requests are cut", || {
+        // One that comes at once may be what ended the command.
+        if log().matches("the same as the one before").count() == sent {
+            running.signal(Signal::INT);
+            sent += 1;
+        }
+        log().contains("requests in flight are cut")
+    });
+    assert_eq!(running.wait().code(), Some(4), "{}", log());
+    assert_eq!(log().matches("token obtained").count(), 2, "{}", log());
     oauth.oauth.faults.set(Some(Fault::Status(500, None)), None);
     assert_eq!(site.exec(&["--", "sh", "-c", "curl -sSf $API_URL"]).0, 0, "the store has the last one");
 }
@@ -471,6 +499,9 @@ fn nothing_of_the_broker_is_left_in_the_command() {
         let (code, stdout, stderr) = run(command.stdout(Stdio::piped()));
         assert_eq!((code, stdout.as_str()), (0, "256\n2048\n2\n8\n"), "{stderr}");
     }
+    let mut command = site.command(&["--", "sh", "-c", "echo \"[$NOTIFY_SOCKET$LISTEN_FDS$LISTEN_FDNAMES]\""]);
+    command.env("NOTIFY_SOCKET", "/nowhere").env("LISTEN_FDS", "0").env("LISTEN_FDNAMES", "name");
+    assert_eq!(run(command.stdout(Stdio::piped())).1, "[]\n");
     // What was to be ignored stays so, as with nohup.
     let mut command = site.command(&["--", "sh", "-c", "kill -HUP $PPID; kill -HUP $$; echo still"]);
     crate::support::through(&mut command, &["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"]);
@@ -504,4 +535,8 @@ fn a_refresh_token_that_one_run_may_use_up_is_warned_about() {
     let site = Site::within(kept.directory, &home.config.replace(STORE, ""));
     let (_, _, stderr) = site.exec(&["--", "true"]);
     assert!(stderr.contains(text) && stderr.contains("set [store] kind"), "{stderr}");
+    let calls = oauth.oauth.faults.calls();
+    let (code, _, stderr) = run(binary().arg("-c").arg(&site.file).args(["token", "api"]));
+    assert!(code == 1 && stderr.contains("the store is in memory: the next one would be lost"), "{stderr}");
+    assert_eq!(oauth.oauth.faults.calls(), calls);
 }

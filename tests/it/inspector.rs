@@ -140,9 +140,18 @@ fn no_secret_is_shown_wherever_it_stands() {
         ("X-Of-Ours", "has the-access-token-canary in it"),
         ("X-Of-Extra", "has extra-canary in it"),
         ("X-Jwt-Less", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJzM2NyM3QifQ."),
+        ("OK-ACCESS-PASSPHRASE", secret),
+        ("Sec-WebSocket-Protocol", "access_token, s3cr3t-canary"),
+        ("X-Ticket", secret),
+        ("Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        ("Tracestate", "vendor=1"),
         ("X-Plain", "shown"),
     ];
-    let target = format!("/path?q={secret}&empty=&{secret}&a=1;b={secret}");
+    let target = format!(
+        "/path;jsessionid={secret}?q={secret}&empty=&{secret}&a=1;b={secret}&czNjcjN0LWNhbmFyeQ=&eyJhbGciOi.e30.c2ln=1"
+    );
+    // The token itself as a name.
+    assert_eq!(call(broker.address("api"), "GET", &format!("/path?{token}=1"), &[], b"").status, 302);
     let reply = call(broker.address("api"), "POST", &target, &fields, secret.as_bytes());
     assert_eq!(reply.status, 302);
     let text = broker.admin("GET", "/api/requests").text();
@@ -150,7 +159,8 @@ fn no_secret_is_shown_wherever_it_stands() {
         assert!(!text.contains(canary), "{canary}: {text}");
     }
     let one = &requests(&broker)[0];
-    assert_eq!(one["target"], "/path?q=***&empty=&***&a=***;b=***");
+    assert_eq!(one["target"], "/path;jsessionid=***?q=***&empty=&***&a=***;b=***&***&***=***");
+    assert_eq!(requests(&broker)[1]["target"], "/***");
     assert_eq!(
         (value(&one["request"], "x-plain"), value(&one["response"], "x-plain")),
         (vec!["shown".to_owned()], vec!["shown".to_owned()])
@@ -160,7 +170,9 @@ fn no_secret_is_shown_wherever_it_stands() {
     assert_eq!(one["added"], json!(["authorization", "x-extra"]));
     let left_out: Vec<_> = one["left_out"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
     assert!(left_out.contains(&"authorization") && left_out.contains(&"cookie"), "{left_out:?}");
-    assert!(one["curl"].as_str().unwrap().contains("-H 'x-plain: shown'"), "{one}");
+    let curl = one["curl"].as_str().unwrap();
+    assert!(curl.contains("-H 'x-plain: shown'"), "{curl}");
+    assert!(!curl.contains("trace"), "a repeat is of no trace: {curl}");
 }
 
 /// Runs the command that the last exchange is shown as; the two requests as the API got them.

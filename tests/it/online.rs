@@ -113,7 +113,7 @@ fn a_refresh_token_that_rotates_is_kept_or_not_used_at_all() {
     home.config = kept.strip_prefix(STORE).unwrap().to_owned();
     let (code, stdout, _) = home.run(&ONLINE);
     assert!(code == 1 && stdout.contains("the store is in memory: the next one would be lost"), "{stdout}");
-    assert!(stdout.contains("what to do: set [store] kind = \"file\""), "{stdout}");
+    assert!(stdout.contains("set [store] kind = \"file\""), "{stdout}");
     assert_eq!(oauth.oauth.faults.calls(), 0);
     home.config = kept;
     for _ in 0..2 {
@@ -138,14 +138,14 @@ fn where_the_budget_is_used_up_nothing_is_sent_and_the_time_of_the_next_is_told(
         told = stdout;
         code == 1 && told.contains("  token     failed")
     });
-    assert!(told.contains("rate_limited: the limit of 1 requests in 3600 s is used up. Nothing was sent: "), "{told}");
+    assert!(told.contains("rate_limited: the limit of 1 per 3600 s is used up. Nothing was sent: "), "{told}");
     assert!(
         told.contains("the next attempt is in 3") && told.contains("see: tokenbroker explain rate_limited"),
         "{told}"
     );
     let broker = home.broker();
     let (code, told, _) = broker.command(&ONLINE);
-    assert!(code == 1 && told.contains("the limit of 1 requests in 3600 s is used up. Nothing was sent: "), "{told}");
+    assert!(code == 1 && told.contains("the limit of 1 per 3600 s is used up. Nothing was sent: "), "{told}");
     assert_eq!(oauth.oauth.faults.calls(), 1);
 }
 

@@ -122,6 +122,19 @@ fn connections_that_hold_every_place_of_the_probes_hold_up_nobody_else_and_are_c
 }
 
 #[test]
+fn whoever_holds_every_place_of_the_probes_keeps_nobody_waiting() {
+    let oauth = OAuth::start(HOUR);
+    let (_broker, probes) = broker(&oauth);
+    // One after the other, 32 at a time and 2 s each, these would take more than half a minute.
+    let mut held: Vec<_> = (0..600).map(|_| Wire::open(probes)).collect();
+    for wire in &mut held {
+        wire.send("GET /livez HTTP/1.1\r\n");
+    }
+    assert_eq!(get(probes, "/livez", "10.1.2.3").status, 200);
+    assert!(held[0].is_closed_within(PATIENCE));
+}
+
+#[test]
 fn probes_are_off_unless_asked_for_and_answered_until_the_end() {
     let oauth = OAuth::start(HOUR);
     assert!(!oauth.broker("", "").log().contains("\"probes\""));

@@ -95,6 +95,12 @@ fn a_secret_is_asked_for_at_the_terminal_and_not_shown() {
     let shown =
         at_a_terminal(&shell, &json!([asked, ["send", "abc\u{3}"], ["expect", "it was 0"], ["expect", " echo "]]));
     assert!(!shown.contains("abc"), "{shown}");
+    // And so it does where a signal ends it.
+    let killed = "(until stty -a </dev/tty | grep -q -e '-echo '; do sleep 0.05; done; kill -TERM $(pgrep -P $$ tokenbroker)) & \
+                  \"$@\"; echo it was $?; stty -a";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", killed, "sh"]).arg(command.get_program()).args(command.get_args()).env_remove(SECRET.0);
+    at_a_terminal(&shell, &json!([asked, ["expect", "it was 143"], ["expect", " echo "]]));
 }
 
 #[test]
@@ -121,6 +127,10 @@ fn without_a_terminal_secrets_come_on_stdin_a_line_each_or_it_is_said_where_they
     }
     let (code, _, stderr) = run(session(&oauth, &["--secret-stdin"]).stdin(Stdio::null()));
     assert!(code == 2 && stderr == "client_secret is empty\n", "{stderr}");
+    let mut running = Running::start(session(&oauth, &["--secret-stdin"]).stdin(Stdio::piped()));
+    running.type_in("abc\u{1b}[D\n");
+    let (code, _, stderr) = running.end();
+    assert!(code == 2 && stderr.starts_with("client_secret: this has control characters"), "{stderr}");
     assert_eq!(oauth.oauth.faults.calls(), 1);
     let mut keyed = Command::new("setsid");
     keyed.arg("-w").arg(binary().get_program()).args(["try", "https://api.example.com", "--dialect", "comap"]);
@@ -338,6 +348,41 @@ fn a_session_is_kept_in_private_files_that_pass_check_and_run() {
         "{stderr}"
     );
     assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+}
+
+#[test]
+fn what_cannot_be_written_is_a_failure_and_nothing_is_left() {
+    let oauth = OAuth::start(HOUR);
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = session(&oauth, &["--save", "nowhere/api.toml"]);
+    let (code, _, stderr) = run(command.current_dir(directory.path()).env(SECRET.0, SECRET.1));
+    assert!(code == 1 && stderr.contains("--save: nowhere/api.toml cannot be written"), "{stderr}");
+    // No record: the login was given up.
+    let mut command =
+        session(&oauth, &["--save", "api.toml", "--login", "--authorize-url", "http://127.0.0.1:1/login"]);
+    let mut running = Running::start(command.current_dir(directory.path()).env(SECRET.0, SECRET.1));
+    assert!(running.line().contains("/login?"));
+    running.signal(Signal::INT);
+    let (code, _, stderr) = running.end();
+    assert!(code == 0 && stderr.contains("api.toml is not kept"), "{stderr}");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_session_without_a_file_cannot_be_reloaded() {
+    let oauth = OAuth::start(HOUR);
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = session(&oauth, &[]);
+    command.env("XDG_RUNTIME_DIR", directory.path()).env_remove("RUNTIME_DIRECTORY").env(SECRET.0, SECRET.1);
+    let mut running = Running::start(&mut command);
+    let lines = introduced(&mut running);
+    let page = lines.iter().find_map(|line| line.split_once("in a browser: http://")).unwrap().1.trim_end_matches('/');
+    let port = page.rsplit(':').next().unwrap();
+    let files = std::fs::read_dir(directory.path().join("tokenbroker")).unwrap();
+    let key = files.map(|file| file.unwrap().path()).find(|file| file.to_string_lossy().contains(port)).unwrap();
+    let bearer = format!("Bearer {}", std::fs::read_to_string(key).unwrap().trim_end());
+    let reply = call(page.parse().unwrap(), "POST", "/api/reload", &[("Authorization", &bearer)], b"");
+    assert!(reply.status != 200 && reply.text().contains("there is no configuration file"), "{}", reply.text());
 }
 
 #[test]

@@ -217,12 +217,12 @@ fn commands_that_print_secrets_get_nothing_that_systemd_gave_the_broker() {
 }
 
 /// How `run` ends with this socket handed over: exit status and stderr.
-fn refused(config: &str, socket: OwnedFd) -> (Option<i32>, String) {
+fn refused(config: &str, names: &str, socket: OwnedFd) -> (Option<i32>, String) {
     let directory = tempfile::tempdir().unwrap();
     let file = write(directory.path(), "tokenbroker.toml", format!("[admin]\nlisten = \"127.0.0.1:0\"\n{config}"));
     let mut command = binary();
     command.arg("-c").arg(&file).arg("run");
-    hand_over(&mut command, "tokenbroker.socket", socket, None);
+    hand_over(&mut command, names, socket, None);
     let mut child = command.spawn().unwrap();
     let mut ended = None;
     eventually("it is refused", || {
@@ -239,21 +239,34 @@ fn a_socket_that_is_no_listeners_and_one_that_is_open_to_others_are_errors_that_
     let upstream = Upstream::ok();
     let config = static_route(&upstream, "");
     let (held, address) = listener();
-    let (code, stderr) = refused(&config, held.into());
+    let (code, stderr) = refused(&config, "tokenbroker.socket", held.into());
     let words =
         format!("tokenbroker.socket: the service manager listens on {address}, and nothing of this configuration does");
     assert!(code == Some(1) && stderr.contains(&words), "{stderr}");
 
-    let (code, stderr) = refused(&config, UdpSocket::bind("127.0.0.1:0").unwrap().into());
-    assert!(code == Some(1) && stderr.contains("tokenbroker.socket: ") && stderr.contains("Accept=no"), "{stderr}");
+    for (names, name) in [("tokenbroker.socket", "tokenbroker.socket: "), (":web", "descriptor 3: ")] {
+        let (code, stderr) = refused(&config, names, UdpSocket::bind("127.0.0.1:0").unwrap().into());
+        assert!(code == Some(1) && stderr.contains(name) && stderr.contains("Accept=no"), "{stderr}");
+    }
 
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("api.sock");
     let held = UnixListener::bind(&path).unwrap();
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
     let config = config.replace("127.0.0.1:0", &format!("unix:{}", path.display()));
-    let (code, stderr) = refused(&config, held.try_clone().unwrap().into());
-    assert!(code == Some(1) && stderr.contains("tokenbroker.socket: other users can connect to unix:"), "{stderr}");
+    let open = || {
+        let (code, stderr) = refused(&config, "tokenbroker.socket", held.try_clone().unwrap().into());
+        assert!(code == Some(1) && stderr.contains("tokenbroker.socket: other users can connect to unix:"), "{stderr}");
+    };
+    open();
+    // One that another user owns; only root can give a file away.
+    if rustix::process::geteuid().is_root() {
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
+        open();
+        std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
+    }
 
     // Where each route says who may, the mode of the file is not what keeps others out.
     let config = format!("{config}clients = {{ uids = [0, 65534] }}\n");

@@ -4,9 +4,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use signal_hook::iterator::{Handle, Signals};
+use signal_hook::low_level::emulate_default_handler;
 use zeroize::Zeroizing;
 
 use crate::secret::Secret;
+use crate::signal;
 
 /// Of one line.
 const LINE_MAX: usize = 64 * 1024;
@@ -15,20 +18,41 @@ const LINE_MAX: usize = 64 * 1024;
 pub(super) fn ask(what: &str) -> Option<io::Result<Secret>> {
     let terminal = OpenOptions::new().read(true).write(true).open("/dev/tty").ok()?;
     let before = tcgetattr(&terminal).ok()?;
-    Some(typed(Quiet { terminal, before }, what))
+    Some(Quiet::new(terminal, before).and_then(|quiet| typed(quiet, what)))
 }
 
-/// A terminal that shows nothing, until this is dropped.
+/// A terminal that shows nothing, until this is dropped or a signal ends the process.
 struct Quiet {
     terminal: File,
     before: Termios,
+    signals: Handle,
+}
+
+impl Quiet {
+    fn new(terminal: File, before: Termios) -> io::Result<Self> {
+        let mut signals = Signals::new(signal::ending())?;
+        let (handle, shown, mut same) = (signals.handle(), before.clone(), terminal.try_clone()?);
+        let end = move || {
+            for signal in &mut signals {
+                restore(&mut same, &shown);
+                let _ = emulate_default_handler(signal);
+            }
+        };
+        std::thread::Builder::new().name("signals".to_owned()).spawn(end)?;
+        Ok(Self { terminal, before, signals: handle })
+    }
 }
 
 impl Drop for Quiet {
     fn drop(&mut self) {
-        let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
-        let _ = self.terminal.write_all(b"\n");
+        restore(&mut self.terminal, &self.before);
+        self.signals.close();
     }
+}
+
+fn restore(terminal: &mut File, before: &Termios) {
+    let _ = tcsetattr(&*terminal, OptionalActions::Now, before);
+    let _ = terminal.write_all(b"\n");
 }
 
 fn typed(mut quiet: Quiet, what: &str) -> io::Result<Secret> {
@@ -70,5 +94,8 @@ pub(super) fn read() -> io::Result<Secret> {
 
 fn text(line: &[u8]) -> io::Result<Secret> {
     let text = std::str::from_utf8(line).map_err(|_| io::Error::other("this is not UTF-8 text"))?;
+    if text.chars().any(char::is_control) {
+        return Err(io::Error::other("this has control characters, as keys such as the arrows make: type it again"));
+    }
     Ok(Secret::new(text.to_owned()))
 }

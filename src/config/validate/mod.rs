@@ -142,7 +142,7 @@ impl Check<'_> {
         self.unused_tables("token", token_names.iter().filter(|_| any_route), "name it in a route, or remove it");
         let (certificates, files) = (std::mem::take(&mut self.certificates), std::mem::take(&mut self.files));
         let expiring = std::mem::take(&mut self.expiring);
-        Config { store, admin, limits, tokens, routes, certificates, expiring, files }
+        Config { store, admin, limits, tokens, routes, certificates, expiring, files, only: None }
     }
 
     fn dialect(&mut self, name: &str, table: &toml::Table) -> Option<Dialect> {

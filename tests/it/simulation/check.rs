@@ -329,7 +329,10 @@ impl Inner {
         let machine = &self.replicas[replica];
         let issued = ends.saturating_sub(self.lifetime);
         let since = |then: Option<Duration>| then.is_some_and(|then| then >= issued);
-        let frozen = since(self.froze());
+        // It serves for as much longer as clocks stood still, in all, and from hand to hand.
+        let hands = self.records.handed.get(token).copied().unwrap_or_default().clamp(1, HANDS);
+        let longer = self.replicas.iter().map(|replica| replica.frozen).sum::<Duration>() * hands;
+        let frozen = since(self.froze()) && now <= ends + longer;
         let stood = self.replicas.iter().any(|replica| since(replica.stood));
         let set = self.records.jumped(issued);
         match () {
@@ -337,10 +340,13 @@ impl Inner {
                 self.breaks(now, GOOD, format!("replica {replica} gives {token}, which is for {purpose}"));
             }
             () if now <= ends => {}
+            () if !(frozen || stood || set) => {
+                self.breaks(now, GOOD, format!("replica {replica} gives {token}, which ended at {ends:?}"));
+            }
+            () if !self.over.insert((replica, token.to_owned())) => {}
             () if frozen => self.excuse("the clocks of a machine stood still"),
             () if stood => self.excuse("whoever saved the token stood still"),
-            () if set => self.excuse("the clock of the store was set"),
-            () => self.breaks(now, GOOD, format!("replica {replica} gives {token}, which ended at {ends:?}")),
+            () => self.excuse("the clock of the store was set"),
         }
     }
 

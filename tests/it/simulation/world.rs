@@ -115,6 +115,8 @@ pub struct Inner {
     pub set_by: Duration,
     /// Who was without which token, and why was excused: counted once.
     pub without: BTreeSet<(usize, String)>,
+    /// Who gave which token after its end, and why was excused.
+    pub over: BTreeSet<(usize, String)>,
     /// It was said already that no client secret works.
     pub none_works: bool,
     /// How long a process waits for the token server, and how long access tokens live.
@@ -180,6 +182,7 @@ impl World {
             set: None,
             set_by: Duration::ZERO,
             without: BTreeSet::new(),
+            over: BTreeSet::new(),
             waits: scenario.timeout,
             lifetime: scenario.lifetime,
             trip: 2 * (scenario.latency + scenario.tick),

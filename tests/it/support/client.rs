@@ -71,7 +71,10 @@ impl Wire {
     pub fn is_closed_within(&mut self, limit: Duration) -> bool {
         let stream = &mut self.0.stream;
         stream.set_read_timeout(Some(limit)).unwrap();
-        let closed = matches!(stream.read(&mut [0]), Ok(0)) || stream.take_error().is_ok_and(|e| e.is_some());
+        let closed = match stream.read(&mut [0]) {
+            Ok(read) => read == 0,
+            Err(error) => !matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut),
+        };
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         closed
     }
