@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::body::Unread;
+pub use self::curl::quoted;
 pub use self::live::Live;
 pub use self::probes::Probes;
 use crate::clock::Now;

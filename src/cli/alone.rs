@@ -2,10 +2,12 @@
 
 use tokio_util::sync::CancellationToken;
 
+use super::complain;
 use crate::app::{App, AppError, TokenPart, rank, rotates};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::oauth::manage::Item;
+use crate::signal::{self, Finishing};
 use crate::token::clients::Clients;
 use crate::token::refresh::Refresher;
 use crate::token::source::Source;
@@ -17,6 +19,8 @@ pub(super) struct Alone {
     /// Of the token whose access token may manage the secrets of this one.
     admin: Option<Refresher<Source>>,
     app: App,
+    /// An exchange is not to break off, whose answer may be the only refresh token that works.
+    finishing: Finishing,
 }
 
 impl Alone {
@@ -36,6 +40,7 @@ impl Alone {
     }
 
     async fn with(mut config: Config, token: &str, admin: Option<&str>, rotates: bool) -> Result<Self, String> {
+        let finishing = Finishing::new().map_err(|e| format!("cannot listen for signals: {e}"))?;
         // Nothing else of the configuration has to be in order for this.
         config.routes.clear();
         config.tokens.retain(|name, _| name == token || Some(name.as_str()) == admin);
@@ -51,7 +56,7 @@ impl Alone {
             Some(admin) => app.token(&mut plan, admin, None, None).await.map(|(_, refresher)| refresher),
             None => None,
         };
-        Ok(Self { part, refresher, admin, app })
+        Ok(Self { part, refresher, admin, app, finishing })
     }
 
     /// Asks the vendor about client applications.
@@ -71,11 +76,12 @@ impl Alone {
         self.until(async |_| ()).await.1
     }
 
-    /// Runs the task until `work` is done; then, whether the store has everything.
-    pub async fn until<T>(self, work: impl AsyncFnOnce(&TokenPart) -> T) -> (T, Result<(), String>) {
+    /// Runs the task until `work` is done; then, whether the store has everything. A signal ends the process, but after the
+    /// exchange in flight, whose answer is kept.
+    pub async fn until<T>(mut self, work: impl AsyncFnOnce(&TokenPart) -> T) -> (T, Result<(), String>) {
         let (stop, part) = (CancellationToken::new(), self.part);
         let work = async {
-            let done = work(&part).await;
+            let done = stop.run_until_cancelled(work(&part)).await;
             stop.cancel();
             done
         };
@@ -86,9 +92,27 @@ impl Alone {
             }
         };
         let run = Box::pin(self.refresher.run(stop.clone(), stop.clone()));
-        let (done, ended, admin) = tokio::join!(work, run, admin);
+        let mut all = std::pin::pin!(async { tokio::join!(work, run, admin) });
+        let mut asked = None;
+        let (done, ended, admin) = loop {
+            tokio::select! {
+                biased;
+                number = self.finishing.asked(), if asked.is_none() => {
+                    asked = Some(number);
+                    stop.cancel();
+                }
+                all = &mut all => break all,
+            }
+        };
         let lost = || "it could not be saved: look at the disk of the store, and do it again".to_owned();
         let saved = admin.iter().chain([&ended]).all(|ended| ended.keeper.is_none() || ended.saved);
-        (done, if saved { Ok(()) } else { Err(lost()) })
+        let saved = if saved { Ok(()) } else { Err(lost()) };
+        match (done, asked) {
+            (Some(done), None) => (done, saved),
+            (_, asked) => {
+                saved.unwrap_or_else(|text| complain(&text));
+                signal::end(asked.unwrap_or_default())
+            }
+        }
     }
 }

@@ -167,7 +167,9 @@ fn fix(class: Class, op: Op, inputs: &Inputs) -> &'static str {
         (Class::UserAction, Op::Manage) => {
             "get an access token of somebody who may manage this, and that has not ended"
         }
-        (Class::UserAction, _) => "the vendor has to accept this client certificate",
+        (Class::UserAction, _) => {
+            "see to it at the vendor: an account that is locked, a consent, or a client certificate not known there"
+        }
         (Class::GrantRejected, Op::Acquire) => {
             "check username and password; the broker will not try them again by itself"
         }

@@ -44,7 +44,7 @@ struct Owned {
 pub enum StoreError {
     #[error("the store {} cannot be used: {source}; it has to be a directory that the broker's user may write to", .directory.display())]
     Directory { directory: PathBuf, source: io::Error },
-    #[error("the store {} must be a directory of this user with mode 0700; chmod 700, chown, or choose another path", .0.display())]
+    #[error("the store {} must be a directory of this user with mode 0700; run this as its owner, chmod 700, or choose another path", .0.display())]
     Open(PathBuf),
     #[error("the store {} belongs to a broker that runs{owner}; two would lose each other's refresh tokens: use that one, stop it, or choose another path", .directory.display())]
     Owned { directory: PathBuf, owner: String },
@@ -88,7 +88,7 @@ impl FileStore {
                 File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)?;
             }
         }
-        private(directory)?;
+        private(directory, false)?;
         // The directory and not a file in it: that could be removed, and made anew by another.
         let locked = File::open(directory).map_err(failed)?;
         let owner = options().open(directory.join(LOCK)).map_err(failed)?;
@@ -118,13 +118,13 @@ impl FileStore {
 
     /// Looks at a store, which may belong to a broker that runs.
     pub fn look(directory: &Path, seal: Seal) -> Result<Self, StoreError> {
-        private(directory)?;
+        private(directory, true)?;
         Ok(Self { directory: directory.to_owned(), seal, owned: None })
     }
 
     /// What the process that owns the store wrote into the lock; `None` if nobody owns it.
     pub fn owner(directory: &Path) -> Option<String> {
-        private(directory).ok()?;
+        private(directory, true).ok()?;
         let locked = File::open(directory).ok()?;
         let lock = flock(&locked, FlockOperation::NonBlockingLockShared);
         (lock == Err(Errno::WOULDBLOCK)).then(|| signature(directory))
@@ -266,10 +266,12 @@ fn options() -> OpenOptions {
     options
 }
 
-fn private(directory: &Path) -> Result<(), StoreError> {
+/// Root may look into anybody's, but not write there: its owner could not write over root's files.
+fn private(directory: &Path, looks: bool) -> Result<(), StoreError> {
     let failed = |source| StoreError::Directory { directory: directory.to_owned(), source };
     let meta = directory.metadata().map_err(failed)?;
-    let own = meta.uid() == rustix::process::geteuid().as_raw();
+    let user = rustix::process::geteuid();
+    let own = meta.uid() == user.as_raw() || looks && user.is_root();
     if meta.is_dir() && own && meta.permissions().mode() & 0o077 == 0 {
         Ok(())
     } else {

@@ -121,6 +121,8 @@ fn nothing_is_written_if_anything_is_in_the_way_and_all_that_is_gets_named() {
     assert!(!stderr.contains("secrets") && !path.join("secrets").exists(), "{stderr}");
     assert_eq!(read(path, "tokenbroker.toml"), "mine");
 
+    let (code, stdout, _) = program(path, &["init", "--dir", "a folder"]);
+    assert!(code == 0 && stdout.contains("  tokenbroker -c 'a folder/tokenbroker.toml' check\n"), "{stdout}");
     let (code, stdout, _) = program(path, &["init", "--dir", "new/folder"]);
     assert!(code == 0 && stdout.contains("  tokenbroker -c new/folder/tokenbroker.toml check --online\n"), "{stdout}");
     let before = read(path, "new/folder/secrets/store_key");
@@ -198,6 +200,7 @@ fn for_compose_the_configuration_its_secrets_and_its_store_are_mounted_where_it_
     let (directory, stdout) = several("--compose");
     assert_eq!(program(directory.path(), &["check"]).0, 0);
     assert!(stdout.contains("  docker compose run --rm tokenbroker check --online\n"), "{stdout}");
+    assert!(!stdout.contains("  curl "), "nobody reaches the broker from here: {stdout}");
     let text = read(directory.path(), "compose.yaml");
     for odd in ["oauth2.toml", "api_secret", "build:"] {
         assert!(!text.contains(odd), "{odd}: {text}");
@@ -243,8 +246,28 @@ fn for_kubernetes_the_manifests_are_valid_and_hold_what_the_configuration_names(
     assert!(code == 0 && stdout.contains("ok (4 routes, 4 tokens)"), "{stderr}");
     assert!(stderr.lines().all(|line| line.contains("still to be filled in")), "{stderr}");
     let set = read(path, "statefulset.yaml");
-    for line in ["restartPolicy: Always", "fsGroupChangePolicy: OnRootMismatch", "http://127.0.0.1:8404/hello"] {
+    // Somebody logs in there: until then it is not ready, and is not to be killed.
+    let lines = ["restartPolicy: Always", "fsGroupChangePolicy: OnRootMismatch", "http://127.0.0.1:8404/hello"];
+    for line in lines.into_iter().chain(["failureThreshold: 3600\n"]) {
         assert!(set.contains(line), "{line}\n{set}");
+    }
+    let nobody = tempfile::tempdir().unwrap();
+    assert_eq!(program(nobody.path(), &["init", "comap", "--kubernetes"]).0, 0);
+    assert!(read(nobody.path(), "statefulset.yaml").contains("failureThreshold: 60\n"));
+}
+
+#[test]
+fn for_systemd_no_check_is_told_that_would_look_for_a_certificate_before_the_service_has_it() {
+    for (dialect, first) in [("oauth2", true), ("comodo-one", false)] {
+        let directory = tempfile::tempdir().unwrap();
+        let (code, stdout, _) = program(directory.path(), &["init", dialect, "--systemd"]);
+        assert_eq!(code, 0);
+        let command = "sudo env CREDENTIALS_DIRECTORY=secrets tokenbroker -c tokenbroker.toml check";
+        assert_eq!(stdout.lines().any(|line| line.trim() == command), first, "{stdout}");
+        assert!(stdout.contains("tokenbroker.toml check --online\n"), "once it runs: {stdout}");
+        let mut check = binary();
+        check.arg("check").current_dir(&directory).env("CREDENTIALS_DIRECTORY", directory.path().join("secrets"));
+        assert_eq!(check.output().unwrap().status.success(), first);
     }
 }
 

@@ -1,6 +1,7 @@
 use std::io::{BufRead, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Child;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exchange::OAuth;
 use crate::refresh::{Bench, Clocks, S, Script, policy};
-use crate::store::{Home, PASSWORD, injecting, kill};
+use crate::store::{Home, PASSWORD, STORE, injecting, kill};
 use crate::support::{Action, Broker, PATIENCE, Upstream, Wire, binary, eventually, has, in_namespace, through, write};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -364,6 +365,36 @@ fn a_store_of_another_owner_is_refused() {
     std::os::unix::fs::chown(home.path("kept"), Some(12_345), None).unwrap();
     let (code, _, stderr) = home.run(&["run"]);
     assert!(code == 1 && stderr.contains("must be a directory of this user with mode 0700"), "{stderr}");
+}
+
+#[test]
+fn root_looks_into_the_store_of_a_broker_of_another_user_and_never_writes_there() {
+    if !has("root") {
+        return;
+    }
+    let oauth = OAuth::start(HOUR);
+    let directory = oauth.directory();
+    write(directory.path(), "store_key", "0123456789abcdef0123456789abcdef");
+    let path = directory.path().to_owned();
+    let config = format!("{STORE}{}", oauth.config(PASSWORD, ""));
+    let mut broker = Broker::start_in(directory, &config, |command| {
+        let files = std::fs::read_dir(&path).unwrap().map(|file| file.unwrap().path());
+        files.chain([path.clone()]).for_each(|file| std::os::unix::fs::chown(file, Some(12_345), None).unwrap());
+        command.uid(12_345).gid(12_345);
+    });
+    broker.wait_for_state("api", "valid");
+    let commands = [&["check"][..], &["check", "--online"], &["token", "api"], &["status"], &["store", "list"]];
+    for command in commands.into_iter().chain([&["reload"][..]]) {
+        let (code, stdout, stderr) = broker.command(command);
+        assert_eq!((code, stderr.as_str()), (0, ""), "{command:?}: {stdout}");
+    }
+    broker.admin("POST", "/api/tokens/api/refresh");
+    assert_eq!(broker.token("api")["last_error"], serde_json::Value::Null, "it can still save");
+    assert!(broker.stop().success());
+    let (code, _, stderr) = broker.command(&["token", "api"]);
+    assert!(code == 1 && stderr.contains("with mode 0700; run this as its owner"), "{stderr}");
+    let files = std::fs::read_dir(broker.directory.path().join("kept")).unwrap();
+    assert!(files.flatten().all(|file| file.metadata().unwrap().uid() == 12_345));
 }
 
 #[test]

@@ -1,9 +1,11 @@
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokenbroker::standin::pki::{Clients, Leaf, Pki};
-use tokenbroker::standin::{Echo, Issuer, OAuth2, Server};
+use tokenbroker::standin::{Echo, Fault, Issuer, OAuth2, Server};
 
 use crate::door::free_port;
 use crate::exchange::OAuth;
@@ -125,6 +127,50 @@ fn a_refresh_token_that_rotates_is_kept_or_not_used_at_all() {
         });
     }
     assert_eq!(oauth.oauth.issuer.ended(), 0, "none was sent twice");
+}
+
+/// A command whose exchange the server has acted on, and not answered yet.
+fn in_flight(home: &Home, oauth: &OAuth, command: &[&str], late: Duration) -> Child {
+    write(home.directory.path(), "seed", oauth.oauth.issuer.refresh_token(None));
+    oauth.oauth.faults.set(Some(Fault::Slow(late)), None);
+    let before = oauth.oauth.issuer.issued();
+    let file = write(home.directory.path(), "flight.toml", &home.config);
+    let child = binary().arg("-c").arg(file).args(command).stdout(Stdio::null()).spawn().unwrap();
+    eventually("it is in flight", || oauth.oauth.issuer.issued() == before + 1);
+    oauth.oauth.faults.set(None, None);
+    child
+}
+
+const ROTATING: &str = "grant = \"refresh_token\"\nrefresh_token = { file = \"seed\" }\ntimeout = \"60s\"";
+
+#[test]
+fn a_signal_ends_a_command_after_the_exchange_in_flight_whose_refresh_token_is_kept() {
+    let oauth = OAuth::start(HOUR);
+    for (command, signal, status) in [
+        (&ONLINE[..], Signal::INT, 130),
+        (&["token", "api"], Signal::TERM, 143),
+        (&["token", "api", "--json"], Signal::HUP, 129),
+    ] {
+        let home = Home::new(&oauth, ROTATING);
+        let mut child = in_flight(&home, &oauth, command, Duration::from_millis(800));
+        let issued = oauth.oauth.issuer.issued();
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(status), "{command:?}");
+        let (code, stdout, stderr) = home.run(&ONLINE);
+        assert_eq!(code, 0, "{stdout}{stderr}");
+        assert_eq!((oauth.oauth.issuer.issued(), oauth.oauth.issuer.ended()), (issued, 0), "{command:?}");
+    }
+}
+
+#[test]
+fn a_second_signal_ends_a_command_at_once() {
+    let oauth = OAuth::start(HOUR);
+    let mut child = in_flight(&Home::new(&oauth, ROTATING), &oauth, &ONLINE, Duration::from_secs(300));
+    eventually("it has ended without an answer", || {
+        kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+        child.try_wait().unwrap().is_some()
+    });
+    assert_eq!(child.wait().unwrap().code(), Some(130));
 }
 
 #[test]

@@ -234,6 +234,18 @@ fn the_binary_is_hardened() {
     }
 }
 
+#[test]
+fn a_folder_that_the_compilers_flags_cannot_name_is_refused_before_anything_is_built() {
+    let directory = tempfile::tempdir().unwrap();
+    let folder = directory.path().join("a folder/packaging");
+    std::fs::create_dir_all(&folder).unwrap();
+    let script = folder.join("build");
+    std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/build"), &script).unwrap();
+    let ended = Command::new("sh").arg(&script).output().unwrap();
+    let stderr = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(!ended.status.success() && stderr.contains("has a space in it"), "{stderr}");
+}
+
 /// The static binary in an empty root, as an unprivileged user that can write nowhere.
 struct Jail {
     directory: tempfile::TempDir,

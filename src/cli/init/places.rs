@@ -5,7 +5,9 @@ use std::path::Path;
 use rustix::process::{getgid, getuid};
 use zeroize::Zeroizing;
 
+use super::starter::PEM;
 use super::{Made, Starter, shown};
+use crate::admin::quoted;
 use crate::secret::source::UNFILLED;
 
 const COMPOSE: &str = include_str!("../../../examples/compose.yaml");
@@ -69,7 +71,7 @@ impl Place {
         if matches!(self, Self::Kubernetes) {
             return vec![
                 Made::private("config.yaml", manifest(&config, starters, key)),
-                Made::file("statefulset.yaml", without_head(STATEFULSET)),
+                Made::file("statefulset.yaml", statefulset(starters)),
             ];
         }
         let mut made = vec![
@@ -93,7 +95,7 @@ impl Place {
 
     /// What to do next, a command each.
     pub fn commands(self, dir: &Path, starters: &[Starter]) -> Vec<String> {
-        let file = |name: &str| shown(dir, Path::new(name));
+        let file = |name: &str| quoted(&shown(dir, Path::new(name))).into_owned();
         let named = |flag: &str, name: &str| match dir == Path::new(".") {
             true => String::new(),
             false => format!(" {flag} {}", file(name)),
@@ -127,7 +129,9 @@ impl Place {
                     format!("sudo env CREDENTIALS_DIRECTORY={secrets} tokenbroker -c {config}")
                 };
                 let (secrets, config) = (file("secrets"), file("tokenbroker.toml"));
-                let check = format!("{} check", program(&secrets, &config));
+                // A certificate is a file that is there while the service runs: what is wrong is then in its log.
+                let ready = starters.iter().all(|starter| !starter.has_identity());
+                let check = ready.then(|| format!("{} check", program(&secrets, &config)));
                 let copies = [
                     "sudo mkdir -p /etc/tokenbroker".to_owned(),
                     format!("sudo cp -r {config} {secrets} /etc/tokenbroker/"),
@@ -141,7 +145,7 @@ impl Place {
                 let program = program("/etc/tokenbroker/secrets", "/etc/tokenbroker/tokenbroker.toml");
                 let copies = if there { Vec::new() } else { copies.to_vec() };
                 let online = vec![format!("{program} check --online")];
-                vec![vec![check], copies, start.to_vec(), logins(&program, ""), online, curls()]
+                vec![check.into_iter().collect(), copies, start.to_vec(), logins(&program, ""), online, curls()]
             }
         };
         steps.concat()
@@ -152,6 +156,15 @@ impl Place {
 fn without_head(example: &str) -> String {
     let lines = example.lines().skip_while(|line| line.starts_with('#'));
     lines.map(|line| format!("{line}\n")).collect()
+}
+
+/// Whoever logs in does so within the pod, which has to be there for an hour.
+fn statefulset(starters: &[Starter]) -> String {
+    let text = without_head(STATEFULSET);
+    match starters.iter().any(|starter| starter.logs_in) {
+        true => text.replace("failureThreshold: 60\n", "failureThreshold: 3600\n"),
+        false => text,
+    }
 }
 
 /// The configuration, its secrets and its store beside it, as the user who has them.
@@ -188,7 +201,7 @@ fn manifest(config: &str, starters: &[Starter], key: &str) -> Zeroizing<String> 
     text.push_str("\"\n");
     for name in starters.iter().flat_map(|starter| &starter.secrets) {
         // A certificate and a key have more than one line.
-        let (open, close) = if name.ends_with(".pem") { ("|\n    ", "") } else { ("\"", "\"") };
+        let (open, close) = if name.ends_with(PEM) { ("|\n    ", "") } else { ("\"", "\"") };
         text.push_str(&format!("  {name}: {open}{UNFILLED}{close}\n"));
     }
     text

@@ -12,6 +12,9 @@ const PORT: usize = 8404;
 /// Where a login comes back to.
 const REDIRECT_URI: &str = "http://127.0.0.1:8484/callback";
 
+/// How the name of a certificate or a key ends.
+pub(super) const PEM: &str = ".pem";
+
 /// A token and its route.
 pub(super) struct Starter {
     pub dialect: String,
@@ -52,6 +55,11 @@ impl Starter {
              upstream = \"https://{UNFILLED}\"   # the API\n"
         ));
         Some(starter)
+    }
+
+    /// Does it need a client certificate?
+    pub fn has_identity(&self) -> bool {
+        self.secrets.iter().any(|name| name.ends_with(PEM))
     }
 
     /// The name of a file for one of its secrets.
