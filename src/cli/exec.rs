@@ -173,7 +173,9 @@ fn pass(child: &Child, signal: rustix::process::Signal) {
 
 fn not_run(error: &io::Error) -> (u8, &'static str) {
     match error.kind() {
-        ErrorKind::NotFound => (NOT_FOUND, "is it there, in PATH or as a path, and what its first line names?"),
+        ErrorKind::NotFound => {
+            (NOT_FOUND, "check its name, and that PATH leads to it, and to what its first line names")
+        }
         ErrorKind::PermissionDenied => (NOT_EXECUTABLE, "it has to be a file with permission to execute (chmod +x)"),
         _ => (NOT_EXECUTABLE, "it has to be a program, or a script that names one in its first line (#!)"),
     }

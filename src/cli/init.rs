@@ -118,7 +118,8 @@ fn write(dir: &Path, made: &[Made]) -> Result<(), String> {
         let there = there.join(", ");
         return Err(format!("nothing was written, for there is already: {there}; name another folder with --dir"));
     }
-    std::fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    std::fs::create_dir_all(dir)
+        .map_err(|e| format!("nothing was written: {}: {e}; choose another folder with --dir", dir.display()))?;
     for (at, one) in made.iter().enumerate() {
         if let Err(error) = one.write(dir) {
             // What was in the way since is not ours.

@@ -214,7 +214,7 @@ fn judged(status: u16, asked: &str, token: bool) -> Result<String, Not> {
             Err(Not::Failed { what, fix: explain::fix("invalid_token"), code: Some("invalid_token".to_owned()) })
         }
         401 => Ok(format!("{answered}: the API wants a credential, and the route adds none")),
-        403 if token => Ok(format!("{answered}: it knows the token, and may not allow this path to it: see `scope`")),
+        403 if token => Ok(format!("{answered}: the API knows the token, and may not allow it this path: see `scope`")),
         500.. => Ok(format!("{answered}: the API is there, and in trouble itself, or with this path")),
         _ => Ok(answered),
     }

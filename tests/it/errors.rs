@@ -4,6 +4,7 @@ mod secret;
 mod store;
 mod tls;
 mod token;
+mod tools;
 mod upstream;
 mod words;
 
@@ -36,6 +37,9 @@ static CHANGING: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?", "TIME"),
         (r"\b\d+ days ago", "N days ago"),
         (r"\b\d{6,} s\b", "N s"),
+        (r"\bport [1-9]\d{4}\b", "port PORT"),
+        (r" +\d+\.\d{3} s\b", " N s"),
+        (r"\. Nothing was sent: the next attempt is in \d+ s", ""),
         (r"/tmp/\.?[A-Za-z0-9_.-]+", "DIR"),
         (r"\b(pid|process) \d+", "$1 PID"),
         (r"serial ([0-9A-F]{2}:){15,}[0-9A-F]{2}", "serial SERIAL"),

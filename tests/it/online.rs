@@ -295,7 +295,7 @@ fn any_status_proves_that_the_api_is_there_but_401_refuses_the_token() {
     for (status, code, result, said) in [
         ("204 No Content", 0, "ok", "GET /: 204||"),
         ("404 Not Found", 0, "ok", "GET /: 404||"),
-        ("403 Forbidden", 0, "ok", "GET /: 403: it knows the token, and may not allow this path to it"),
+        ("403 Forbidden", 0, "ok", "GET /: 403: the API knows the token, and may not allow it this path"),
         ("503 Service Unavailable", 0, "ok", "GET /: 503: the API is there, and in trouble itself"),
         ("401 Unauthorized", 1, "failed", "GET /: 401: the API does not take the token|If it stays"),
     ] {

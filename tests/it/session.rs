@@ -198,7 +198,7 @@ fn what_is_wrong_is_named_by_its_flag_all_of_it_at_once() {
             &["--set params: is a table: name the key in it, as in params.NAME=VALUE"],
         ),
         (&[api, "--set", "timeout=3s", "--set", "timeout=4s"], &["--set timeout: is given twice"]),
-        (&[api, "--set", "refresh_at=x"], &["--set refresh_at: the value is not as TOML has it"]),
+        (&[api, "--set", "refresh_at=x"], &["--set refresh_at: this value is written as in TOML"]),
         (
             &[api, "--client-id", "c", "--token-url", token, "--save", "name"],
             &["--save: name is no name of a configuration"],

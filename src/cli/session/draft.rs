@@ -225,7 +225,7 @@ fn value(key: &str, text: &str, places: &[&Json]) -> Result<Value, String> {
     let is_secret = places.iter().any(|place| place.pointer("/properties/env").is_some());
     let takes = |kind: &str| places.iter().any(|place| schema::fits(place, kind));
     if takes("object") && !is_secret {
-        return Err(format!("--set {key}: is a table: name the key in it, as in {key}.NAME=VALUE"));
+        return Err(format!("--set {key}: this is a table: name the key in it, as in {key}.NAME=VALUE"));
     }
     let structured = text.starts_with('{') && takes("object") || text.starts_with('[') && takes("array");
     let mut value = if structured || !(takes("string") || places.is_empty()) {
@@ -261,7 +261,7 @@ fn absolute(path: &Path) -> String {
 
 fn unreadable(key: &str) -> String {
     format!(
-        "--set {key}: the value is not as TOML has it: a number, true or false, [\"a\", \"list\"] or {{ file = \"…\" }}"
+        "--set {key}: this value is written as in TOML: a number, true or false, [\"a\", \"list\"] or {{ file = \"…\" }}"
     )
 }
 
