@@ -357,14 +357,6 @@ fn what_cannot_be_written_is_a_failure_and_nothing_is_left() {
     let mut command = session(&oauth, &["--save", "nowhere/api.toml"]);
     let (code, _, stderr) = run(command.current_dir(directory.path()).env(SECRET.0, SECRET.1));
     assert!(code == 1 && stderr.contains("--save: nowhere/api.toml cannot be written"), "{stderr}");
-    // No record: the login was given up.
-    let mut command =
-        session(&oauth, &["--save", "api.toml", "--login", "--authorize-url", "http://127.0.0.1:1/login"]);
-    let mut running = Running::start(command.current_dir(directory.path()).env(SECRET.0, SECRET.1));
-    assert!(running.line().contains("/login?"));
-    running.signal(Signal::INT);
-    let (code, _, stderr) = running.end();
-    assert!(code == 0 && stderr.contains("api.toml is not kept"), "{stderr}");
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 
@@ -377,9 +369,8 @@ fn a_session_without_a_file_cannot_be_reloaded() {
     let mut running = Running::start(&mut command);
     let lines = introduced(&mut running);
     let page = lines.iter().find_map(|line| line.split_once("in a browser: http://")).unwrap().1.trim_end_matches('/');
-    let port = page.rsplit(':').next().unwrap();
-    let files = std::fs::read_dir(directory.path().join("tokenbroker")).unwrap();
-    let key = files.map(|file| file.unwrap().path()).find(|file| file.to_string_lossy().contains(port)).unwrap();
+    let mut files = std::fs::read_dir(directory.path().join("tokenbroker")).unwrap();
+    let key = files.next().unwrap().unwrap().path();
     let bearer = format!("Bearer {}", std::fs::read_to_string(key).unwrap().trim_end());
     let reply = call(page.parse().unwrap(), "POST", "/api/reload", &[("Authorization", &bearer)], b"");
     assert!(reply.status != 200 && reply.text().contains("there is no configuration file"), "{}", reply.text());

@@ -24,7 +24,7 @@ pub(super) struct Saved {
 }
 
 impl Saved {
-    /// What the token server gave is in its store, and cannot be had again.
+    /// What the token server gave may be in its store, and cannot be had again.
     pub fn is_needed(&self) -> bool {
         self.store.as_deref().is_some_and(FileStore::holds)
     }
