@@ -4,16 +4,15 @@
 use std::ffi::c_int;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::task::Poll;
+use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
 use rustix::process;
 use signal_hook::iterator::SignalsInfo;
-use signal_hook::iterator::exfiltrator::WithRawSiginfo;
-use signal_hook::{flag, low_level};
+use signal_hook::iterator::exfiltrator::{SignalOnly, WithRawSiginfo};
+use signal_hook::low_level;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -208,62 +207,60 @@ pub fn ending() -> impl Iterator<Item = i32> {
     ending.filter(move |n| ignored >> (n - 1) & 1 == 0)
 }
 
-/// That end a command which has something to finish first.
-const ENDS: [SignalKind; 3] = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
-
 /// Something is being finished, as long as this lives: the first signal is only told, the second ends the process at once,
 /// whatever it does. Before and after it, the first does.
-pub struct Finishing {
-    signals: Vec<(c_int, Signal)>,
-    at_once: Arc<AtomicBool>,
-}
+pub struct Finishing(watch::Receiver<Option<c_int>>);
 
 impl Finishing {
-    /// Must be made inside a runtime; one at a time. Signals that are ignored, as `nohup` has it, stay so.
+    /// One at a time. Signals that are ignored, as `nohup` has it, stay so.
     pub fn new() -> io::Result<Self> {
-        static ARMED: OnceLock<io::Result<Armed>> = OnceLock::new();
-        let armed = ARMED.get_or_init(arm).as_ref().map_err(|error| error.kind())?;
-        armed.at_once.store(false, Ordering::SeqCst);
-        let mut signals = Vec::new();
-        for &number in &armed.numbers {
-            signals.push((number, signal(SignalKind::from_raw(number))?));
-        }
-        Ok(Self { signals, at_once: Arc::clone(&armed.at_once) })
+        static LISTENS: OnceLock<io::Result<()>> = OnceLock::new();
+        FINISHING.lives.store(true, Ordering::SeqCst);
+        LISTENS.get_or_init(listen).as_ref().map_err(io::Error::kind)?;
+        Ok(Self(FINISHING.asked.subscribe()))
     }
 
     /// The number of the first signal.
     pub async fn asked(&mut self) -> c_int {
-        std::future::poll_fn(|cx| {
-            let mut signals = self.signals.iter_mut();
-            let asked = signals.find_map(|(number, signal)| signal.poll_recv(cx).is_ready().then_some(*number));
-            asked.map_or(Poll::Pending, Poll::Ready)
-        })
-        .await
+        match self.0.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(number)) => *number,
+            _ => std::future::pending().await,
+        }
     }
 }
 
 impl Drop for Finishing {
     fn drop(&mut self) {
-        self.at_once.store(true, Ordering::SeqCst);
+        FINISHING.lives.store(false, Ordering::SeqCst);
     }
 }
 
-/// What stays for as long as the process lives.
-struct Armed {
-    at_once: Arc<AtomicBool>,
-    numbers: Vec<c_int>,
+/// What the thread that takes the signals shares with what is finished.
+struct Shared {
+    lives: AtomicBool,
+    /// The first signal.
+    asked: watch::Sender<Option<c_int>>,
 }
 
-fn arm() -> io::Result<Armed> {
-    let (at_once, ignored) = (Arc::default(), ignored());
-    let numbers = ENDS.map(|kind| kind.as_raw_value()).into_iter().filter(|n| ignored >> (n - 1) & 1 == 0).collect();
-    let armed = Armed { at_once, numbers };
-    for &number in &armed.numbers {
-        // In this order: what the one sets, the other sees the next time.
-        flag::register_conditional_shutdown(number, 128 + number, Arc::clone(&armed.at_once))?;
-        flag::register(number, Arc::clone(&armed.at_once))?;
-    }
-    Ok(armed)
+static FINISHING: LazyLock<Shared> =
+    LazyLock::new(|| Shared { lives: AtomicBool::new(false), asked: watch::Sender::new(None) });
+
+/// A thread takes them, for as long as the process lives: nothing else holds it up.
+fn listen() -> io::Result<()> {
+    let mut signals = SignalsInfo::<SignalOnly>::new(ending())?;
+    let take = move || {
+        let mut last = Last::default();
+        for number in &mut signals {
+            let first = FINISHING.asked.borrow().is_none();
+            if !FINISHING.lives.load(Ordering::SeqCst) || (last.counts("to end") && !first) {
+                end(number);
+            }
+            if first {
+                FINISHING.asked.send_replace(Some(number));
+            }
+        }
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(take).map(drop)
 }
 
 /// Ends the process with the status that a shell gives one that such a signal has ended.

@@ -80,11 +80,11 @@ impl Alone {
     /// exchange in flight, whose answer is kept.
     pub async fn until<T>(mut self, work: impl AsyncFnOnce(&TokenPart) -> T) -> (T, Result<(), String>) {
         let (stop, part) = (CancellationToken::new(), self.part);
-        let work = async {
+        let work = Box::pin(async {
             let done = stop.run_until_cancelled(work(&part)).await;
             stop.cancel();
             done
-        };
+        });
         let admin = async {
             match self.admin {
                 Some(admin) => Some(Box::pin(admin.run(stop.clone(), stop.clone())).await),

@@ -34,7 +34,7 @@ pub struct Inspected {
     pub retries: u32,
     /// Has the request a body?
     pub has_body: bool,
-    /// As the client sent them.
+    /// As the client sent them; those of a trace are the broker's where it exports spans.
     pub request: Vec<Shown>,
     /// The names of those that the broker added.
     pub added: Vec<String>,
