@@ -233,7 +233,7 @@ fn the_exit_status_is_the_commands_or_128_and_its_signal() {
     write(site.directory.path(), "plain", "#!/bin/sh\n");
     for (program, expected, words) in [
         ("/no/such/program", 127, "cannot run /no/such/program: No such file or directory"),
-        ("no-such-program", 127, "in PATH"),
+        ("no-such-program", 127, "that PATH leads to it"),
         ("./plain", 126, "chmod +x"),
         ("/", 126, "permission to execute"),
     ] {

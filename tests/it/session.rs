@@ -195,7 +195,7 @@ fn what_is_wrong_is_named_by_its_flag_all_of_it_at_once() {
         (&[api, "--set", "params", "--set", "=x", "--set", "a b=c"], &["--set: is written KEY=VALUE"]),
         (
             &[api, "--set", "params={ a = \"b\" }"],
-            &["--set params: is a table: name the key in it, as in params.NAME=VALUE"],
+            &["--set params: this is a table: name the key in it, as in params.NAME=VALUE"],
         ),
         (&[api, "--set", "timeout=3s", "--set", "timeout=4s"], &["--set timeout: is given twice"]),
         (&[api, "--set", "refresh_at=x"], &["--set refresh_at: this value is written as in TOML"]),
