@@ -131,6 +131,11 @@ fn without_a_terminal_secrets_come_on_stdin_a_line_each_or_it_is_said_where_they
     running.type_in("abc\u{1b}[D\n");
     let (code, _, stderr) = running.end();
     assert!(code == 2 && stderr.starts_with("client_secret: this has control characters"), "{stderr}");
+    // Nothing is cut and sent.
+    let mut running = Running::start(session(&oauth, &["--secret-stdin"]).stdin(Stdio::piped()));
+    running.type_in(&"x".repeat(64 * 1024 + 1));
+    let (code, _, stderr) = running.end();
+    assert!(code == 2 && stderr == "client_secret: this is longer than 64 KiB\n", "{stderr}");
     assert_eq!(oauth.oauth.faults.calls(), 1);
     let mut keyed = Command::new("setsid");
     keyed.arg("-w").arg(binary().get_program()).args(["try", "https://api.example.com", "--dialect", "comap"]);

@@ -76,7 +76,7 @@ fn typed(mut quiet: Quiet, what: &str) -> io::Result<Secret> {
             byte => line.push(byte),
         }
         if line.len() > LINE_MAX {
-            return Err(io::Error::other("this is longer than 64 KiB"));
+            break;
         }
     }
     text(&line)
@@ -93,6 +93,9 @@ pub(super) fn read() -> io::Result<Secret> {
 }
 
 fn text(line: &[u8]) -> io::Result<Secret> {
+    if line.len() > LINE_MAX {
+        return Err(io::Error::other("this is longer than 64 KiB"));
+    }
     let text = std::str::from_utf8(line).map_err(|_| io::Error::other("this is not UTF-8 text"))?;
     if text.chars().any(char::is_control) {
         return Err(io::Error::other("this has control characters, as keys such as the arrows make: type it again"));
