@@ -215,8 +215,8 @@ impl Finishing {
     /// One at a time. Signals that are ignored, as `nohup` has it, stay so.
     pub fn new() -> io::Result<Self> {
         static LISTENS: OnceLock<io::Result<()>> = OnceLock::new();
-        FINISHING.lives.store(true, Ordering::SeqCst);
         LISTENS.get_or_init(listen).as_ref().map_err(io::Error::kind)?;
+        FINISHING.lives.store(true, Ordering::SeqCst);
         Ok(Self(FINISHING.asked.subscribe()))
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -10,8 +10,12 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
+use zeroize::Zeroizing;
 
 use crate::secret::Secret;
+
+/// Of a key file, in bytes.
+const KEY_MAX: u64 = 1024;
 
 /// So many wrong keys in so long make each further one wait.
 const WRONG_MAX: usize = 5;
@@ -64,13 +68,22 @@ pub fn keep(key: &Secret, directory: &Path, other: &str) -> io::Result<KeyFile> 
     Ok(kept)
 }
 
-/// The key file of the broker that runs there with that `other`; `None` if none does.
-pub fn find(directory: &Path, other: Option<&str>) -> Option<PathBuf> {
+/// The key of the broker that runs there with that `other`; `None` if none does.
+///
+/// Security: where root looks, the directory may be another user's: what is read is a file of its owner, and no link.
+pub fn find(directory: &Path, other: Option<&str>) -> Option<Secret> {
+    let owner = directory.metadata().ok()?.uid();
     let names = other.map(|other| format!("admin-{other}.key")).into_iter().chain(["admin.key".to_owned()]);
-    names.map(|name| directory.join(name)).find(|path| {
+    names.map(|name| directory.join(name)).find_map(|path| {
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
+        let meta = file.metadata().ok().filter(|meta| meta.is_file() && meta.uid() == owner);
         // One that nobody holds is what a broker left that was killed.
-        let file = File::open(path);
-        file.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK))
+        let held = flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK);
+        let mut text = Zeroizing::new(String::new());
+        meta.filter(|_| held).and_then(|_| file.take(KEY_MAX).read_to_string(&mut text).ok())?;
+        let key = text.trim_end();
+        (!key.is_empty()).then(|| Secret::new(key.to_owned()))
     })
 }
 

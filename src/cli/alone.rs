@@ -40,7 +40,6 @@ impl Alone {
     }
 
     async fn with(mut config: Config, token: &str, admin: Option<&str>, rotates: bool) -> Result<Self, String> {
-        let finishing = Finishing::new().map_err(|e| format!("cannot listen for signals: {e}"))?;
         // Nothing else of the configuration has to be in order for this.
         config.routes.clear();
         config.tokens.retain(|name, _| name == token || Some(name.as_str()) == admin);
@@ -56,6 +55,8 @@ impl Alone {
             Some(admin) => app.token(&mut plan, admin, None, None).await.map(|(_, refresher)| refresher),
             None => None,
         };
+        // Until here nothing was sent.
+        let finishing = Finishing::new().map_err(|e| format!("cannot listen for signals: {e}"))?;
         Ok(Self { part, refresher, admin, app, finishing })
     }
 
@@ -108,8 +109,9 @@ impl Alone {
         let saved = admin.iter().chain([&ended]).all(|ended| ended.keeper.is_none() || ended.saved);
         let saved = if saved { Ok(()) } else { Err(lost()) };
         match (done, asked) {
-            (Some(done), None) => (done, saved),
-            (_, asked) => {
+            // What is done is told, whatever came meanwhile.
+            (Some(done), _) => (done, saved),
+            (None, asked) => {
                 saved.unwrap_or_else(|text| complain(&text));
                 signal::end(asked.unwrap_or_default())
             }

@@ -56,6 +56,8 @@ impl Operator {
         let config::Operator { admin, store } = operator;
         let owner = store.as_deref().and_then(FileStore::owner);
         let said = owner.as_deref().and_then(|text| text.strip_prefix("admin ")?.split(", pid ").next()?.parse().ok());
+        // Security: where root asks, the store may be another user's, who must not send its key elsewhere.
+        let said = said.filter(|listen| !matches!(listen, Listen::Tcp(address) if !address.ip().is_loopback()));
         let runs = store.is_none() || said.is_some();
         Self { listen: said.unwrap_or(admin.listen), runs, key: admin.key, store }
     }
@@ -72,7 +74,7 @@ impl Operator {
             return Err("no broker runs with this configuration; start it: tokenbroker run".to_owned().into());
         }
         let key = self.admin_key()?;
-        // Security: on its way to the listener of this user's own broker.
+        // Security: on its way to the listener of the broker that owns the store.
         let body = Zeroizing::new(body.map(Value::to_string).unwrap_or_default());
         let fields = format!("Authorization: Bearer {}\r\nContent-Length: {}\r\n", key.expose(), body.len());
         let rest = Zeroizing::new([&*Zeroizing::new(fields), "\r\n", &body].concat());
@@ -104,8 +106,7 @@ impl Operator {
         let directory = self.store.clone().unwrap_or_else(key::runtime_directory);
         let port = self.listen.port().map(|port| port.to_string());
         let none = || format!("no running broker keeps an admin key in {}; is it running?", directory.display());
-        let file = key::find(&directory, port.as_deref()).ok_or_else(none)?;
-        SecretSource::File(file).look().map_err(|e| format!("no admin key: {e}"))
+        key::find(&directory, port.as_deref()).ok_or_else(none)
     }
 
     fn ask(&self, method: &str, path: &str, rest: &str, limits: (Duration, u64)) -> Result<Answer, String> {

@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Cli, block_on, count, explain, token};
+use super::token::{self, Found, Whence};
+use super::{Cli, block_on, count, explain};
 use crate::app::{Headers, extra_headers};
 use crate::clock::Clock;
 use crate::config::{Config, Limits, Route, Token};
@@ -64,9 +65,6 @@ impl Not {
     }
 }
 
-/// An access token, and when it ends.
-type Found = (Secret, Option<String>);
-
 /// All routes, one after the other; a token that several use is asked for once.
 pub(super) fn prove(cli: &Cli, config: &Config) -> Vec<Proof> {
     let mut tokens = BTreeMap::new();
@@ -90,7 +88,7 @@ fn steps(cli: &Cli, config: &Config, route: &Route, tokens: &mut BTreeMap<String
                 };
                 match found {
                     Ok(found) => {
-                        let said = described(wanted, found.1.as_deref());
+                        let said = described(wanted, &found);
                         (Some(found), Ok(said))
                     }
                     Err(not) => (None, Err(not)),
@@ -102,9 +100,9 @@ fn steps(cli: &Cli, config: &Config, route: &Route, tokens: &mut BTreeMap<String
     let fields = match (&token, wanted, headers) {
         (None, Some(_), _) => Err(Not::Skipped("there is no token to send")),
         (_, _, None) => Err(Not::Skipped("what the route adds cannot be read")),
-        (token, _, Some(headers)) => fields(route, token.as_ref().map(|(token, _)| token), headers),
+        (token, _, Some(headers)) => fields(route, token.as_ref().map(|found| &found.secret), headers),
     };
-    let ends = token.map(|(_, ends)| ends.and_then(|ends| ends.parse().ok()));
+    let ends = token.map(|found| found.expires_at.and_then(|ends| ends.parse().ok()));
     let upstream = block_on(upstream(route, &config.limits, fields, ends));
     let upstream = upstream
         .unwrap_or_else(|text| vec![Step { name: "connect", took: Duration::ZERO, done: Err(Not::failed(text)) }]);
@@ -151,9 +149,16 @@ fn obtain(cli: &Cli, token: &Arc<Token>) -> Result<Found, Not> {
     token::obtain(cli, config, token, true).map_err(Not::of_token)
 }
 
-fn described(token: &Token, ends: Option<&str>) -> String {
-    let end = ends.map_or_else(|| "it does not end".to_owned(), |ends| format!("it ends at {ends}"));
-    format!("{}, {}; {end}", token.dialect.name, token.grant.as_str())
+/// One that was there already proves nothing of the credentials.
+fn described(token: &Token, found: &Found) -> String {
+    let end =
+        found.expires_at.as_ref().map_or_else(|| "it does not end".to_owned(), |ends| format!("it ends at {ends}"));
+    let whence = match found.whence {
+        Whence::Broker => "; it is the running broker's",
+        Whence::Store => "; it was in the store, so the credentials were not tried",
+        Whence::Exchange => "",
+    };
+    format!("{}, {}; {end}{whence}", token.dialect.name, token.grant.as_str())
 }
 
 /// What a request of that route leaves with, beside its own fields.

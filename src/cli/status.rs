@@ -95,11 +95,7 @@ fn text(status: &Value, now: Timestamp) -> String {
     let left = |value: &Value| {
         let at = value.as_str()?.parse::<Timestamp>().ok()?;
         let seconds = at.duration_since(now).as_secs();
-        Some(if seconds < 0 {
-            "over".to_owned()
-        } else {
-            format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
-        })
+        (seconds >= 0).then(|| format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60))
     };
     let mut out = format!("tokenbroker {}, since {}\n", word(&status["version"]), word(&status["started_at"]));
     if let Some(error) = status["config"]["error"].as_str() {
@@ -113,6 +109,9 @@ fn text(status: &Value, now: Timestamp) -> String {
             ("its refresh token ends in", "refresh_expires_at"),
         ] {
             out.push_str(&left(&token[key]).map(|left| format!(", {what} {left}")).unwrap_or_default());
+        }
+        if token["expires_at"].is_string() && left(&token["expires_at"]).is_none() {
+            out.push_str(", ended");
         }
         out.push_str(&token["fingerprint"].as_str().map(|print| format!(", fingerprint {print}")).unwrap_or_default());
         out.push_str(&token["last_error"].as_str().map(|error| format!("\n  {error}")).unwrap_or_default());

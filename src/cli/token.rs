@@ -11,7 +11,7 @@ use super::exec::is_used_up;
 use super::login::no_token;
 use super::{Cli, block_on, complain, print};
 use crate::app::TokenPart;
-use crate::clock::rfc3339;
+use crate::clock::{Clock, rfc3339};
 use crate::config::{Config, Token};
 use crate::secret::Secret;
 use crate::token::absence::token_or_why;
@@ -36,7 +36,7 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
     let found = config.tokens.get(&args.token).cloned().ok_or_else(|| no_token(&args.token, &config));
     let done = found.and_then(|token| Ok((obtain(cli, config, &token, false)?, token)));
     match done {
-        Ok(((secret, expires_at), token)) => shown(args, &token, &secret, expires_at),
+        Ok((found, token)) => shown(args, &token, &found.secret, found.expires_at),
         Err(text) => {
             complain(&text);
             ExitCode::FAILURE
@@ -44,14 +44,25 @@ pub(super) fn main(cli: &Cli, args: &Args) -> ExitCode {
     }
 }
 
+/// An access token.
+#[derive(Clone)]
+pub(super) struct Found {
+    pub secret: Secret,
+    pub expires_at: Option<String>,
+    pub whence: Whence,
+}
+
+/// Where it comes from.
+#[derive(Clone, Copy)]
+pub(super) enum Whence {
+    Broker,
+    Store,
+    Exchange,
+}
+
 /// From the running broker; without one from the store, or by an exchange, `again` if a person may have mended what the last one
 /// failed of.
-pub(super) fn obtain(
-    cli: &Cli,
-    config: Config,
-    token: &Arc<Token>,
-    again: bool,
-) -> Result<(Secret, Option<String>), String> {
+pub(super) fn obtain(cli: &Cli, config: Config, token: &Arc<Token>, again: bool) -> Result<Found, String> {
     let Ok(operator) = cli.operator() else { return Err("the configuration cannot be read any more".to_owned()) };
     if operator.runs() {
         let path = format!("/api/tokens/{}/access_token", token.name);
@@ -59,7 +70,7 @@ pub(super) fn obtain(
         let answer: Value = serde_json::from_str(&answer.body).unwrap_or_default();
         let word = |key: &str| answer[key].as_str().map(str::to_owned);
         let secret = word("access_token").ok_or("the broker's answer holds no access token")?;
-        return Ok((Secret::new(secret), word("expires_at")));
+        return Ok(Found { secret: Secret::new(secret), expires_at: word("expires_at"), whence: Whence::Broker });
     }
     if is_used_up(&config, token) {
         return Err("its refresh token may end with its use, and the store is in memory: the next one would be lost; \
@@ -67,6 +78,7 @@ pub(super) fn obtain(
             .to_owned());
     }
     block_on(async {
+        let began = Clock::system().now().wall;
         let mut alone = Alone::open(config, &token.name).await?;
         if again {
             alone.refresher.reconsider();
@@ -75,7 +87,9 @@ pub(super) fn obtain(
         let (found, saved) = alone.until(wanted).await;
         let found = found.map_err(|none| none.why)?;
         saved?;
-        Ok((found.secret().clone(), found.expires.map(|expires| rfc3339(expires.wall))))
+        let whence = if found.obtained_at < began { Whence::Store } else { Whence::Exchange };
+        let expires_at = found.expires.map(|expires| rfc3339(expires.wall));
+        Ok(Found { secret: found.secret().clone(), expires_at, whence })
     })?
 }
 

@@ -130,10 +130,10 @@ impl FileStore {
         (lock == Err(Errno::WOULDBLOCK)).then(|| signature(directory))
     }
 
-    /// Is there a record? One that nobody can look at counts as having some.
+    /// Is there a record, or what may become one? One that nobody can look at counts as having some.
     pub fn holds(directory: &Path) -> bool {
         match std::fs::read_dir(directory) {
-            Ok(files) => files.flatten().any(|file| file.file_name().to_str().and_then(parse).is_some()),
+            Ok(files) => files.flatten().any(|file| file.file_name() != LOCK),
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
     }
@@ -253,11 +253,14 @@ impl FileStore {
 /// Empty if there is none: it is still another's.
 fn signature(directory: &Path) -> String {
     let mut text = String::new();
-    let read = File::open(directory.join(LOCK)).and_then(|file| file.take(200).read_to_string(&mut text));
+    // Security: where root looks, the directory may be another user's.
+    let open = OpenOptions::new().read(true).custom_flags(NOFOLLOW | NONBLOCK).open(directory.join(LOCK));
+    let read = open.and_then(|file| file.take(200).read_to_string(&mut text));
     read.map_or_else(|_| String::new(), |_| text.trim().to_owned())
 }
 
 const NOFOLLOW: i32 = OFlags::NOFOLLOW.bits().cast_signed();
+const NONBLOCK: i32 = OFlags::NONBLOCK.bits().cast_signed();
 
 /// Security: a file of this store is nobody else's from its first instant, and no link.
 fn options() -> OpenOptions {

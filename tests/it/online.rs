@@ -82,9 +82,11 @@ fn each_step_of_a_route_is_proved_with_one_exchange_and_one_request() {
 fn a_token_that_the_store_has_is_used_and_a_new_one_is_kept_for_the_broker() {
     let oauth = OAuth::start(HOUR);
     let home = Home::new(&oauth, "");
-    for _ in 0..2 {
+    for kept in [false, true] {
         let (code, stdout, stderr) = home.run(&ONLINE);
         assert_eq!(code, 0, "{stdout}{stderr}");
+        let said = stdout.contains("; it was in the store, so the credentials were not tried\n");
+        assert_eq!(said, kept, "{stdout}");
     }
     let broker = home.broker();
     broker.wait_for_state("api", "valid");
@@ -103,6 +105,7 @@ fn a_running_broker_is_asked_for_its_token() {
         let (code, stdout, stderr) = broker.command(&ONLINE);
         assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
         assert_eq!(oauth.oauth.faults.calls(), before, "{stdout}");
+        assert!(stdout.contains("; it is the running broker's\n"), "{stdout}");
     }
 }
 

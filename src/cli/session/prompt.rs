@@ -98,7 +98,7 @@ fn text(line: &[u8]) -> io::Result<Secret> {
     }
     let text = std::str::from_utf8(line).map_err(|_| io::Error::other("this is not UTF-8 text"))?;
     if text.chars().any(char::is_control) {
-        return Err(io::Error::other("this has control characters, as keys such as the arrows make: type it again"));
+        return Err(io::Error::other("this has control characters, as keys such as the arrows make"));
     }
     Ok(Secret::new(text.to_owned()))
 }
