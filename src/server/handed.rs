@@ -33,11 +33,13 @@ fn place(handed: &Handed) -> Option<Listen> {
     }
 }
 
+fn find(listen: &Listen) -> Option<&'static Handed> {
+    systemd::handed().iter().find(|handed| place(handed).as_ref() == Some(listen))
+}
+
 /// The socket for that listener, if it was handed over.
 pub(super) fn take(listen: &Listen) -> io::Result<Option<Bound>> {
-    let Some(handed) = systemd::handed().iter().find(|handed| place(handed).as_ref() == Some(listen)) else {
-        return Ok(None);
-    };
+    let Some(handed) = find(listen) else { return Ok(None) };
     let socket = match &handed.socket {
         Socket::Tcp(listener) => Listening::Tcp(listener.try_clone()?),
         // Its file belongs to the service manager.
@@ -48,7 +50,7 @@ pub(super) fn take(listen: &Listen) -> io::Result<Option<Bound>> {
 
 /// Is that listener's socket one that was handed over?
 pub(super) fn is_handed(listen: &Listen) -> bool {
-    systemd::handed().iter().any(|handed| place(handed).as_ref() == Some(listen))
+    find(listen).is_some()
 }
 
 /// Is each of them used, and private where it has to be? `wanted`: every listener, and whether other users may connect to it.
