@@ -1,5 +1,3 @@
-use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -18,7 +16,7 @@ use zeroize::Zeroizing;
 use crate::exchange::OAuth;
 use crate::leaks::Scan;
 use crate::store::PASSWORD;
-use crate::support::{Broker, RUNTIME, RedisServer, binary, eventually, write};
+use crate::support::{Broker, RUNTIME, RedisServer, answering, binary, eventually, write};
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 const NAME: &str = "token.api.0123456789abcdef";
@@ -551,27 +549,9 @@ fn many_at_once_share_one_connection() {
     eventually("and it ends with the store", || !redis.cli(&["CLIENT", "LIST"]).contains("name=tokenbroker"));
 }
 
-/// Something on a port that answers PING and whatever else it is asked with these lines, until one is empty.
+/// As [`answering`].
 fn in_place_of_redis(greeting: &'static str, answer: &'static str) -> Redis {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let endpoint = Endpoint { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port(), tls: None };
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let mut asked = [0; 4096];
-            while let Ok(length @ 1..) = stream.read(&mut asked) {
-                let asked = String::from_utf8_lossy(&asked[..length]);
-                let line = match asked {
-                    asked if asked.contains("PING") => greeting,
-                    asked if asked.contains("SETNAME") => "+OK",
-                    asked if asked.contains("hunter2-canary") => "-ERR unknown command `AUTH`: `hunter2-canary`",
-                    _ => answer,
-                };
-                if line.is_empty() || stream.write_all(format!("{line}\r\n").as_bytes()).is_err() {
-                    break;
-                }
-            }
-        }
-    });
+    let endpoint = Endpoint { host: "127.0.0.1".into(), port: answering(greeting, answer), tls: None };
     Redis { endpoint, username: None, password: None, database: 0, prefix: "tokenbroker:".into() }
 }
 

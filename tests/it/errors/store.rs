@@ -1,6 +1,5 @@
 //! A store that cannot be used: a directory, and what stands where a Redis should.
 
-use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
@@ -8,7 +7,7 @@ use super::Section;
 use crate::door::free_port;
 use crate::exchange::OAuth;
 use crate::store::STORE;
-use crate::support::{Broker, HOUR, eventually, write};
+use crate::support::{Broker, HOUR, answering, eventually, write};
 
 #[test]
 fn a_store_that_cannot_be_used_says_why() {
@@ -64,29 +63,6 @@ fn directory(section: &mut Section) {
         say(section, "others can read the directory", ("", ""), command);
     }
     say(section, "no directory can be made there", ("\"kept\"", "\"/proc/none/kept\""), "run");
-}
-
-/// Something that answers PING with one line, and whatever else it is asked with another; an empty one ends the connection.
-fn answering(greeting: &'static str, answer: &'static str) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let mut asked = [0; 4096];
-            while let Ok(length @ 1..) = stream.read(&mut asked) {
-                let asked = String::from_utf8_lossy(&asked[..length]);
-                let line = match asked {
-                    asked if asked.contains("PING") => greeting,
-                    asked if asked.contains("SETNAME") => "+OK",
-                    _ => answer,
-                };
-                if line.is_empty() || stream.write_all(format!("{line}\r\n").as_bytes()).is_err() {
-                    break;
-                }
-            }
-        }
-    });
-    port
 }
 
 /// What a Redis says, or what is none, and what is made of it.

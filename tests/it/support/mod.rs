@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 
-pub use self::redis::RedisServer;
+pub use self::redis::{RedisServer, answering};
 pub use broker::{ADMIN_KEY, Broker, binary, in_namespace, run_to_end, through, write};
 pub use browser::Browser;
 pub use buffered::Buffered;

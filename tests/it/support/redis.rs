@@ -1,5 +1,6 @@
 //! A real Redis on a port of its own.
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -137,4 +138,28 @@ impl Drop for Monitor {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Something on a port that answers PING and whatever else it is asked with these lines, until one is empty.
+pub fn answering(greeting: &'static str, answer: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut asked = [0; 4096];
+            while let Ok(length @ 1..) = stream.read(&mut asked) {
+                let asked = String::from_utf8_lossy(&asked[..length]);
+                let line = match asked {
+                    asked if asked.contains("PING") => greeting,
+                    asked if asked.contains("SETNAME") => "+OK",
+                    asked if asked.contains("hunter2-canary") => "-ERR unknown command `AUTH`: `hunter2-canary`",
+                    _ => answer,
+                };
+                if line.is_empty() || stream.write_all(format!("{line}\r\n").as_bytes()).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    port
 }
